@@ -1,0 +1,178 @@
+"""What surrounds the building of a node: its scope, phase and source line, unique names, and the seed.
+
+All of it is per thread of control (`contextvars`), apart from the names and random streams, which are the process's:
+`set_seed` starts them anew, so the same code after it builds the same graph with the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from miai_graph.errors import ArgumentError
+
+FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """The line of the user's code that built something."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """With the file's name only."""
+        return f"{Path(self.file).name}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What new nodes take from their surroundings.
+
+    scope : the layers being called, outermost first, joined by "/"
+    phase : "forward", "backward" or "update"
+    source : the line to blame; None: look for it on the stack
+    call : the outermost layer call that builds the node, if any
+    """
+
+    scope: str = ""
+    phase: str = FORWARD
+    source: SourceLine | None = None
+    call: Any = None
+
+
+_context: ContextVar[BuildContext] = ContextVar("miai_graph_build", default=BuildContext())
+
+
+def current_context() -> BuildContext:
+    return _context.get()
+
+
+@contextmanager
+def build_context(**changes: Any) -> Iterator[BuildContext]:
+    """Within the block, new nodes take the fields given from here."""
+    token = _context.set(replace(_context.get(), **changes))
+    try:
+        yield _context.get()
+    finally:
+        _context.reset(token)
+
+
+@contextmanager
+def name_scope(name: str) -> Iterator[str]:
+    """Within the block, the names of new nodes start with ``name/``.
+
+    Shown as one box in pictures and one line in tables. Layers open one with their own name.
+    """
+    outer = current_context().scope
+    with build_context(scope=f"{outer}/{name}" if outer else name) as context:
+        yield context.scope
+
+
+_own_folders: set[str] = {f"{Path(__file__).parent}{os.sep}"}
+
+
+def hide_from_source_lines(folder: str) -> None:
+    """Do not take code in this folder for the user's (executors say so of themselves)."""
+    _own_folders.add(f"{folder}{os.sep}")
+
+
+def user_source_line() -> SourceLine | None:
+    """The innermost line on the stack that is not this library's own."""
+    frame: FrameType | None = sys._getframe(1)
+    own = tuple(_own_folders)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(own) and not file.startswith("<frozen"):
+            return SourceLine(file, frame.f_lineno)
+        frame = frame.f_back
+    return None
+
+
+class _Numbering:
+    """Counters behind unique names and random streams, and the seed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.restart(seed=None)
+
+    def restart(self, seed: int | None) -> None:
+        with self._lock:
+            self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+            self._names: Counter[str] = Counter()
+            self._streams = 0
+
+    def unique(self, name: str) -> str:
+        """The name itself the first time, ``name_1``, ``name_2`` … after that."""
+        with self._lock:
+            return self._unique(name)
+
+    def _unique(self, name: str) -> str:
+        taken = self._names[name]
+        self._names[name] += 1
+        if not taken:
+            return name
+        numbered = f"{name}_{taken}"
+        # "a", "a_1", "a": the third must not become a second "a_1".
+        return self._unique(name) if self._names[numbered] else self._claim(numbered)
+
+    def _claim(self, name: str) -> str:
+        self._names[name] += 1
+        return name
+
+    def next_stream(self) -> int:
+        with self._lock:
+            self._streams += 1
+            return self._streams
+
+
+_numbering = _Numbering()
+
+
+def unique_name(name: str) -> str:
+    """A name that no other call since `set_seed` got."""
+    return _numbering.unique(name)
+
+
+def next_stream() -> int:
+    """A number that no other random node, initializer or shuffling since `set_seed` got."""
+    return _numbering.next_stream()
+
+
+def current_seed() -> int:
+    return _numbering.seed
+
+
+def set_seed(seed: int) -> None:
+    """Start names and random streams anew, from `seed`.
+
+    The same code run afterwards gives the same names, weights, dropout masks and shuffling, whatever was built before.
+
+    Parameters
+    ----------
+    seed : an integer from 0 to 2**63 - 1
+
+    Raises
+    ------
+    ArgumentError
+        for anything else.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise ArgumentError(f"expected a seed that is an integer from 0 to 2**63 - 1; found {seed!r}")
+    _numbering.restart(int(seed))

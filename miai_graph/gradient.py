@@ -1,0 +1,133 @@
+"""Reverse-mode differentiation: from a graph to a graph.
+
+The cotangent of a node is the derivative of the loss with respect to it. `grad` walks from the loss back to the inputs,
+asks each op's `vjp` for the cotangents of its inputs, and adds up those of nodes that are used more than once.
+(Griewank and Walther 2008, "Evaluating derivatives", section 3.2.) The result is made of nodes like any others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from miai_graph.context import BACKWARD
+from miai_graph.errors import ArgumentError, DTypeError, GradientError, ShapeError
+from miai_graph.graph import ancestors
+from miai_graph.node import Node, building_on_behalf_of, describe
+from miai_graph.op import as_node
+from miai_graph.ops.structure import cast, full, zeros_like
+
+
+def grad(
+    loss: Node,
+    wrt: Sequence[Node] | Node,
+    cotangent: Any = None,
+    *,
+    unconnected: Literal["zeros", "error"] = "zeros",
+) -> tuple[Node, ...]:
+    """The derivatives of a loss with respect to nodes, as nodes.
+
+    Parameters
+    ----------
+    loss : a node of floats; a scalar, unless `cotangent` is given
+    wrt : the nodes to differentiate with respect to, of floats: parameters, inputs or any others
+    cotangent : for a loss that is not a scalar: its weights, of the loss's shape. The result is then the derivative of
+        ``sum(cotangent * loss)``: a vector-Jacobian product.
+    unconnected : what to do about a node on which the loss does not depend: give "zeros", or raise an "error"
+
+    Returns
+    -------
+    A tuple of nodes, one for each of `wrt`, of its shape and dtype. They can be differentiated again.
+
+    Raises
+    ------
+    GradientError
+        if the loss is not a scalar and there is no cotangent, is not of floats, an op between has no derivative, or
+        a node of `wrt` is not connected and that shall be an error.
+    """
+    targets = [wrt] if isinstance(wrt, Node) else list(wrt)
+    _check_arguments(loss, targets, unconnected)
+    between = _nodes_between(loss, targets)
+    cotangents: dict[Node, Node] = {}
+    if loss in between:
+        cotangents[loss] = _seed(loss, cotangent)
+    # Cotangents of a node are complete when all its users, which have greater indices, are done.
+    for node in sorted(between, key=lambda node: node.index, reverse=True):
+        g = cotangents.get(node)
+        if g is None or not any(source in between for source in node.inputs):
+            continue
+        with building_on_behalf_of(node, BACKWARD):
+            for source, contribution in zip(node.inputs, _vjp(node, g), strict=True):
+                if contribution is None or source not in between:
+                    continue
+                earlier = cotangents.get(source)
+                cotangents[source] = contribution if earlier is None else earlier + contribution
+    return tuple(_result(loss, target, cotangents.get(target), unconnected) for target in targets)
+
+
+def _check_arguments(loss: Any, targets: Sequence[Any], unconnected: str) -> None:
+    if not isinstance(loss, Node):
+        raise ArgumentError(f"expected a node as loss; found {loss!r}")
+    if not loss.type.is_floating:
+        raise GradientError(f"expected a loss of floats; found {describe(loss)}")
+    for target in targets:
+        if not isinstance(target, Node):
+            raise ArgumentError(f"expected nodes to differentiate with respect to; found {target!r}")
+        if not target.type.is_floating:
+            raise GradientError(f"expected nodes of floats to differentiate with respect to; found {describe(target)}")
+    if unconnected not in ("zeros", "error"):
+        raise ArgumentError(f"expected unconnected='zeros' or 'error'; found {unconnected!r}")
+
+
+def _nodes_between(loss: Node, targets: Sequence[Node]) -> set[Node]:
+    """Those on the way from the targets to the loss, both included."""
+    wanted = set(targets)
+    between: set[Node] = set()
+    for node in ancestors([loss]):
+        if node in wanted or any(source in between for source in node.inputs):
+            between.add(node)
+    return between
+
+
+def _seed(loss: Node, cotangent: Any) -> Node:
+    with building_on_behalf_of(loss, BACKWARD):
+        if cotangent is None:
+            if loss.type.shape:
+                raise GradientError(
+                    f"expected a scalar as loss; found {describe(loss)}. Take its mg.mean or mg.sum, or give a cotangent"
+                )
+            return full((), 1.0, loss.dtype)
+        seed = as_node(cotangent, None if isinstance(cotangent, Node) else loss.dtype)
+        if seed.type.shape != loss.type.shape:
+            raise ShapeError(f"expected a cotangent of the loss's shape\n  loss: {describe(loss)}\n  cotangent: {describe(seed)}")
+        if not seed.type.is_floating:
+            raise DTypeError(f"expected a cotangent of floats; found {describe(seed)}")
+        return cast(seed, loss.dtype)
+
+
+def _vjp(node: Node, g: Node) -> Sequence[Node | None]:
+    contributions = list(node.op.vjp(g, node, *node.inputs, **node.attributes))
+    if len(contributions) != len(node.inputs):
+        raise GradientError(
+            f"expected a cotangent or None for each of {len(node.inputs)} inputs from the vjp of {node.op.name}; "
+            f"found {len(contributions)}"
+        )
+    for source, contribution in zip(node.inputs, contributions, strict=True):
+        if contribution is not None and contribution.type != source.type:
+            raise GradientError(
+                f"expected a cotangent of type {source.type} from the vjp of {node.op.name}; "
+                f"found {contribution.type} for input {describe(source)}"
+            )
+    return contributions
+
+
+def _result(loss: Node, target: Node, found: Node | None, unconnected: str) -> Node:
+    if found is not None:
+        return found
+    if unconnected == "error":
+        raise GradientError(
+            f"expected a loss that depends, through ops with derivatives, on each node of wrt\n"
+            f"  loss: {describe(loss)}\n  wrt: {describe(target)}"
+        )
+    with building_on_behalf_of(target, BACKWARD):
+        return zeros_like(target)
