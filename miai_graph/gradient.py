@@ -99,7 +99,9 @@ def _seed(loss: Node, cotangent: Any) -> Node:
             return full((), 1.0, loss.dtype)
         seed = as_node(cotangent, None if isinstance(cotangent, Node) else loss.dtype)
         if seed.type.shape != loss.type.shape:
-            raise ShapeError(f"expected a cotangent of the loss's shape\n  loss: {describe(loss)}\n  cotangent: {describe(seed)}")
+            raise ShapeError(
+                f"expected a cotangent of the loss's shape\n  loss: {describe(loss)}\n  cotangent: {describe(seed)}"
+            )
         if not seed.type.is_floating:
             raise DTypeError(f"expected a cotangent of floats; found {describe(seed)}")
         return cast(seed, loss.dtype)

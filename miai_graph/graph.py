@@ -238,7 +238,12 @@ def same_graph(first: Graph, second: Graph) -> bool:
 
 def structure_key(node: Node, inputs: Sequence[Any]) -> Any:
     """What two nodes have in common if they compute the same from `inputs` (which stand for the node's own)."""
-    return node.op.name, node.type, tuple(inputs), tuple(_attribute_key(item) for item in sorted(node.attributes.items()))
+    return (
+        node.op.name,
+        node.type,
+        tuple(inputs),
+        tuple(_attribute_key(item) for item in sorted(node.attributes.items())),
+    )
 
 
 def _attribute_key(item: tuple[str, Any]) -> Any:
@@ -259,4 +264,3 @@ def _number_structures(graph: Graph, numbers: dict[Any, int]) -> dict[Node, int]
             key = (node.name, key)
         result[node] = numbers.setdefault(key, len(numbers))
     return result
-

@@ -346,9 +346,7 @@ def describe(node: Node) -> str:
     return f"{node.type} {node.name}{place}"
 
 
-def _located(
-    error: GraphError, op: Operation, inputs: Sequence[Node], source: SourceLine | None
-) -> GraphError:
+def _located(error: GraphError, op: Operation, inputs: Sequence[Node], source: SourceLine | None) -> GraphError:
     scope = current_context().scope
     lines = [f"{op.name}: {error}"]
     lines += [f"  input {position}: {describe(node)}" for position, node in enumerate(inputs)]

@@ -121,9 +121,7 @@ def as_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
                 f"expected dimensions that are integers of at least 0, or None for the batch; "
                 f"found {dim!r} in {tuple(dims)}"
             )
-    return tuple(
-        BATCH if dim is None else dim if isinstance(dim, BatchDim) else int(dim) for dim in dims
-    )
+    return tuple(BATCH if dim is None else dim if isinstance(dim, BatchDim) else int(dim) for dim in dims)
 
 
 def input_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:

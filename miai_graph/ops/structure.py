@@ -153,7 +153,9 @@ def resolve_shape(source: Shape, shape: Any) -> Shape:
         rest = as_shape(dim for axis, dim in enumerate(dims) if axis != unknown[0])
         left = ElementCount.of(source).divided_by(ElementCount.of(rest))
         if left is None:
-            raise ShapeError(f"reshape: expected a shape into which {format_shape(source)} divides; found {tuple(wanted)}")
+            raise ShapeError(
+                f"reshape: expected a shape into which {format_shape(source)} divides; found {tuple(wanted)}"
+            )
         dims[unknown[0]] = left
     return as_shape(dims)
 
@@ -264,7 +266,9 @@ class BroadcastTo(Op):
 
     def infer(self, x: TensorType, *, shape: Shape) -> TensorType:
         if x.rank > len(shape) or broadcast_shapes(x.shape, shape) != shape:
-            raise ShapeError(f"expected a shape to which {format_shape(x.shape)} broadcasts; found {format_shape(shape)}")
+            raise ShapeError(
+                f"expected a shape to which {format_shape(x.shape)} broadcasts; found {format_shape(shape)}"
+            )
         return x.with_shape(shape)
 
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
@@ -603,7 +607,9 @@ class Concatenate(Op):
             _slice(g, key=tuple((start, stop, 1) if a == axis else (None, None, 1) for a in range(g.ndim)))
             for start, stop in zip([0, *stops], stops, strict=False)
         ]
-        return [_reshape(part, shape=x.type.shape) for part, x in zip(slices, inputs, strict=True)] if is_batch else slices
+        return (
+            [_reshape(part, shape=x.type.shape) for part, x in zip(slices, inputs, strict=True)] if is_batch else slices
+        )
 
     def cost(self, output: TensorType, *inputs: TensorType, axis: int) -> Cost:
         return Cost(0, moved_bytes(output, *inputs))
@@ -740,5 +746,7 @@ def _single_element(node: Node, index: int, axis: int) -> tuple[int | None, int 
             f"of {describe(node)}. Index the array before it is fed"
         )
     if not -dim <= index < dim:
-        raise ShapeError(f"expected an index from {-dim} to {dim - 1} along axis {axis} of {describe(node)}; found {index}")
+        raise ShapeError(
+            f"expected an index from {-dim} to {dim - 1} along axis {axis} of {describe(node)}; found {index}"
+        )
     return index % dim, index % dim + 1, 1

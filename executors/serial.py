@@ -1,0 +1,210 @@
+"""The default executor: this process, with as many threads as BLAS takes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from threading import RLock
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from miai_graph.errors import ArgumentError, FeedError
+from miai_graph.executor import Executable, Executor, Worker
+from miai_graph.feeding import Batch, check_batch
+from miai_graph.graph import Graph
+from miai_graph.node import Node, describe
+from miai_graph.op import Array
+from miai_graph.ops.leaves import variable_of
+from miai_graph.passes.simplify import simplify
+from miai_graph.plan.bound import BoundPlan, Workspace
+from miai_graph.plan.program import make_program
+from miai_graph.state import state
+from miai_graph.timing import Recorder, Timing, merge_calls
+from miai_graph.types import bind_type
+
+
+class Serial(Executor):
+    """Runs graphs in this process.
+
+    Parameters
+    ----------
+    threads : how many BLAS may use while this executor is open; None leaves it as it is
+
+    Raises
+    ------
+    ArgumentError
+        if `threads` is not a positive integer.
+    """
+
+    name = "serial"
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ArgumentError(f"expected a positive number of threads, or None; found {threads!r}")
+        self._limits = None if threads is None else threadpool_limits(threads, "blas")
+
+    def __repr__(self) -> str:
+        return f"Serial(threads={self.workers[0].threads})"
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return (Worker(0, os.getpid(), socket.gethostname(), max(pools, default=1)),)
+
+    def compile(
+        self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
+    ) -> SerialExecutable:
+        self.require_open()
+        return SerialExecutable(self, graph, inputs)
+
+    def close(self) -> None:
+        if not self.closed and self._limits is not None:
+            self._limits.restore_original_limits()
+        super().close()
+
+
+class SerialExecutable(Executable):
+    """A program with a plan for each batch size that it has met."""
+
+    def __init__(self, executor: Serial, graph: Graph, inputs: Sequence[Node]) -> None:
+        start_ns = perf_counter_ns()
+        self.step = 0
+        self._executor = executor
+        self._inputs = tuple(inputs)
+        self._has_batch = [bool(node.type.batch_axes) for node in inputs]
+        self._check_inputs(graph)
+        self._lock = RLock()
+        self._workspace = Workspace()
+        self._plans: dict[int, tuple[BoundPlan, Recorder]] = {}
+        self._recorders: list[Recorder] = []
+        self._peak_bytes = 0
+        state.place(variable_of(node) for node in graph.variables)
+        self.program = make_program(simplify(graph))
+        self._variables = graph.variables
+        self._start_up_ns = perf_counter_ns() - start_ns
+
+    def _check_inputs(self, graph: Graph) -> None:
+        missing = [node for node in graph.inputs if node not in set(self._inputs)]
+        if missing:
+            lines = "\n".join(f"  {describe(node)}" for node in missing)
+            raise FeedError(
+                f"expected all inputs of the graph to be fed; found none for\n{lines}\n  Add them to inputs"
+            )
+        if not any(self._has_batch):
+            needing = [node for node in graph.nodes if node.type.batch_axes or node.op.name == "batch_size"]
+            if needing:
+                raise FeedError(
+                    f"expected an input with a batch axis, for {describe(needing[0])} depends on the batch; found none"
+                )
+
+    def __call__(self, *arrays: Any) -> list[Array]:
+        return self._run(arrays)
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
+        for batch in batches:
+            yield self._run(batch)
+
+    def warmup(self, batch_size: int) -> None:
+        with self._lock:
+            self._plan(batch_size)
+
+    def _run(self, batch: Batch) -> list[Array]:
+        self._executor.require_open()
+        with self._lock, np.errstate(all="ignore"):
+            start_ns = perf_counter_ns()
+            checked = check_batch(self._inputs, batch)
+            plan, recorder = self._plan(checked.size)
+            prepared_ns = perf_counter_ns()
+            for position, node in enumerate(self._inputs):
+                target = plan.feeds.get(node)
+                if target is not None:
+                    checked.copy_to(position, target, self._has_batch[position])
+            plan.run(self.step)
+            results = [array.copy() for array in plan.outputs]
+            self._commit(plan)
+            recorder.add(prepared_ns, plan.stamps, perf_counter_ns())
+            if recorder.calls == 1:
+                self._start_up_ns += prepared_ns - start_ns
+            return results
+
+    def _commit(self, plan: BoundPlan) -> None:
+        """Apply the updates and count the step: both whole, however often Ctrl-C is pressed meanwhile."""
+        next_step = self.step + 1
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                with state.lock:
+                    plan.commit()
+                    self.step = next_step
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _plan(self, batch_size: int) -> tuple[BoundPlan, Recorder]:
+        entry = self._plans.get(batch_size)
+        if entry is not None and entry[0].state_generation == state.generation:
+            return entry
+        plan = BoundPlan(self.program, batch_size, state, self._workspace)
+        self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
+        if entry is not None:
+            recorder = entry[1]
+        else:
+            costs = [
+                node.op.cost(
+                    bind_type(node.type, batch_size),
+                    *(bind_type(source.type, batch_size) for source in node.inputs),
+                    **node.attributes,
+                )
+                for node in plan.nodes
+            ]
+            recorder = Recorder(plan.nodes, costs)
+            self._recorders.append(recorder)
+        self._plans[batch_size] = plan, recorder
+        return plan, recorder
+
+    @property
+    def timing(self) -> Timing:
+        names = self.program.graph.names
+        with self._lock:
+            records = [
+                record
+                for recorder in self._recorders
+                for record in recorder.records([names[node] for node in recorder.nodes])
+            ]
+            steps = sum(recorder.calls for recorder in self._recorders)
+        return Timing(merge_calls(records), steps, self._start_up_ns / 1e9, self._peak_bytes)
+
+    @property
+    def state(self) -> MutableMapping[Node, Array]:
+        return _Values(self._variables)
+
+
+class _Values(MutableMapping[Node, Array]):
+    """The values of some variables, by node."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def __getitem__(self, node: Node) -> Array:
+        if not any(node is own for own in self._nodes):
+            raise KeyError(node.name)
+        return node.value
+
+    def __setitem__(self, node: Node, value: Array) -> None:
+        self[node]
+        state.set(variable_of(node), value)
+
+    def __delitem__(self, node: Node) -> None:
+        raise ArgumentError("variables cannot be deleted from a graph")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)

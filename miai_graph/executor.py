@@ -1,0 +1,156 @@
+"""What an executor is, and how it is found by name.
+
+Executors are separate: this package never imports one. They are entry points of the group ``miai_graph.executors``, so anyone
+can ship another.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self
+
+from miai_graph.errors import ExecutorError
+from miai_graph.feeding import Batch
+from miai_graph.graph import Graph
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.timing import Timing
+
+ENTRY_POINT_GROUP = "miai_graph.executors"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of the processes that an executor computes in."""
+
+    index: int
+    pid: int
+    host: str
+    threads: int
+
+
+class Executable(ABC):
+    """A graph made ready to run on an executor."""
+
+    step: int
+    """The number of the next call, from which random ops take their numbers. It may be set."""
+
+    @abstractmethod
+    def __call__(self, *arrays: Any) -> list[Array]:
+        """Run once on arrays for the inputs, apply the updates, and return the outputs.
+
+        If it raises, nothing was updated.
+        """
+
+    @abstractmethod
+    def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
+        """Run on each batch in turn. An executor may place the next batch while it computes on this one."""
+
+    @abstractmethod
+    def warmup(self, batch_size: int) -> None:
+        """Prepare everything for batches of this size, without running."""
+
+    @property
+    @abstractmethod
+    def timing(self) -> Timing:
+        """Where the time of all calls so far went."""
+
+    @property
+    @abstractmethod
+    def state(self) -> MutableMapping[Node, Array]:
+        """The values of the graph's variables, by node: copies when read."""
+
+
+class Executor(ABC):
+    """Runs graphs. Use it in a ``with`` statement, or close it."""
+
+    name: str
+    closed: bool = False
+
+    @abstractmethod
+    def compile(
+        self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
+    ) -> Executable:
+        """Make a graph ready to run.
+
+        Parameters
+        ----------
+        graph : of the outputs and updates
+        inputs : the nodes that are fed at each call, in that order; the graph may use fewer, not more
+        """
+
+    @property
+    @abstractmethod
+    def workers(self) -> Sequence[Worker]:
+        """The processes that it computes in."""
+
+    def close(self) -> None:
+        """Give back processes, threads and memory. Doing it twice does nothing; values in the state stay."""
+        self.closed = True
+
+    def require_open(self) -> None:
+        if self.closed:
+            raise ExecutorError(f"expected an executor that is open; found {self!r}, which was closed. Make another")
+
+    def __enter__(self) -> Self:
+        self.require_open()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+@cache
+def _entry_points() -> Mapping[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def executor_names() -> list[str]:
+    """The names that `executor` knows."""
+    return sorted(_entry_points())
+
+
+def executor(name: str, **options: Any) -> Executor:
+    """A new executor of the kind named, with its options.
+
+    >>> mg.executor("serial", threads=1)
+
+    Raises
+    ------
+    ExecutorError
+        if there is none of that name, or it cannot be loaded.
+    """
+    point = _entry_points().get(name)
+    if point is None:
+        known = ", ".join(repr(name) for name in executor_names())
+        advice = f"There are: {known}" if known else "None are installed: run pip install -e . in the checkout"
+        raise ExecutorError(f"expected the name of an executor; found {name!r}. {advice}")
+    try:
+        kind = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ExecutorError(
+            f"expected executor {name!r} at {point.value}; it cannot be loaded ({error}). Another package of the name "
+            f"{point.module.partition('.')[0]!r} may stand before it: see miai-graph doctor"
+        ) from error
+    made: Executor = kind(**options)
+    return made
+
+
+_shared: dict[str, Executor] = {}
+
+
+def as_executor(given: str | Executor) -> Executor:
+    """The executor itself, or the one that all who give this name share in this process."""
+    if isinstance(given, Executor):
+        given.require_open()
+        return given
+    if not isinstance(given, str):
+        raise ExecutorError(f"expected an executor or the name of one; found {given!r}")
+    shared = _shared.get(given)
+    if shared is None or shared.closed:
+        shared = _shared[given] = executor(given)
+    return shared

@@ -1,0 +1,122 @@
+"""Checking the arrays that are fed against the inputs of a graph, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from miai_graph.errors import FeedError
+from miai_graph.node import Node, describe
+from miai_graph.op import Array
+from miai_graph.types import DTYPE_CODES, BatchDim
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch as row numbers of arrays that stay as they are: gathered straight to where it is needed."""
+
+    arrays: Sequence[Array]
+    indices: Array
+
+
+Batch = Sequence[Any] | Rows
+
+
+@dataclass(frozen=True)
+class CheckedBatch:
+    """A batch that fits: an array for each input, or the whole arrays and the rows meant of those with a batch axis."""
+
+    arrays: Sequence[Array]
+    size: int
+    indices: Array | None = None
+
+    def copy_to(self, position: int, target: Array, has_batch: bool) -> None:
+        source = self.arrays[position]
+        if self.indices is None or not has_batch:
+            np.copyto(target, source, casting="same_kind")
+        elif source.dtype == target.dtype:
+            # mode="clip" skips a buffer; the indices were checked.
+            np.take(source, self.indices, 0, target, "clip")
+        else:
+            np.copyto(target, source[self.indices], casting="same_kind")
+
+
+def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
+    """The arrays and the batch size.
+
+    Raises
+    ------
+    FeedError
+        if there are more or fewer arrays than inputs, one has another rank, length or kind of dtype than its input, two differ
+        in the number of samples, or there are none.
+    """
+    indices = batch.indices if isinstance(batch, Rows) else None
+    given = batch.arrays if isinstance(batch, Rows) else batch
+    if len(given) != len(inputs):
+        raise FeedError(
+            f"expected {len(inputs)} arrays, for {', '.join(node.name for node in inputs) or 'no inputs'}; "
+            f"found {len(given)}"
+        )
+    arrays = [_as_array(node, value) for node, value in zip(inputs, given, strict=True)]
+    size, witness = 1, None
+    for node, array in zip(inputs, arrays, strict=True):
+        found = _check_shape(node, array)
+        if found is None:
+            continue
+        if witness is not None and found != size:
+            raise FeedError(
+                f"expected as many samples in each array; found {size} for input {describe(witness)} "
+                f"and {found} for input {describe(node)}"
+            )
+        size, witness = found, node
+    if indices is not None:
+        _check_indices(indices, size)
+        size = len(indices)
+    if size == 0:
+        raise FeedError(f"expected at least one sample; found none in the batch for {describe(witness or inputs[0])}")
+    return CheckedBatch(arrays, size, indices)
+
+
+def _as_array(node: Node, value: Any) -> Array:
+    if isinstance(value, Node):
+        raise FeedError(f"expected an array for input {describe(node)}; found node {value.name}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise FeedError(
+            f"expected an array for input {describe(node)}; found {type(value).__name__} ({error})"
+        ) from None
+    if (
+        array.dtype not in DTYPE_CODES
+        and array.dtype.newbyteorder("=") not in DTYPE_CODES
+        and array.dtype != np.float16
+    ):
+        raise FeedError(f"expected numbers for input {describe(node)}; found an array of dtype {array.dtype}")
+    if not np.can_cast(array.dtype, node.dtype, "same_kind"):
+        raise FeedError(
+            f"expected an array of dtype {node.dtype} for input {describe(node)}; found {array.dtype}. "
+            f"Convert it: array.astype({node.dtype.name!r})"
+        )
+    return array
+
+
+def _check_shape(node: Node, array: Array) -> int | None:
+    """The number of samples in an array, or None if its input has no batch axis."""
+    expected = node.type.shape
+    fits = len(expected) == array.ndim and all(
+        found % dim.multiple == 0 if isinstance(dim, BatchDim) else found == dim
+        for dim, found in zip(expected, array.shape, strict=True)
+    )
+    if not fits:
+        raise FeedError(f"expected an array of shape {node.shape} for input {describe(node)}; found {array.shape}")
+    if not expected or not isinstance(expected[0], BatchDim):
+        return None
+    return array.shape[0] // expected[0].multiple
+
+
+def _check_indices(indices: Array, length: int) -> None:
+    if indices.size and not (0 <= indices.min() and indices.max() < length):
+        raise FeedError(f"expected row numbers from 0 to {length - 1}; found {indices.min()} to {indices.max()}")

@@ -1,0 +1,243 @@
+"""Kernels made of NumPy calls that write into memory prepared beforehand.
+
+A kernel is a callable without arguments: everything it reads and writes is fixed when it is prepared. An op without an entry in
+`KERNELS` is computed by its definition and copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.ops.elementwise import ElementwiseOp
+from miai_graph.ops.softmax import check_labels
+
+Kernel = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a kernel is prepared for: a node with its arrays.
+
+    attributes : with the batch size filled in
+    scratch : gives memory of a shape and dtype, for use while the kernel runs; other kernels use the same
+    """
+
+    node: Node
+    inputs: Sequence[Array]
+    output: Array
+    attributes: Mapping[str, Any]
+    scratch: Callable[[tuple[int, ...], Any], Array]
+
+
+Preparer = Callable[[Request], Kernel]
+KERNELS: dict[str, Preparer] = {}
+
+# These read an input again after they have begun to write.
+_NOT_IN_PLACE = {"rsqrt", "relu_gradient", "where", "clip", "sigmoid_cross_entropy"}
+
+
+def works_in_place(node: Node) -> bool:
+    """Whether the node's kernel may write its output where one of its inputs lies."""
+    return isinstance(node.op, ElementwiseOp) and node.op.name not in _NOT_IN_PLACE
+
+
+def prepare(request: Request) -> Kernel:
+    """The kernel for a node."""
+    preparer = KERNELS.get(request.node.op.name)
+    if preparer is not None:
+        return preparer(request)
+    function = getattr(type(request.node.op), "function", None)
+    if isinstance(function, np.ufunc):
+        return partial(function, *request.inputs, request.output)
+    return partial(_by_definition, request.node.op.forward, request.inputs, dict(request.attributes), request.output)
+
+
+def _by_definition(
+    forward: Callable[..., Array], inputs: Sequence[Array], attributes: dict[str, Any], output: Array
+) -> None:
+    np.copyto(output, forward(*inputs, **attributes), casting="no")
+
+
+def _kernel(*names: str) -> Callable[[Preparer], Preparer]:
+    def enter(preparer: Preparer) -> Preparer:
+        for name in names:
+            KERNELS[name] = preparer
+        return preparer
+
+    return enter
+
+
+@_kernel("reshape", "transpose", "broadcast_to", "slice", "stop_gradient", "cast")
+def _copy(request: Request) -> Kernel:
+    source = (
+        request.node.op.forward(request.inputs[0], **request.attributes)
+        if request.node.op.is_view
+        else request.inputs[0]
+    )
+    if request.node.op.name == "reshape":
+        return partial(_copy_reshaped, request.output, request.inputs[0])
+    return partial(np.copyto, request.output, source, casting="unsafe")
+
+
+def _copy_reshaped(output: Array, source: Array) -> None:
+    np.copyto(output.reshape(source.shape), source)
+
+
+@_kernel("sum")
+def _sum(request: Request) -> Kernel:
+    return partial(np.add.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+
+
+@_kernel("max")
+def _max(request: Request) -> Kernel:
+    return partial(np.maximum.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+
+
+@_kernel("min")
+def _min(request: Request) -> Kernel:
+    return partial(np.minimum.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+
+
+@_kernel("argmax")
+def _argmax(request: Request) -> Kernel:
+    return partial(np.argmax, request.inputs[0], request.attributes["axis"], request.output)
+
+
+@_kernel("relu")
+def _relu(request: Request) -> Kernel:
+    return partial(np.maximum, request.inputs[0], np.zeros((), request.output.dtype), request.output)
+
+
+@_kernel("relu_gradient")
+def _relu_gradient(request: Request) -> Kernel:
+    g, y = request.inputs
+    mask = request.scratch(y.shape, bool)
+    zero = np.zeros((), y.dtype)
+
+    def run() -> None:
+        np.greater(y, zero, mask)
+        np.multiply(g, mask, request.output)
+
+    return run
+
+
+@_kernel("sigmoid")
+def _sigmoid(request: Request) -> Kernel:
+    x, output = request.inputs[0], request.output
+    half = np.asarray(0.5, output.dtype)
+
+    def run() -> None:
+        np.multiply(x, half, output)
+        np.tanh(output, output)
+        np.multiply(output, half, output)
+        np.add(output, half, output)
+
+    return run
+
+
+@_kernel("clip")
+def _clip(request: Request) -> Kernel:
+    return partial(np.clip, request.inputs[0], request.attributes["low"], request.attributes["high"], request.output)
+
+
+@_kernel("where")
+def _where(request: Request) -> Kernel:
+    condition, a, b = request.inputs
+    output = request.output
+
+    def run() -> None:
+        np.copyto(output, b)
+        np.copyto(output, a, where=condition)
+
+    return run
+
+
+@_kernel("concatenate")
+def _concatenate(request: Request) -> Kernel:
+    return partial(np.concatenate, tuple(request.inputs), request.attributes["axis"], request.output)
+
+
+@_kernel("matmul")
+def _matmul(request: Request) -> Kernel:
+    """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
+    copies: list[tuple[Array, Array]] = []
+    operands = []
+    for array in request.inputs:
+        if _fits_blas(array):
+            operands.append(array)
+        else:
+            copies.append((request.scratch(array.shape, array.dtype), array))
+            operands.append(copies[-1][0])
+    if not copies:
+        return partial(np.matmul, *operands, request.output)
+
+    def run() -> None:
+        for copy, source in copies:
+            np.copyto(copy, source)
+        np.matmul(*operands, request.output)
+
+    return run
+
+
+def _fits_blas(array: Array) -> bool:
+    rows, columns = array.shape[-2:]
+    row_stride, column_stride = array.strides[-2:]
+    item = array.itemsize
+    by_rows = column_stride == item and row_stride >= columns * item
+    by_columns = row_stride == item and column_stride >= rows * item
+    return array.dtype.kind != "f" or by_rows or by_columns
+
+
+@_kernel("softmax")
+def _softmax(request: Request) -> Kernel:
+    x, output, axis = request.inputs[0], request.output, request.attributes["axis"]
+    extreme = request.scratch((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
+
+    def run() -> None:
+        np.maximum.reduce(x, axis, None, extreme, True, -np.inf)
+        np.subtract(x, extreme, output)
+        np.exp(output, output)
+        np.add.reduce(output, axis, None, extreme, True)
+        np.divide(output, extreme, output)
+
+    return run
+
+
+@_kernel("sparse_softmax_cross_entropy")
+def _sparse_softmax_cross_entropy(request: Request) -> Kernel:
+    logits, labels = request.inputs
+    classes = logits.shape[-1]
+    rows = labels.size
+    shifted = request.scratch(logits.shape, logits.dtype)
+    extreme = request.scratch((*labels.shape, 1), logits.dtype)
+    chosen = request.scratch(labels.shape, logits.dtype)
+    places = request.scratch(labels.shape, np.int64)
+    starts = np.arange(0, rows * classes, classes).reshape(labels.shape)
+    flat = shifted.reshape(-1)
+
+    def run() -> None:
+        if labels.size and (labels.min() < 0 or labels.max() >= classes):
+            check_labels(labels, classes)
+        np.maximum.reduce(logits, -1, None, extreme, True, -np.inf)
+        np.subtract(logits, extreme, shifted)
+        np.add(labels, starts, places, casting="unsafe")
+        flat.take(places, out=chosen, mode="clip")
+        np.exp(shifted, shifted)
+        np.add.reduce(shifted, -1, None, request.output)
+        np.log(request.output, request.output)
+        np.subtract(request.output, chosen, request.output)
+
+    return run
+
+
+@_kernel("one_hot")
+def _one_hot(request: Request) -> Kernel:
+    classes = np.arange(request.attributes["depth"])
+    return partial(np.equal, request.inputs[0][..., None], classes, request.output)

@@ -1,0 +1,95 @@
+"""Where in one block of memory each buffer goes, so that those alive at the same time do not overlap.
+
+Buffers are placed in the order in which they come alive, each into the smallest gap that it fits in (best fit); a gap left by a dead
+buffer joins its neighbours.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from miai_graph.state import ALIGNMENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A buffer that is needed from one step to another, both included."""
+
+    first: int
+    last: int
+    size_bytes: int
+
+
+def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """An offset in bytes for each buffer, and the length of the block that holds them all.
+
+    The lifetimes must be sorted by their first step.
+    """
+    gaps = _Gaps()
+    endings: dict[int, list[tuple[int, int]]] = {}
+    offsets: list[int] = []
+    step = 0
+    for lifetime in lifetimes:
+        while step < lifetime.first:
+            for offset, size in endings.pop(step, ()):
+                gaps.release(offset, size)
+            step += 1
+        size = -(-lifetime.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        offset = gaps.take(size)
+        offsets.append(offset)
+        endings.setdefault(lifetime.last, []).append((offset, size))
+    return offsets, gaps.end
+
+
+class _Gaps:
+    """The free stretches below `end`, sorted by size and known by both of their ends."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._by_size: list[tuple[int, int]] = []
+        self._starting_at: dict[int, int] = {}
+        self._ending_at: dict[int, int] = {}
+
+    def take(self, size: int) -> int:
+        """The offset of `size` bytes: from the smallest gap that is large enough, else at the end."""
+        if size == 0:
+            return 0
+        place = bisect_left(self._by_size, (size, 0))
+        if place < len(self._by_size):
+            gap_size, offset = self._by_size[place]
+            self._remove(offset, gap_size)
+            if gap_size > size:
+                self._add(offset + size, gap_size - size)
+            return offset
+        # A gap that reaches to the end need only be lengthened.
+        last = self._ending_at.get(self.end)
+        offset = self.end if last is None else self.end - last
+        if last is not None:
+            self._remove(offset, last)
+        self.end = offset + size
+        return offset
+
+    def release(self, offset: int, size: int) -> None:
+        if size == 0:
+            return
+        before = self._ending_at.get(offset)
+        if before is not None:
+            self._remove(offset - before, before)
+            offset, size = offset - before, size + before
+        after = self._starting_at.get(offset + size)
+        if after is not None:
+            self._remove(offset + size, after)
+            size += after
+        self._add(offset, size)
+
+    def _add(self, offset: int, size: int) -> None:
+        insort(self._by_size, (size, offset))
+        self._starting_at[offset] = size
+        self._ending_at[offset + size] = size
+
+    def _remove(self, offset: int, size: int) -> None:
+        del self._by_size[bisect_left(self._by_size, (size, offset))]
+        del self._starting_at[offset]
+        del self._ending_at[offset + size]

@@ -1,0 +1,156 @@
+"""What can be decided about running a graph before the batch size is known.
+
+Each node is stored in one of these ways: outside the plan (fed, in the state, constant, or a number of the run); as a view of
+another node's memory; or in memory of its own, which it may take over from an input that nobody needs any more.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from miai_graph.graph import Graph
+from miai_graph.kernels.numpy_kernels import works_in_place
+from miai_graph.node import Node
+from miai_graph.op import constant
+from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
+from miai_graph.ops.structure import _broadcast_to, _reshape
+from miai_graph.types import Shape
+
+
+class Storage(enum.Enum):
+    """Where a node's value is kept."""
+
+    FED = "fed"
+    STATE = "state"
+    CONSTANT = "constant"
+    RUN_NUMBER = "run number"
+    BOUND = "bound"
+    """Computed once, when the batch size gets known."""
+    VIEW = "view"
+    OWN = "own"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph with the order, storage and lifetimes of its nodes.
+
+    storage : of each node
+    roots : the node whose memory a node's value lies in: itself, unless it is a view
+    steps : the nodes that are computed in each step, in order
+    last_use : for each root with memory of its own, the position in `steps` after which it is free; outputs stay
+    takes_over : nodes that are computed in the memory of an input
+    """
+
+    graph: Graph
+    storage: Mapping[Node, Storage]
+    roots: Mapping[Node, Node]
+    steps: tuple[Node, ...]
+    last_use: Mapping[Node, int]
+    takes_over: Mapping[Node, Node]
+
+
+def make_program(graph: Graph) -> Program:
+    """Decide all that does not depend on the batch size. The graph should be simplified already."""
+    storage, roots = _store(graph)
+    steps = tuple(node for node in graph.nodes if storage[node] is Storage.OWN)
+    last_use = _last_uses(graph, storage, roots, steps)
+    return Program(graph, storage, roots, steps, last_use, _takeovers(storage, roots, steps, last_use))
+
+
+def _store(graph: Graph) -> tuple[dict[Node, Storage], dict[Node, Node]]:
+    storage: dict[Node, Storage] = {}
+    roots: dict[Node, Node] = {}
+    contiguous: dict[Node, bool] = {}
+    for node in graph.nodes:
+        storage[node] = _storage_of(node, storage, contiguous)
+        is_view = storage[node] is Storage.VIEW
+        roots[node] = roots[node.inputs[0]] if is_view else node
+        contiguous[node] = not is_view or (node.op is _reshape and contiguous[node.inputs[0]])
+    return storage, roots
+
+
+def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping[Node, bool]) -> Storage:
+    if is_input(node):
+        return Storage.FED
+    if is_variable(node):
+        return Storage.STATE
+    if node.op is constant:
+        return Storage.CONSTANT
+    if node.op.name in RUN_NUMBERS:
+        return Storage.RUN_NUMBER
+    if _is_bound(node, storage):
+        return Storage.BOUND
+    if node.op.is_view and _can_be_view(node, contiguous):
+        return Storage.VIEW
+    return Storage.OWN
+
+
+def _is_bound(node: Node, storage: Mapping[Node, Storage]) -> bool:
+    """Whether nothing but constants and the batch size goes into it; repeated numbers stay views of one."""
+    if not node.inputs or node.op is _broadcast_to:
+        return False
+    return all(
+        storage[source] in (Storage.CONSTANT, Storage.BOUND) or source.op.name == "batch_size" for source in node.inputs
+    )
+
+
+def _can_be_view(node: Node, contiguous: Mapping[Node, bool]) -> bool:
+    source = node.inputs[0]
+    if node.op is not _reshape or contiguous[source]:
+        return True
+    return _without_ones(node.type.shape) == _without_ones(source.type.shape)
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(dim for dim in shape if dim != 1)
+
+
+def _last_uses(
+    graph: Graph, storage: Mapping[Node, Storage], roots: Mapping[Node, Node], steps: tuple[Node, ...]
+) -> dict[Node, int]:
+    last_use = {node: position for position, node in enumerate(steps)}
+    for position, node in enumerate(steps):
+        for source in node.inputs:
+            if storage[roots[source]] is Storage.OWN:
+                last_use[roots[source]] = position
+    for node in (*graph.outputs, *graph.updates.values()):
+        if storage[roots[node]] is Storage.OWN:
+            last_use[roots[node]] = len(steps)
+    return last_use
+
+
+def _takeovers(
+    storage: Mapping[Node, Storage],
+    roots: Mapping[Node, Node],
+    steps: tuple[Node, ...],
+    last_use: Mapping[Node, int],
+) -> dict[Node, Node]:
+    """Which nodes may be computed in the memory of an input that they are the last to use."""
+    result: dict[Node, Node] = {}
+    for position, node in enumerate(steps):
+        if not works_in_place(node):
+            continue
+        for source in node.inputs:
+            root = roots[source]
+            if (
+                storage[root] is Storage.OWN
+                and last_use[root] == position
+                and _same_layout(source, root, node)
+                and all(roots[other] is not root or other is source for other in node.inputs)
+            ):
+                result[node] = root
+                break
+    return result
+
+
+def _same_layout(source: Node, root: Node, node: Node) -> bool:
+    """Whether element i of the input lies where element i of the result would."""
+    if source.type != node.type:
+        return False
+    while source is not root:
+        if source.op is not _reshape:
+            return False
+        source = source.inputs[0]
+    return True
