@@ -71,7 +71,7 @@ def check_gradients(
     if order == 2:
         rng = np.random.default_rng(seed)
         products = [
-            (gradient * rng.standard_normal(precise.values[target].shape)).sum()
+            (gradient * _random_vector(rng, precise.values[target])).sum()
             for target, gradient in zip(precise.targets, grad(precise_loss, precise.targets), strict=True)
         ]
         total = products[0]
@@ -83,7 +83,7 @@ def check_gradients(
 
 
 class _InFloat64:
-    """The graph of some nodes with all floats as float64 and what is differentiated as inputs, with values for these."""
+    """The graph of some nodes in float64, in which what is differentiated is an input, with values for the inputs."""
 
     def __init__(self, nodes: Sequence[Node], wrt: Sequence[Node], feeds: Feeds) -> None:
         graph = Graph(nodes)
@@ -131,7 +131,7 @@ def _check_loss(loss: Node, precise: _InFloat64, directions: int, tolerance: flo
     rng = np.random.default_rng(seed)
     gradients = precise.evaluate(grad(loss, precise.targets), precise.values)
     for _ in range(directions):
-        direction = [rng.standard_normal(precise.values[target].shape) for target in precise.targets]
+        direction = [_random_vector(rng, precise.values[target]) for target in precise.targets]
         found = sum(float((g * v).sum()) for g, v in zip(gradients, direction, strict=True))
         ahead, behind = (
             precise.evaluate([loss], _moved(precise, direction, sign * STEP))[0].item() for sign in (1.0, -1.0)
@@ -143,6 +143,10 @@ def _check_loss(loss: Node, precise: _InFloat64, directions: int, tolerance: flo
                 f"found {found:.9g} from its gradient"
             )
     return None
+
+
+def _random_vector(rng: np.random.Generator, like: Array) -> Array:
+    return np.asarray(rng.standard_normal(like.shape))
 
 
 def _moved(precise: _InFloat64, direction: Sequence[Array], step: float) -> dict[Node, Array]:
@@ -178,11 +182,14 @@ def _vjp_agrees(node: Node, arrays: Mapping[Node, Array], batch_size: int, toler
     seed_node = apply(_input, [], {"type": alone.type}, "cotangent", exact_name=True)
     gradients = grad(alone, floats, seed_node)
     found = evaluate(Graph(gradients), {**leaves, seed_node: weights}, batch_size=batch_size)[0]
-    direction = [rng.standard_normal(leaves[leaf].shape) for leaf in floats]
+    direction = [_random_vector(rng, leaves[leaf]) for leaf in floats]
     derivative = sum(float((g * v).sum()) for g, v in zip(found, direction, strict=True))
     sides = []
     for sign in (1.0, -1.0):
-        moved = {**leaves, **{f: leaves[f] + sign * STEP * v for f, v in zip(floats, direction, strict=True)}}
+        moved: dict[Node, Array] = {
+            **leaves,
+            **{f: leaves[f] + sign * STEP * v for f, v in zip(floats, direction, strict=True)},
+        }
         sides.append(float((evaluate(Graph([alone]), moved, batch_size=batch_size)[0][0] * weights).sum()))
     expected = (sides[0] - sides[1]) / (2 * STEP)
     return abs(derivative - expected) <= max(tolerance, 1e-6) * max(1.0, abs(expected))

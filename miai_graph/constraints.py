@@ -73,12 +73,10 @@ class MinMaxNorm(Constraint):
     """
 
     def __init__(self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0) -> None:
-        _check_bounds(min_value, max_value)
+        self.min_value, self.max_value = _bounds(min_value, max_value)
         if not 0 <= rate <= 1:
             raise ArgumentError(f"expected a rate from 0 to 1; found {rate!r}")
-        self.min_value = min_value
-        self.max_value = max_value
-        self.rate = rate
+        self.rate = float(rate)
         self.axis = axis
 
     def __call__(self, weights: Any) -> Node:
@@ -103,8 +101,7 @@ class MaxNorm(Constraint):
     """
 
     def __init__(self, max_value: float = 2, axis: Axis = 0) -> None:
-        _check_bounds(0, max_value)
-        self.max_value = max_value
+        _, self.max_value = _bounds(0.0, max_value)
         self.axis = axis
 
     def __call__(self, weights: Any) -> Node:
@@ -115,9 +112,11 @@ def _norms(node: Node, axis: Axis) -> Node:
     return sqrt(sum(square(node), axis, keepdims=True))
 
 
-def _check_bounds(low: float, high: float) -> None:
+def _bounds(low: float, high: float) -> tuple[float, float]:
     if not 0 <= low <= high:
         raise ArgumentError(f"expected bounds of a norm, 0 or above, the lower one first; found {low!r} and {high!r}")
+    # As Python's floats, which take the dtype of the weights; NumPy's would impose theirs.
+    return float(low), float(high)
 
 
 max_norm, min_max_norm, non_neg, unit_norm = MaxNorm, MinMaxNorm, NonNeg, UnitNorm

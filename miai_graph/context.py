@@ -57,7 +57,8 @@ class BuildContext:
     call: Any = None
 
 
-_context: ContextVar[BuildContext] = ContextVar("miai_graph_build", default=BuildContext())
+_NOWHERE = BuildContext()
+_context: ContextVar[BuildContext] = ContextVar("miai_graph_build", default=_NOWHERE)
 
 
 def current_context() -> BuildContext:

@@ -1,7 +1,7 @@
 """What an executor is, and how it is found by name.
 
-Executors are separate: this package never imports one. They are entry points of the group ``miai_graph.executors``, so anyone
-can ship another.
+Executors are separate: this package never imports one. They are entry points of the group ``miai_graph.executors``, so
+anyone can ship another.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
     Raises
     ------
     FeedError
-        if there are more or fewer arrays than inputs, one has another rank, length or kind of dtype than its input, two differ
-        in the number of samples, or there are none.
+        if there are more or fewer arrays than inputs, one has another rank, length or kind of dtype than its input, two
+        differ in the number of samples, or there are none.
     """
     indices = batch.indices if isinstance(batch, Rows) else None
     given = batch.arrays if isinstance(batch, Rows) else batch
@@ -118,5 +118,5 @@ def _check_shape(node: Node, array: Array) -> int | None:
 
 
 def _check_indices(indices: Array, length: int) -> None:
-    if indices.size and not (0 <= indices.min() and indices.max() < length):
+    if indices.size and (indices.min() < 0 or indices.max() >= length):
         raise FeedError(f"expected row numbers from 0 to {length - 1}; found {indices.min()} to {indices.max()}")

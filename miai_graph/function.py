@@ -61,9 +61,10 @@ def function(
     Parameters
     ----------
     inputs : the nodes made by `input` that are fed at each call, in that order
-    outputs : the nodes whose values are returned, as a tuple of arrays. They see the variables as they are before the updates.
-    updates : new values by parameter or variable. All are computed from the values before, so ``{a: b, b: a}`` swaps, and all
-        are applied, or, if the call fails, none.
+    outputs : the nodes whose values are returned, as a tuple of arrays. They see the variables as they are before the
+        updates.
+    updates : new values by parameter or variable. All are computed from the values before, so ``{a: b, b: a}`` swaps,
+        and all are applied, or, if the call fails, none.
     executor : a name, such as "serial", or an `Executor`
 
     Raises
@@ -93,7 +94,8 @@ def _check_distinct(inputs: Sequence[Node]) -> None:
         other = by_name.setdefault(node.name, node)
         if other is not node:
             raise DuplicateNameError(
-                f"expected inputs of different names; found\n  {describe(other)}\n  {describe(node)}\n  Rename one of them"
+                f"expected inputs of different names; found\n  {describe(other)}\n  {describe(node)}\n"
+                "  Rename one of them"
             )
     if len(set(inputs)) != len(inputs):
         raise ArgumentError(f"expected each input once; found {[node.name for node in inputs]}")

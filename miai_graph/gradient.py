@@ -94,7 +94,8 @@ def _seed(loss: Node, cotangent: Any) -> Node:
         if cotangent is None:
             if loss.type.shape:
                 raise GradientError(
-                    f"expected a scalar as loss; found {describe(loss)}. Take its mg.mean or mg.sum, or give a cotangent"
+                    f"expected a scalar as loss; found {describe(loss)}. Take its mg.mean or mg.sum, "
+                    "or give a cotangent"
                 )
             return full((), 1.0, loss.dtype)
         seed = as_node(cotangent, None if isinstance(cotangent, Node) else loss.dtype)

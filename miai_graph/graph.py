@@ -79,7 +79,8 @@ class Graph:
     def to_networkx(self) -> networkx.MultiDiGraph:
         """A networkx graph of the nodes' names, with edges from inputs to users.
 
-        Each node has the attributes op, type, shape, dtype, scope, phase and source; each edge the position of the input.
+        Each node has the attributes op, type, shape, dtype, scope, phase and source; each edge the position of the
+        input.
         """
         import networkx
 
@@ -201,11 +202,12 @@ def check_graph(graph: Graph) -> None:
     Raises
     ------
     GraphError
-        if a node stands before one of its inputs, has an op that is not the registered one, or a type other than its op infers.
+        if a node stands before one of its inputs, has an op that is not the registered one, or a type other than its op
+        infers.
     """
     seen: set[Node] = set()
     for node in graph.nodes:
-        if ops.get(node.op.name) is not node.op:
+        if not _is_registered(node):
             raise GraphError(f"expected an op of the registry; found {node.op!r} at {describe(node)}")
         late = [source for source in node.inputs if source not in seen]
         if late:
@@ -216,6 +218,10 @@ def check_graph(graph: Graph) -> None:
         seen.add(node)
     for target, value in graph.updates.items():
         _check_update(target, value)
+
+
+def _is_registered(node: Node) -> bool:
+    return ops.get(node.op.name) is node.op
 
 
 def same_graph(first: Graph, second: Graph) -> bool:

@@ -99,8 +99,8 @@ class RandomInitializer(Initializer):
 
     Parameters
     ----------
-    seed : an integer from 0 to 2**63 - 1 gives the same values at each call. None gives others at each call, but the same
-        in the same code after `set_seed`.
+    seed : an integer from 0 to 2**63 - 1 gives the same values at each call. None gives others at each call, but the
+        same in the same code after `set_seed`.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -162,7 +162,7 @@ class RandomUniform(RandomInitializer):
 
 @_registry.register
 class VarianceScaling(RandomInitializer):
-    """Values of mean 0 whose variance is scale / n, where n counts the inputs or outputs of a unit (see `compute_fans`).
+    """Values of mean 0 and variance scale / n, where n is the number of a unit's inputs or outputs: see `compute_fans`.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def compute_fans(
 ) -> tuple[int, int]:
     """The numbers of inputs and outputs of a unit, for a kernel of the shape.
 
-    A Dense kernel is [inputs, outputs], that of a convolution [window…, inputs, outputs]: each unit sees the whole window.
+    A Dense kernel is [inputs, outputs], that of a convolution [window…, inputs, outputs]: a unit sees the whole window.
     A vector has its length as both, a scalar 1.
     """
     if input_axes is not None and output_axes is not None:
@@ -305,8 +305,8 @@ class Orthogonal(RandomInitializer):
 
     All axes but the last count as rows, so it serves for convolutions too.
 
-    Source: Saxe, McClelland and Ganguli 2014, arXiv:1312.6120. That the matrix is uniformly distributed needs a positive
-    diagonal of R in the QR decomposition: Mezzadri 2007, arXiv:math-ph/0609050, section 5.
+    Source: Saxe, McClelland and Ganguli 2014, arXiv:1312.6120. For all such matrices to be equally likely, the diagonal
+    of R in the QR decomposition must be positive: Mezzadri 2007, arXiv:math-ph/0609050, section 5.
     """
 
     def __init__(self, gain: float = 1.0, seed: int | None = None) -> None:
@@ -341,7 +341,7 @@ def _truncated_normal(random: np.random.Generator, shape: tuple[int, ...], dtype
 
 
 def _scaled(values: Array, factor: float, shift: float) -> Array:
-    """values · factor + shift, in place."""
+    """The values times the factor, plus the shift, in place."""
     values *= values.dtype.type(factor)
     values += values.dtype.type(shift)
     return values

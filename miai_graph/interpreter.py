@@ -80,7 +80,8 @@ def evaluate(
     ----------
     feeds : an array of the right type for each of ``graph.inputs``
     batch_size : the number of rows fed
-    step, first_row, whole_batch_size : the numbers that `leaves.RUN_NUMBERS` names, if this is a part of a greater batch
+    step, first_row, whole_batch_size : the numbers that `leaves.RUN_NUMBERS` names, if this is a part of a greater
+        batch
     """
     run = dict(zip(RUN_NUMBERS, (whole_batch_size or batch_size, first_row, step), strict=True))
     values: dict[Node, Array] = {}

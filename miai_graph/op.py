@@ -47,10 +47,10 @@ class Op:
     A subclass defines, with the attributes of its nodes as keyword arguments:
 
     - ``infer(*types, **attributes)``: the type of the output. Raises `ShapeError` or `DTypeError`.
-    - ``forward(*arrays, **attributes)``: the output. This is the definition, in plain NumPy; shapes among the attributes
-      are integers by then. Raises ``ValueError`` or ``IndexError`` for values that the op cannot work on.
-    - ``vjp(g, output, *inputs, **attributes)``: for each input the node of the vector-Jacobian product with the cotangent
-      `g`, or None where the derivative is zero. Built of nodes, so it can be differentiated again.
+    - ``forward(*arrays, **attributes)``: the output. This is the definition, in plain NumPy; shapes among the
+      attributes are integers by then. Raises ``ValueError`` or ``IndexError`` for values that the op cannot work on.
+    - ``vjp(g, output, *inputs, **attributes)``: for each input the node of the vector-Jacobian product with the
+      cotangent `g`, or None where the derivative is zero. Built of nodes, so it can be differentiated again.
     - ``cost(output, *types, **attributes)``: the `Cost`; the batch size is known by then.
     - ``batch(placements, output, *types, **attributes)``: the placement of the output (see `placement`).
 
@@ -151,7 +151,7 @@ def as_node(value: Any, dtype: Any = None) -> Node:
         dtype = np.float32
     try:
         array = np.array(value, dtype=dtype, order="C")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DTypeError(f"expected a node, an array or a number; found {value!r} ({error})") from None
     as_dtype(array.dtype)
     array.setflags(write=False)
@@ -180,10 +180,10 @@ def op(definition: type) -> Op:
 
     Parameters
     ----------
-    definition : a class whose functions (without ``self``) are those that `Op` names. `infer` and `forward` are required.
-        Without `vjp` the op cannot be differentiated; without `cost` it counts one flop an element of its output; without `batch`
-        it is not split over the batch; ``batch = mg.placement.elementwise`` says that it works element by element.
-        Keyword arguments of the call become attributes, passed to each function.
+    definition : a class whose functions (without ``self``) are those that `Op` names. `infer` and `forward` are
+        required. Without `vjp` the op cannot be differentiated; without `cost` it counts one flop an element of its
+        output; without `batch` it is not split over the batch; ``batch = mg.placement.elementwise`` says that it works
+        element by element. Keyword arguments of the call become attributes, passed to each function.
 
     Raises
     ------
@@ -193,7 +193,8 @@ def op(definition: type) -> Op:
     missing = [method for method in ("infer", "forward") if not callable(getattr(definition, method, None))]
     if missing:
         raise ArgumentError(
-            f"expected an op class with functions infer and forward; {definition.__name__} has no {' and no '.join(missing)}"
+            f"expected an op class with functions infer and forward; {definition.__name__} has no "
+            f"{' and no '.join(missing)}"
         )
     existing = ops.get(definition.__name__)
     if existing is not None and not isinstance(existing, _UserOp):

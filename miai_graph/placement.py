@@ -104,10 +104,13 @@ def bilinear(placements: Sequence[Placement], output: TensorType, *_: Any, **__:
 def rearrangement(placements: Sequence[Placement], output: TensorType, *_: Any, **__: Any) -> Placement | None:
     """Elements move and repeat but do not change: any one kind of Partial may pass.
 
-    Only for ops that keep a sample's rows together and in order; see `keeps_rows` for reshaping.
+    Only for ops that keep a sample's rows together and in order; see `keeps_rows` for reshaping. What is repeated along the
+    batch must be reduced before, for the workers' parts of it differ in length.
     """
     kinds = {placement for placement in placements if isinstance(placement, Partial)}
-    if kinds and len(kinds) == 1 and all(isinstance(placement, Partial) for placement in placements):
+    if output.batch_axes and kinds:
+        return None
+    if len(kinds) == 1 and all(isinstance(placement, Partial) for placement in placements):
         return kinds.pop()
     return None if kinds else placement_of_type(output)
 

@@ -13,11 +13,12 @@ import numpy as np
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.node import Node
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import absolute, minimum, rsqrt, square
+from miai_graph.ops.elementwise import absolute, maximum, rsqrt, square
 from miai_graph.ops.linalg import matmul
 from miai_graph.ops.reductions import as_float_node
 from miai_graph.ops.structure import full, sum, transpose
 from miai_graph.registry import Configurable, Registry
+from miai_graph.types import int_dims
 
 EPSILON = 1e-7
 """The least norm that a row is divided by."""
@@ -96,11 +97,11 @@ class OrthogonalRegularizer(Regularizer):
         if node.ndim != 2 or node.type.batch_axes:
             raise ShapeError(f"expected a matrix without the batch, for OrthogonalRegularizer; found {node.type}")
         rows = node if self.mode == "rows" else transpose(node)
-        count = rows.shape[0]
+        count, _ = int_dims(rows.type.shape)
         if count < 2:
             return full((), 0.0, node.dtype)
-        norms = minimum(rsqrt(sum(square(rows), 1, keepdims=True)), 1 / EPSILON)
-        unit = rows * norms
+        # The bound goes under the root, where it keeps the gradient at a row of zeros finite.
+        unit = rows * rsqrt(maximum(sum(square(rows), 1, keepdims=True), EPSILON**2))
         between = as_node(1.0 - np.eye(count), node.dtype)
         return self.factor / (count * (count - 1)) * sum(absolute(matmul(unit, transpose(unit)) * between))
 

@@ -1,7 +1,7 @@
 """The reference interpreter over parts of a batch: what any data-parallel executor must compute.
 
-The parts go through the graph in step, one node after another. Where the batch analysis says so, what the parts have of a
-Partial value is reduced.
+The parts go through the graph in step, one node after another. Where the batch analysis says so, what the parts have of
+a Partial value is reduced.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from miai_graph.errors import DTypeError, ShapeError
-from miai_graph.types import TensorType
+from miai_graph.types import TensorType, int_dims
 
 ALIGNMENT_BYTES = 64
 
@@ -124,7 +124,7 @@ class State:
         offsets = itertools.accumulate(sizes, initial=0)
         for variable, offset in zip(variables, offsets, strict=False):
             type = variable.type
-            view = block[offset : offset + type.size_bytes].view(type.dtype).reshape(type.shape)
+            view = block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
             np.copyto(view, self._values[variable])
             self._values[variable] = view
         self._generation += 1

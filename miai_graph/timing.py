@@ -1,8 +1,8 @@
 """Where the time went: one record for each node, always on.
 
-The node loop stamps the time after each kernel; after a step the differences are added up here, in memory of constant size. What a
-call does besides its nodes (copying inputs, committing updates, handing out results) is booked too, so that the parts add up to the
-whole.
+The node loop stamps the time after each kernel; after a step the differences are added up here, in memory of constant
+size. What a call does besides its nodes (copying inputs, committing updates, handing out results) is booked too, so
+that the parts add up to the whole.
 """
 
 from __future__ import annotations

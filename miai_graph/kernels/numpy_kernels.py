@@ -1,7 +1,7 @@
 """Kernels made of NumPy calls that write into memory prepared beforehand.
 
-A kernel is a callable without arguments: everything it reads and writes is fixed when it is prepared. An op without an entry in
-`KERNELS` is computed by its definition and copied.
+A kernel is a callable without arguments: everything it reads and writes is fixed when it is prepared. An op without an
+entry in `KERNELS` is computed by its definition and copied.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class Request:
 Preparer = Callable[[Request], Kernel]
 KERNELS: dict[str, Preparer] = {}
 
+# NumPy's stubs know these without the positional arguments that make a call of them fast.
+_add_reduce: Any = np.add.reduce
+_maximum_reduce: Any = np.maximum.reduce
+_minimum_reduce: Any = np.minimum.reduce
+_matrix_product: Any = np.matmul
+
 # These read an input again after they have begun to write.
 _NOT_IN_PLACE = {"rsqrt", "relu_gradient", "where", "clip", "sigmoid_cross_entropy"}
 
@@ -62,7 +68,11 @@ def prepare(request: Request) -> Kernel:
 def _by_definition(
     forward: Callable[..., Array], inputs: Sequence[Array], attributes: dict[str, Any], output: Array
 ) -> None:
-    np.copyto(output, forward(*inputs, **attributes), casting="no")
+    result = forward(*inputs, **attributes)
+    if not isinstance(result, np.ndarray) or result.shape != output.shape or result.dtype != output.dtype:
+        found = f"{result.dtype}{list(result.shape)}" if isinstance(result, np.ndarray) else repr(result)
+        raise ValueError(f"expected {output.dtype}{list(output.shape)}, which infer says; found {found} from forward")
+    np.copyto(output, result)
 
 
 def _kernel(*names: str) -> Callable[[Preparer], Preparer]:
@@ -92,17 +102,17 @@ def _copy_reshaped(output: Array, source: Array) -> None:
 
 @_kernel("sum")
 def _sum(request: Request) -> Kernel:
-    return partial(np.add.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+    return partial(_add_reduce, request.inputs[0], request.attributes["axes"], None, request.output)
 
 
 @_kernel("max")
 def _max(request: Request) -> Kernel:
-    return partial(np.maximum.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+    return partial(_maximum_reduce, request.inputs[0], request.attributes["axes"], None, request.output)
 
 
 @_kernel("min")
 def _min(request: Request) -> Kernel:
-    return partial(np.minimum.reduce, request.inputs[0], request.attributes["axes"], None, request.output)
+    return partial(_minimum_reduce, request.inputs[0], request.attributes["axes"], None, request.output)
 
 
 @_kernel("argmax")
@@ -176,12 +186,12 @@ def _matmul(request: Request) -> Kernel:
             copies.append((request.scratch(array.shape, array.dtype), array))
             operands.append(copies[-1][0])
     if not copies:
-        return partial(np.matmul, *operands, request.output)
+        return partial(_matrix_product, *operands, request.output)
 
     def run() -> None:
         for copy, source in copies:
             np.copyto(copy, source)
-        np.matmul(*operands, request.output)
+        _matrix_product(*operands, request.output)
 
     return run
 
@@ -201,10 +211,10 @@ def _softmax(request: Request) -> Kernel:
     extreme = request.scratch((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
 
     def run() -> None:
-        np.maximum.reduce(x, axis, None, extreme, True, -np.inf)
+        _maximum_reduce(x, axis, None, extreme, True, -np.inf)
         np.subtract(x, extreme, output)
         np.exp(output, output)
-        np.add.reduce(output, axis, None, extreme, True)
+        _add_reduce(output, axis, None, extreme, True)
         np.divide(output, extreme, output)
 
     return run
@@ -225,12 +235,12 @@ def _sparse_softmax_cross_entropy(request: Request) -> Kernel:
     def run() -> None:
         if labels.size and (labels.min() < 0 or labels.max() >= classes):
             check_labels(labels, classes)
-        np.maximum.reduce(logits, -1, None, extreme, True, -np.inf)
+        _maximum_reduce(logits, -1, None, extreme, True, -np.inf)
         np.subtract(logits, extreme, shifted)
         np.add(labels, starts, places, casting="unsafe")
         flat.take(places, out=chosen, mode="clip")
         np.exp(shifted, shifted)
-        np.add.reduce(shifted, -1, None, request.output)
+        _add_reduce(shifted, -1, None, request.output)
         np.log(request.output, request.output)
         np.subtract(request.output, chosen, request.output)
 

@@ -6,6 +6,7 @@ Closed under vjp over `structure` and this file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,9 @@ class ElementwiseOp(Op):
 
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
         nodes = [self._admit(node) for node in promoted(inputs)]
-        try:
+        # infer says it again, with the inputs' lines
+        with suppress(ShapeError):
             nodes = broadcast_together(nodes)
-        except ShapeError:
-            pass  # infer says it again, with the inputs' lines
         return apply(self, nodes, attributes, name)
 
     def _admit(self, node: Node) -> Node:
@@ -165,7 +165,8 @@ class Power(ElementwiseOp):
     Gradient: da = g · b · a ** (b - 1), where b ≠ 0, else 0; db = g · y · log a, where a > 0, else 0.
     Cost: one flop an element.
     Batch: element-wise.
-    Care: a negative base with a broken exponent gives nan. `x ** 2` builds `square`, `x ** 0.5` `sqrt`, `x ** -1` a quotient.
+    Care: a negative base with a broken exponent gives nan. `x ** 2` builds `square`, `x ** 0.5` `sqrt`, `x ** -1` a
+    quotient.
     """
 
     name = "power"
@@ -173,14 +174,14 @@ class Power(ElementwiseOp):
 
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
         base, exponent = inputs
-        if isinstance(base, Node) and type(exponent) in (int, float):
+        if isinstance(base, Node) and base.type.is_floating and type(exponent) in (int, float):
             if exponent == 1:
                 return base
             if exponent == 2:
                 return square(base)
-            if base.type.is_floating and exponent == 0.5:
+            if exponent == 0.5:
                 return sqrt(base)
-            if base.type.is_floating and exponent == -1:
+            if exponent == -1:
                 return 1.0 / base
         return super().__call__(base, exponent, name=name)
 
@@ -294,7 +295,7 @@ class Sqrt(ElementwiseOp):
 
 
 def _rsqrt(x: Array) -> Array:
-    return 1 / np.sqrt(x)  # type: ignore[no-any-return]
+    return 1 / np.sqrt(x)
 
 
 class Rsqrt(ElementwiseOp):
@@ -352,7 +353,7 @@ class Tanh(ElementwiseOp):
 def _sigmoid(x: Array) -> Array:
     # tanh neither overflows nor loses the small values: exp(-x) would for x below -88 in float32.
     half = np.asarray(0.5, x.dtype)
-    return half * np.tanh(half * x) + half  # type: ignore[no-any-return]
+    return half * np.tanh(half * x) + half
 
 
 class Sigmoid(ElementwiseOp):
@@ -474,7 +475,10 @@ class Where(ElementwiseOp):
         condition, a, b = inputs
         test = as_node(condition)
         choices = promoted([a, b])
-        return apply(self, broadcast_together([cast(test, bool), *choices]), {}, name)
+        nodes = [cast(test, bool), *choices]
+        with suppress(ShapeError):
+            nodes = broadcast_together(nodes)
+        return apply(self, nodes, {}, name)
 
     def infer(self, *types: TensorType, **_: Any) -> TensorType:
         condition, a, b = types
@@ -629,6 +633,30 @@ class IsFinite(Comparison):
     function = np.isfinite
 
 
+class Identity(ElementwiseOp):
+    """x itself: y = x. Marks a place in the graph, such as the output of a layer that does nothing.
+
+    Shapes: x any; y the same.
+    Gradient: dx = g.
+    Cost: nothing.
+    Batch: passes, sums still owed too.
+    """
+
+    name = "identity"
+    accepts = "fiub"
+    is_view = True
+    cost = elementwise_cost(0)
+
+    def forward(self, *arrays: Array, **_: Any) -> Array:
+        return arrays[0]
+
+    def vjp(self, g: Node, output: Node, x: Node) -> Sequence[Node | None]:
+        return [g]
+
+    def batch(self, placements: Sequence[Placement], output: TensorType, *_: TensorType) -> Placement | None:
+        return placements[0]
+
+
 class StopGradient(ElementwiseOp):
     """x itself, as a constant to differentiation: y = x.
 
@@ -681,13 +709,15 @@ logical_and = named_as(LogicalAnd())
 logical_or = named_as(LogicalOr())
 logical_not = named_as(LogicalNot())
 isfinite = named_as(IsFinite())
+identity = register(Identity())
 stop_gradient = named_as(StopGradient())
 
 
 class Clip(ElementwiseOp):
     """x held between two bounds: y = min(max(x, low), high).
 
-    Shapes: x any; y the same. The bounds are numbers; either may be None. For bounds that are arrays use minimum and maximum.
+    Shapes: x any; y the same. The bounds are numbers; either may be None. Use minimum and
+    maximum for bounds that are arrays.
     Gradient: dx = g where low ≤ x ≤ high, else 0.
     Cost: two flops an element.
     Batch: element-wise.
@@ -697,12 +727,12 @@ class Clip(ElementwiseOp):
     name = "clip"
     cost = elementwise_cost(2)
 
-    def infer(self, *types: TensorType, low: float | None, high: float | None) -> TensorType:
+    def infer(self, *types: TensorType, low: float | None = None, high: float | None = None, **_: Any) -> TensorType:
         if low is not None and high is not None and low > high:
             raise ShapeError(f"expected a lower bound that is at most the upper one; found {low} and {high}")
         return super().infer(*types)
 
-    def forward(self, *arrays: Array, low: float | None, high: float | None) -> Array:
+    def forward(self, *arrays: Array, low: float | None = None, high: float | None = None, **_: Any) -> Array:
         return np.clip(arrays[0], low, high)
 
     def vjp(self, g: Node, output: Node, x: Node, *, low: float | None, high: float | None) -> Sequence[Node | None]:

@@ -101,7 +101,8 @@ class ScatterAdd(Op):
         end = axis + indices.rank
         if g.shape[axis:end] != indices.shape:
             raise ShapeError(
-                f"expected rows with the axes of the indices, {format_shape(indices.shape)}, from axis {axis} on; found {g}"
+                f"expected rows with the axes of the indices, {format_shape(indices.shape)}, from axis {axis} on; "
+                f"found {g}"
             )
         return g.with_shape((*g.shape[:axis], length, *g.shape[end:]))
 
@@ -172,10 +173,15 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Node:
 
 def as_index_node(indices: Any) -> Node:
     """Integers as a node; bool masks are refused, for they would be taken as numbers."""
-    node = as_node(np.asarray(indices, np.int64) if isinstance(indices, list | tuple) else indices)
+    node = as_node(np.zeros(np.shape(indices), np.int64) if _is_empty_list(indices) else indices)
     if not node.type.is_integer:
         raise DTypeError(f"expected integers as indices; found {describe(node)}. Use mg.where for masks")
     return node
+
+
+def _is_empty_list(indices: Any) -> bool:
+    """Whether it is a list without numbers, which NumPy would take for floats."""
+    return isinstance(indices, list | tuple) and np.size(indices) == 0
 
 
 def scatter_add(x: Any, indices: Any, updates: Any, axis: int = 0) -> Node:

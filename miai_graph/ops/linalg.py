@@ -72,8 +72,8 @@ _matmul = register(MatMul())
 def matmul(x1: Any, x2: Any) -> Node:
     """The matrix product, as `numpy.matmul` and the operator @.
 
-    Vectors count as a row on the left and a column on the right; leading axes broadcast. A matrix on the right of a stack is
-    one multiplication of all rows of the stack, not one a matrix.
+    Vectors count as a row on the left and a column on the right; leading axes broadcast. A matrix on the right of a
+    stack is one multiplication of all rows of the stack, not one a matrix.
 
     Raises
     ------

@@ -32,6 +32,7 @@ from miai_graph.types import BatchDim, Shape, TensorType, as_dtype, as_shape, fo
 ROUNDS = 10
 WORDS_PER_BLOCK = 4
 BLOCKS_PER_CHUNK = 16384  # few calls of NumPy, and what they work on stays in a core's own cache
+LONGEST_TAIL = 9  # standard deviations, which no normal number is away from the mean
 FLOPS_PER_BLOCK = ROUNDS * 8  # two products, four exclusive ors and two sums a round
 
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
@@ -253,8 +254,9 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = "float
         if the bounds are not finite and in order, or the seed is not in its range.
     """
     floats = _floating(dtype)
-    if not 0 < high - low <= np.finfo(floats).max:
-        raise ArgumentError(f"expected finite bounds, the lower one first; found {low} and {high}")
+    limit = np.finfo(floats).max.item()
+    if not (-limit <= low and high <= limit and 0 < high - low <= limit):
+        raise ArgumentError(f"expected bounds that are finite in {floats}, the lower one first; found {low} and {high}")
     return _random_node(_random_uniform, shape, floats, seed, low=float(low), high=float(high))
 
 
@@ -268,8 +270,10 @@ def normal(shape: Any, mean: float = 0.0, stddev: float = 1.0, dtype: Any = "flo
     shape, dtype, seed : and the errors, as for `uniform`
     """
     floats = _floating(dtype)
-    if not (math.isfinite(mean) and 0 <= stddev < math.inf):
-        raise ArgumentError(f"expected a finite mean and a stddev of at least 0; found {mean} and {stddev}")
+    if not (stddev >= 0 and abs(mean) + LONGEST_TAIL * stddev <= np.finfo(floats).max.item()):
+        raise ArgumentError(
+            f"expected a mean and a stddev of at least 0 that give finite {floats}; found {mean} and {stddev}"
+        )
     return _random_node(_random_normal, shape, floats, seed, mean=float(mean), stddev=float(stddev))
 
 

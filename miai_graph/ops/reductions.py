@@ -1,7 +1,7 @@
 """Reductions other than the sum: extremes, means, logarithms of sums, positions.
 
-Closed under vjp over `structure`, `elementwise` and this file. Mean and variance are compositions of sums and counts, so
-that they are right on any part of a batch.
+Closed under vjp over `structure`, `elementwise` and this file. Mean and variance are compositions of sums and counts,
+so that they are right on any part of a batch.
 """
 
 from __future__ import annotations

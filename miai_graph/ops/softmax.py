@@ -1,7 +1,7 @@
 """Softmax, its logarithm, and the cross-entropies that take logits, all safe for logits of any size.
 
-Closed under vjp over `structure`, `elementwise`, `reductions`, `indexing` and this file. For the algorithms see Blanchard,
-Higham and Higham 2021, "Accurately computing the log-sum-exp and softmax functions".
+Closed under vjp over `structure`, `elementwise`, `reductions`, `indexing` and this file. For the algorithms see
+Blanchard, Higham and Higham 2021, "Accurately computing the log-sum-exp and softmax functions".
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, as_node, elementwise_cost, moved_bytes, register
 from miai_graph.ops.elementwise import ElementwiseOp, exp, sigmoid
 from miai_graph.ops.indexing import as_index_node, one_hot
-from miai_graph.ops.reductions import along_other_axes, as_float_node, logsumexp, sum
-from miai_graph.ops.structure import cast, expand_dims, promoted
+from miai_graph.ops.reductions import along_other_axes, as_float_node, logsumexp
+from miai_graph.ops.structure import cast, expand_dims, promoted, sum
 from miai_graph.placement import Placement, elementwise
 from miai_graph.types import TensorType, format_shape, normalize_axis
 
@@ -120,7 +120,8 @@ class SparseSoftmaxCrossEntropy(Op):
             )
         if labels.shape != logits.shape[:-1]:
             raise ShapeError(
-                f"expected a label for each row of logits, {format_shape(logits.shape[:-1])}; found {format_shape(labels.shape)}"
+                f"expected a label for each row of logits, {format_shape(logits.shape[:-1])}; "
+                f"found {format_shape(labels.shape)}"
             )
         return logits.with_shape(labels.shape)
 
@@ -198,7 +199,7 @@ class SoftmaxCrossEntropy(Op):
 
 def _sigmoid_cross_entropy(logits: Array, labels: Array) -> Array:
     zero = np.zeros((), logits.dtype)
-    return np.maximum(logits, zero) - logits * labels + np.log1p(np.exp(-np.abs(logits)))  # type: ignore[no-any-return]
+    return np.maximum(logits, zero) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
 
 
 class SigmoidCrossEntropy(ElementwiseOp):

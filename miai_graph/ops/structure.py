@@ -88,7 +88,8 @@ class Reshape(Op):
     Shapes: x any; y `shape`, of as many elements.
     Gradient: dx = g reshaped to x's shape.
     Cost: no flops; no bytes where x lies contiguous.
-    Batch: passes where as many elements stand before the batch axis as before; else the rows of a sample would be torn apart.
+    Batch: passes where as many elements stand before the batch axis as before; else the rows of a sample would be torn
+    apart.
     """
 
     name = "reshape"
@@ -734,6 +735,8 @@ def _normalized_slice(part: slice, dim: Dim) -> tuple[int | None, int | None, in
     length = len(range(start, stop, step))
     if (start, step, length) == (0, 1, dim):
         return None, None, 1
+    if length == 0:
+        return 0, 0, 1
     # Going backwards to the very first element ends before index 0, which only None can say.
     return start, (None if stop < 0 else stop), step
 

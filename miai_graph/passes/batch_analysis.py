@@ -47,22 +47,33 @@ class BatchAnalysis:
 
 
 def analyse_batch(graph: Graph) -> BatchAnalysis:
-    """Place each node of the graph."""
-    placements: dict[Node, Placement] = {}
+    """Place each node of the graph.
+
+    A node that is reduced for one user is whole for all of them, so the pass is repeated until no more are.
+    """
     reduced: set[Node] = set()
+    while True:
+        placements, needed = _place_all(graph, reduced)
+        if needed <= reduced:
+            return BatchAnalysis(placements, frozenset(needed))
+        reduced |= needed
+
+
+def _place_all(graph: Graph, reduced: set[Node]) -> tuple[dict[Node, Placement], set[Node]]:
+    """The placements if the nodes `reduced` are reduced, and all the nodes that have to be."""
+    placements: dict[Node, Placement] = {}
+    needed: set[Node] = set()
     for node in graph.nodes:
         inputs = [REPLICATED if source in reduced else placements[source] for source in node.inputs]
+        needed |= {source for source in node.inputs if source in reduced}
         placement = _placed(node, inputs)
         if placement is None:
-            owed = {source for source in node.inputs if isinstance(placements[source], Partial)}
-            reduced |= owed
-            placement = _placed(
-                node, [REPLICATED if source in reduced else placements[source] for source in node.inputs]
-            )
+            needed |= {source for source in node.inputs if isinstance(placements[source], Partial)}
+            inputs = [REPLICATED if isinstance(placement, Partial) else placement for placement in inputs]
+            placement = _placed(node, inputs)
         placements[node] = placement or Unsplittable(f"op {node.op.name} has no rule for its inputs")
-    wanted = [*graph.outputs, *graph.updates.values()]
-    reduced |= {node for node in wanted if isinstance(placements[node], Partial)}
-    return BatchAnalysis(placements, frozenset(reduced))
+    needed |= {node for node in (*graph.outputs, *graph.updates.values()) if isinstance(placements[node], Partial)}
+    return placements, {node for node in needed if isinstance(placements[node], Partial)}
 
 
 def _placed(node: Node, inputs: Sequence[Placement]) -> Placement | None:

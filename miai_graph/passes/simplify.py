@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.errors import ExecutionError
 from miai_graph.graph import Graph, structure_key
 from miai_graph.interpreter import evaluate_node
 from miai_graph.node import Node, apply, building_on_behalf_of
 from miai_graph.op import as_node, constant
-from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, multiply
+from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identity, multiply
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _cast, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite
@@ -59,7 +60,10 @@ def fold_constants(node: Node) -> Node | None:
     limit = max(FOLDED_ELEMENTS_LIMIT, *(source.type.size for source in node.inputs))
     if count.power or count.factor > limit:
         return None
-    value = np.ascontiguousarray(evaluate_node(node, [source.attributes["value"] for source in node.inputs], 0))
+    try:
+        value = np.ascontiguousarray(evaluate_node(node, [source.attributes["value"] for source in node.inputs], 0))
+    except ExecutionError:
+        return None  # it fails when the graph runs, as it would without this rule
     with building_on_behalf_of(node, node.phase):
         return as_node(value.reshape(node.type.shape))
 
@@ -80,7 +84,9 @@ def _is_one(node: Node) -> bool:
 
 
 def drop_changes_of_nothing(node: Node) -> Node | None:
-    """Reshaping, transposing, repeating or casting to what it is already."""
+    """Reshaping, transposing, repeating or casting to what it is already, and the identity."""
+    if node.op is identity:
+        return node.inputs[0]
     if node.op in (_reshape, _broadcast_to, _cast) and node.type == node.inputs[0].type:
         return node.inputs[0]
     if node.op is _transpose and node.attributes["axes"] == tuple(range(node.ndim)):

@@ -1,6 +1,7 @@
 """A program for one batch size: memory laid out, kernels prepared, and the loop that runs them.
 
-There is one loop over nodes, `BoundPlan.run`, for all executors. It stamps the time after each kernel: timing is not a mode.
+There is one loop over nodes, `BoundPlan.run`, for all executors. It stamps the time after each kernel: timing is not a
+mode.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where in one block of memory each buffer goes, so that those alive at the same time do not overlap.
 
-Buffers are placed in the order in which they come alive, each into the smallest gap that it fits in (best fit); a gap left by a dead
-buffer joins its neighbours.
+Buffers are placed in the order in which they come alive, each into the smallest gap that it fits in (best fit); a gap
+left by a dead buffer joins its neighbours.
 """
 
 from __future__ import annotations

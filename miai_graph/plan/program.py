@@ -1,7 +1,7 @@
 """What can be decided about running a graph before the batch size is known.
 
-Each node is stored in one of these ways: outside the plan (fed, in the state, constant, or a number of the run); as a view of
-another node's memory; or in memory of its own, which it may take over from an input that nobody needs any more.
+Each node is stored in one of these ways: outside the plan (fed, in the state, constant, or a number of the run); as a
+view of another node's memory; or in memory of its own, which it may take over from an input that nobody needs any more.
 """
 
 from __future__ import annotations

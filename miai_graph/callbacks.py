@@ -1,0 +1,209 @@
+"""What happens besides training: at the start and end of training, of epochs, and of batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from miai_graph.errors import ArgumentError
+from miai_graph.graph import views
+from miai_graph.op import Array
+from miai_graph.timing import Timing
+
+Logs = dict[str, float]
+
+
+class Callback:
+    """Override the methods of the moments at which something shall happen, and pass it to ``fit(callbacks=[...])``.
+
+    Attributes
+    ----------
+    model : the model that is trained; a callback may set ``model.stop_training = True``
+    params : a dictionary of epochs, steps and verbose
+    """
+
+    model: Any = None
+    params: Mapping[str, Any]
+
+    def set_model(self, model: Any) -> None:
+        """Told once, before anything else."""
+        self.model = model
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Told once, before anything else."""
+        self.params = params
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """After the last epoch, also if training was stopped."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """After an epoch and its validation; `logs` has loss, metrics, and the same with val_ before."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a training step, counted from 0 in each epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a training step; `logs` has the means of the epoch so far."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before evaluation or validation."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """After evaluation or validation."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of evaluation."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of evaluation."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Before prediction."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """After prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of prediction."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of prediction."""
+
+
+class History(Callback):
+    """What ``fit`` returns: the losses and metrics of each epoch, and where the time went.
+
+    Attributes
+    ----------
+    history : lists by name, one number an epoch
+    epoch : the numbers of the epochs
+    timing : of the training steps of this fit
+    """
+
+    timing: Timing
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+    def plot(self, path: Any = None, **options: Any) -> Any:
+        """Draw the curves; see `miai_graph.views.plot_history`."""
+        return views["plot_history"](self, path, **options)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        return f"<History of {len(self.epoch)} epochs: {last}>"
+
+
+class EarlyStopping(Callback):
+    """Stops training when a figure no longer gets better. Keras's arguments.
+
+    Parameters
+    ----------
+    monitor : the name of the figure: "val_loss", "loss", "val_accuracy" …
+    min_delta : by how much it must get better to count
+    patience : how many epochs to go on without getting better
+    verbose : 1 to print when training stops
+    mode : "min", "max", or "auto": by the name, "max" for accuracies
+    baseline : what must be reached to count
+    restore_best_weights : whether to go back to the weights of the best epoch
+    start_from_epoch : how many epochs to let pass at first
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ArgumentError(f"expected mode 'auto', 'min' or 'max'; found {mode!r}")
+        rising = mode == "max" or (mode == "auto" and ("acc" in monitor or monitor.endswith("auc")))
+        self.monitor = monitor
+        self.min_delta = abs(min_delta)
+        self.patience = patience
+        self.verbose = verbose
+        self.mode = "max" if rising else "min"
+        self.baseline = baseline
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = start_from_epoch
+        self.on_train_begin()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.wait = 0
+        self.stopped_epoch = 0
+        self.best_epoch = 0
+        self.best = -math.inf if self.mode == "max" else math.inf
+        self.best_weights: list[Array] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            raise ArgumentError(
+                f"expected a figure that training reports as monitor of EarlyStopping; found {self.monitor!r}. "
+                f"There are: {', '.join(logs or {})}"
+            )
+        if epoch < self.start_from_epoch:
+            return
+        if self.restore_best_weights and self.best_weights is None:
+            self.best_weights, self.best_epoch = self.model.get_weights(), epoch
+        self.wait += 1
+        if self._is_better(value, self.best):
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
+            if self.baseline is None or self._is_better(value, self.baseline):
+                self.wait = 0
+            return
+        if self.wait >= self.patience and epoch > 0:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self.stopped_epoch and self.verbose:
+            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+        if self.restore_best_weights and self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+
+    def _is_better(self, value: float, than: float) -> bool:
+        if np.isnan(value):
+            return False
+        return value - self.min_delta > than if self.mode == "max" else value + self.min_delta < than
+
+
+class CallbackList:
+    """Several callbacks as one; knows which moments none of them cares for, so that these cost nothing."""
+
+    def __init__(self, callbacks: Iterable[Callback], model: Any, params: Mapping[str, Any]) -> None:
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise ArgumentError(f"expected callbacks derived from miai_graph.callbacks.Callback; found {callback!r}")
+            callback.set_model(model)
+            callback.set_params(params)
+
+    def listens(self, moment: str) -> bool:
+        return any(getattr(type(callback), moment) is not getattr(Callback, moment) for callback in self.callbacks)
+
+    def call(self, moment: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, moment)(*arguments)
