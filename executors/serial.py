@@ -72,7 +72,7 @@ class SerialExecutable(Executable):
 
     def __init__(self, executor: Serial, graph: Graph, inputs: Sequence[Node]) -> None:
         start_ns = perf_counter_ns()
-        self.step = 0
+        self._counter = np.zeros((), np.int64)
         self._executor = executor
         self._inputs = tuple(inputs)
         self._has_batch = [bool(node.type.batch_axes) for node in inputs]
@@ -125,26 +125,20 @@ class SerialExecutable(Executable):
                     checked.copy_to(position, target, self._has_batch[position])
             plan.run(self.step)
             results = [array.copy() for array in plan.outputs]
-            self._commit(plan)
+            with state.lock:
+                plan.commit(self._counter)
             recorder.add(prepared_ns, plan.stamps, perf_counter_ns())
             if recorder.calls == 1:
                 self._start_up_ns += prepared_ns - start_ns
             return results
 
-    def _commit(self, plan: BoundPlan) -> None:
-        """Apply the updates and count the step: both whole, however often Ctrl-C is pressed meanwhile."""
-        next_step = self.step + 1
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                with state.lock:
-                    plan.commit()
-                    self.step = next_step
-                break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+    @property
+    def step(self) -> int:
+        return int(self._counter)
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._counter[...] = step
 
     def _plan(self, batch_size: int) -> tuple[BoundPlan, Recorder]:
         entry = self._plans.get(batch_size)
@@ -179,6 +173,12 @@ class SerialExecutable(Executable):
             ]
             steps = sum(recorder.calls for recorder in self._recorders)
         return Timing(merge_calls(records), steps, self._start_up_ns / 1e9, self._peak_bytes)
+
+    def reset_timing(self) -> None:
+        with self._lock:
+            for recorder in self._recorders:
+                recorder.reset()
+            self._start_up_ns = 0
 
     @property
     def state(self) -> MutableMapping[Node, Array]:

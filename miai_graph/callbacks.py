@@ -197,7 +197,9 @@ class CallbackList:
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
-                raise ArgumentError(f"expected callbacks derived from miai_graph.callbacks.Callback; found {callback!r}")
+                raise ArgumentError(
+                    f"expected callbacks derived from miai_graph.callbacks.Callback; found {callback!r}"
+                )
             callback.set_model(model)
             callback.set_params(params)
 

@@ -71,7 +71,7 @@ def check_gradients(
     if order == 2:
         rng = np.random.default_rng(seed)
         products = [
-            (gradient * _random_vector(rng, precise.values[target])).sum()
+            (gradient * precise.add_input(f"direction of {target.name}", target, rng)).sum()
             for target, gradient in zip(precise.targets, grad(precise_loss, precise.targets), strict=True)
         ]
         total = products[0]
@@ -106,7 +106,8 @@ class _InFloat64:
                     raise ArgumentError(f"expected an array for {describe(node)}; found none")
                 value = np.asarray(feeds[node] if is_input(node) else node.value)
                 type = TensorType(_precise(node.dtype), node.type.shape)
-                new = apply(_input, [], {"type": type}, node.name, exact_name=True)
+                name = node.name if is_input(node) else f"variable {node.name}"
+                new = apply(_input, [], {"type": type}, name, exact_name=True)
                 self.values[new] = value.astype(type.dtype)
                 return new
             if node.op is constant:
@@ -117,6 +118,12 @@ class _InFloat64:
                 for name, value in node.attributes.items()
             }
             return reapply(node, [replaced[source] for source in node.inputs], attributes)
+
+    def add_input(self, name: str, like: Node, rng: np.random.Generator) -> Node:
+        """Another input, of a target's type, with random values."""
+        new = apply(_input, [], {"type": like.type}, name, exact_name=True)
+        self.values[new] = _random_vector(rng, self.values[like])
+        return new
 
     def evaluate(self, nodes: Sequence[Node], values: Mapping[Node, Array]) -> list[Array]:
         return evaluate(Graph(nodes), values, batch_size=self.batch_size)[0]
@@ -175,7 +182,7 @@ def _vjp_agrees(node: Node, arrays: Mapping[Node, Array], batch_size: int, toler
         leaves[leaf] = arrays[source]
         inputs.append(leaf)
     alone = reapply(node, inputs)
-    weights = rng.standard_normal(evaluate(Graph([alone]), leaves, batch_size=batch_size)[0][0].shape)
+    weights = _random_vector(rng, evaluate(Graph([alone]), leaves, batch_size=batch_size)[0][0])
     floats = [leaf for leaf in inputs if leaf.type.is_floating]
     if not floats:
         return True
@@ -186,10 +193,8 @@ def _vjp_agrees(node: Node, arrays: Mapping[Node, Array], batch_size: int, toler
     derivative = sum(float((g * v).sum()) for g, v in zip(found, direction, strict=True))
     sides = []
     for sign in (1.0, -1.0):
-        moved: dict[Node, Array] = {
-            **leaves,
-            **{f: leaves[f] + sign * STEP * v for f, v in zip(floats, direction, strict=True)},
-        }
+        moved = dict(leaves)
+        moved.update((f, np.asarray(leaves[f] + sign * STEP * v)) for f, v in zip(floats, direction, strict=True))
         sides.append(float((evaluate(Graph([alone]), moved, batch_size=batch_size)[0][0] * weights).sum()))
     expected = (sides[0] - sides[1]) / (2 * STEP)
     return abs(derivative - expected) <= max(tolerance, 1e-6) * max(1.0, abs(expected))

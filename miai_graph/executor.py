@@ -59,6 +59,10 @@ class Executable(ABC):
     def timing(self) -> Timing:
         """Where the time of all calls so far went."""
 
+    @abstractmethod
+    def reset_timing(self) -> None:
+        """Begin to count anew."""
+
     @property
     @abstractmethod
     def state(self) -> MutableMapping[Node, Array]:

@@ -6,6 +6,7 @@ functions applied to a node build nodes: they look the function up by name in `f
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from miai_graph.context import (
     unique_name,
     user_source_line,
 )
-from miai_graph.errors import ArgumentError, GraphError
+from miai_graph.errors import ArgumentError, DTypeError, GraphError
 from miai_graph.state import state
 from miai_graph.types import TensorType, user_shape
 
@@ -160,7 +161,17 @@ class Node:
         return _call(ufunc.__name__, *inputs)
 
     def __array_function__(self, function: Any, _: Any, args: Any, keywords: Any) -> Any:
-        return _call(function.__name__, *args, **keywords)
+        name = function.__name__
+        known = functions.get(name)
+        if known is not None:
+            try:
+                inspect.signature(known).bind(*args, **keywords)
+            except TypeError as error:
+                raise ArgumentError(
+                    f"expected arguments of np.{name} that mg.{name}{inspect.signature(known)} takes; "
+                    f"found others: {error}"
+                ) from None
+        return _call(name, *args, **keywords)
 
     def __getitem__(self, key: Any) -> Node:
         return _call("getitem", self, key)
@@ -229,19 +240,19 @@ class Node:
         return _call("absolute", self)
 
     def __invert__(self) -> Node:
-        return _call("logical_not", self)
+        return _call_on_bools("logical_not", self)
 
     def __and__(self, other: Any) -> Node:
-        return _call("logical_and", self, other)
+        return _call_on_bools("logical_and", self, other)
 
     def __rand__(self, other: Any) -> Node:
-        return _call("logical_and", other, self)
+        return _call_on_bools("logical_and", other, self)
 
     def __or__(self, other: Any) -> Node:
-        return _call("logical_or", self, other)
+        return _call_on_bools("logical_or", self, other)
 
     def __ror__(self, other: Any) -> Node:
-        return _call("logical_or", other, self)
+        return _call_on_bools("logical_or", other, self)
 
     def __eq__(self, other: object) -> Node:  # type: ignore[override]
         return _call("equal", self, other)
@@ -268,6 +279,17 @@ def _call(name: str, *args: Any, **keywords: Any) -> Any:
             f"expected a NumPy function that builds nodes; found {name}. There are: {', '.join(sorted(functions))}"
         )
     return functions[name](*args, **keywords)
+
+
+def _call_on_bools(name: str, *args: Any) -> Any:
+    """The operators & | ~ work on bits in NumPy; on bool that is what the logical functions do."""
+    numbers = [node for node in args if isinstance(node, Node) and node.dtype != np.dtype(bool)]
+    if numbers:
+        raise DTypeError(
+            f"expected bool for the operators &, | and ~; found {describe(numbers[0])}. "
+            f"Use mg.{name} for numbers that are not 0"
+        )
+    return _call(name, *args)
 
 
 def _no_value_yet(node: Node, wanted: str, advice: str) -> ArgumentError:

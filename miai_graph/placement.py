@@ -104,8 +104,8 @@ def bilinear(placements: Sequence[Placement], output: TensorType, *_: Any, **__:
 def rearrangement(placements: Sequence[Placement], output: TensorType, *_: Any, **__: Any) -> Placement | None:
     """Elements move and repeat but do not change: any one kind of Partial may pass.
 
-    Only for ops that keep a sample's rows together and in order; see `keeps_rows` for reshaping. What is repeated along the
-    batch must be reduced before, for the workers' parts of it differ in length.
+    Only for ops that keep a sample's rows together and in order; see `keeps_rows` for reshaping. What is repeated along
+    the batch must be reduced before, for the workers' parts of it differ in length.
     """
     kinds = {placement for placement in placements if isinstance(placement, Partial)}
     if output.batch_axes and kinds:

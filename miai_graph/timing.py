@@ -54,8 +54,12 @@ class Recorder:
     def __init__(self, nodes: Sequence[Node], costs: Sequence[Cost]) -> None:
         self.nodes = nodes
         self.costs = costs
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all calls."""
         self.calls = 0
-        count = len(nodes) + 2
+        count = len(self.nodes) + 2
         self._total_ns = np.zeros(count, np.int64)
         self._min_ns = np.full(count, np.iinfo(np.int64).max)
         self._max_ns = np.zeros(count, np.int64)
@@ -68,8 +72,8 @@ class Recorder:
         step[0] = stamps[0] - start_ns
         step[-1] = end_ns - stamps[-1]
         self._total_ns += step
-        np.minimum(self._min_ns, step, self._min_ns)
-        np.maximum(self._max_ns, step, self._max_ns)
+        np.minimum(self._min_ns, step, out=self._min_ns)
+        np.maximum(self._max_ns, step, out=self._max_ns)
         self.calls += 1
 
     def records(self, names: Sequence[str], worker: int = 0) -> list[TimingRecord]:

@@ -61,7 +61,7 @@ def prepare(request: Request) -> Kernel:
         return preparer(request)
     function = getattr(type(request.node.op), "function", None)
     if isinstance(function, np.ufunc):
-        return partial(function, *request.inputs, request.output)
+        return partial(function, *request.inputs, out=request.output)
     return partial(_by_definition, request.node.op.forward, request.inputs, dict(request.attributes), request.output)
 
 
@@ -122,7 +122,7 @@ def _argmax(request: Request) -> Kernel:
 
 @_kernel("relu")
 def _relu(request: Request) -> Kernel:
-    return partial(np.maximum, request.inputs[0], np.zeros((), request.output.dtype), request.output)
+    return partial(np.maximum, request.inputs[0], np.zeros((), request.output.dtype), out=request.output)
 
 
 @_kernel("relu_gradient")

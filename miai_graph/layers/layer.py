@@ -45,12 +45,10 @@ class LayerCall:
 class Trace:
     """What layers leave behind besides their outputs, while a model's graph is built.
 
-    training : the mode that calls take which do not say
     updates : new values of variables that are not trained, such as moving averages
     losses : scalars to be added to the loss
     """
 
-    training: bool = False
     updates: dict[Node, Node] = field(default_factory=dict)
     losses: list[Node] = field(default_factory=list)
 
@@ -59,15 +57,27 @@ _trace: ContextVar[Trace | None] = ContextVar("miai_graph_trace", default=None)
 
 
 @contextmanager
-def trace(*, training: bool) -> Iterator[Trace]:
+def collect_updates_and_losses() -> Iterator[Trace]:
     """Within the block, layers that are called leave their updates and losses in the `Trace`."""
-    token = _trace.set(Trace(training))
+    current = Trace()
+    token = _trace.set(current)
     try:
-        current = _trace.get()
-        assert current is not None
         yield current
     finally:
         _trace.reset(token)
+
+
+_mode: ContextVar[bool] = ContextVar("miai_graph_training", default=False)
+
+
+@contextmanager
+def training_mode(training: bool | None) -> Iterator[None]:
+    """Within the block, layers that are not told otherwise are called for training, or for use; None: as before."""
+    token = _mode.set(_mode.get() if training is None else training)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
 
 
 class Layer(Configurable):
@@ -294,11 +304,10 @@ class Layer(Configurable):
         nodes = self._admit(inputs)
         outer = current_context().call
         call = outer if outer is not None else LayerCall(self, nodes, {**arguments, "training": training})
-        current = _trace.get()
-        mode = training if training is not None else (current.training if current is not None else False)
-        with build_context(call=call), self._scope():
+        mode = _mode.get() if training is None else training
+        with build_context(call=call), self._scope(), training_mode(mode):
             self._ensure_built(nodes)
-            if _takes_training(self):
+            if takes_training(self):
                 arguments["training"] = mode
             outputs = self._owned(self.call(nodes, **arguments), call)
             if self.activity_regularizer is not None and mode:
@@ -349,7 +358,8 @@ def as_batch_size(node: Node) -> Any:
     return cast(batch_size(), node.dtype) if node.type.batch_axes else 1.0
 
 
-def _takes_training(layer: Layer) -> bool:
+def takes_training(layer: Layer) -> bool:
+    """Whether the layer's call has a parameter of this name."""
     code = type(layer).call.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return "training" in names
@@ -366,4 +376,4 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -5,13 +5,13 @@ Closed under vjp over `structure` and this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from miai_graph.errors import DTypeError, ShapeError
+from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node, apply, functions
 from miai_graph.op import Array, Op, as_node, elementwise_cost, no_derivative, register, register_function
 from miai_graph.ops.structure import _broadcast_to, cast, promoted, zeros_like
@@ -33,20 +33,31 @@ def broadcast_together(nodes: Sequence[Node]) -> list[Node]:
 class ElementwiseOp(Op):
     """What ops that work element by element have in common.
 
-    ``accepts`` says which dtypes are worked on as they are; ``promotes_to`` what others become first; ``function`` is
+    ``accepts`` says which dtypes are worked on as they are, ``arity`` how many inputs there are, and ``function`` is
     NumPy's that computes it.
     """
 
     accepts = "fiu"
+    arity = 1
+    attribute_names: tuple[str, ...] = ()
     function: Callable[..., Array]
     result_dtype: np.dtype[Any] | None = None
 
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
+        self._check_call(inputs, attributes)
         nodes = [self._admit(node) for node in promoted(inputs)]
         # infer says it again, with the inputs' lines
         with suppress(ShapeError):
             nodes = broadcast_together(nodes)
         return apply(self, nodes, attributes, name)
+
+    def _check_call(self, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> None:
+        unknown = [name for name in attributes if name not in self.attribute_names]
+        if len(inputs) != self.arity or unknown:
+            raise ArgumentError(
+                f"{self.name}: expected {self.arity} inputs and no other arguments; found {len(inputs)} inputs"
+                + (f" and {', '.join(unknown)}" if unknown else "")
+            )
 
     def _admit(self, node: Node) -> Node:
         """Cast integers to float, as NumPy does, for functions such as exp that are not closed over integers."""
@@ -94,6 +105,7 @@ class Add(ElementwiseOp):
     """
 
     name = "add"
+    arity = 2
     function = np.add
     batch = staticmethod(linear)
 
@@ -111,6 +123,7 @@ class Subtract(ElementwiseOp):
     """
 
     name = "subtract"
+    arity = 2
     function = np.subtract
     batch = staticmethod(linear)
 
@@ -128,6 +141,7 @@ class Multiply(ElementwiseOp):
     """
 
     name = "multiply"
+    arity = 2
     function = np.multiply
     batch = staticmethod(bilinear)
 
@@ -146,6 +160,7 @@ class Divide(ElementwiseOp):
     """
 
     name = "divide"
+    arity = 2
     accepts = "f"
     function = np.divide
 
@@ -170,9 +185,11 @@ class Power(ElementwiseOp):
     """
 
     name = "power"
+    arity = 2
     function = np.power
 
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
+        self._check_call(inputs, attributes)
         base, exponent = inputs
         if isinstance(base, Node) and base.type.is_floating and type(exponent) in (int, float):
             if exponent == 1:
@@ -411,6 +428,7 @@ class ReluGradient(ElementwiseOp):
     """
 
     name = "relu_gradient"
+    arity = 2
     function = _relu_gradient
     cost = elementwise_cost(2)
 
@@ -429,6 +447,7 @@ class Maximum(ElementwiseOp):
     """
 
     name = "maximum"
+    arity = 2
     function = np.maximum
 
     def vjp(self, g: Node, output: Node, a: Node, b: Node) -> Sequence[Node | None]:
@@ -446,6 +465,7 @@ class Minimum(ElementwiseOp):
     """
 
     name = "minimum"
+    arity = 2
     function = np.minimum
 
     def vjp(self, g: Node, output: Node, a: Node, b: Node) -> Sequence[Node | None]:
@@ -470,8 +490,10 @@ class Where(ElementwiseOp):
     """
 
     name = "where"
+    arity = 3
 
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
+        self._check_call(inputs, attributes)
         condition, a, b = inputs
         test = as_node(condition)
         choices = promoted([a, b])
@@ -513,6 +535,7 @@ class Equal(Comparison):
     """
 
     name = "equal"
+    arity = 2
     function = np.equal
 
 
@@ -526,6 +549,7 @@ class NotEqual(Comparison):
     """
 
     name = "not_equal"
+    arity = 2
     function = np.not_equal
 
 
@@ -539,6 +563,7 @@ class Less(Comparison):
     """
 
     name = "less"
+    arity = 2
     function = np.less
 
 
@@ -552,6 +577,7 @@ class LessEqual(Comparison):
     """
 
     name = "less_equal"
+    arity = 2
     function = np.less_equal
 
 
@@ -565,6 +591,7 @@ class Greater(Comparison):
     """
 
     name = "greater"
+    arity = 2
     function = np.greater
 
 
@@ -578,6 +605,7 @@ class GreaterEqual(Comparison):
     """
 
     name = "greater_equal"
+    arity = 2
     function = np.greater_equal
 
 
@@ -591,6 +619,7 @@ class LogicalAnd(Comparison):
     """
 
     name = "logical_and"
+    arity = 2
     function = np.logical_and
 
 
@@ -604,6 +633,7 @@ class LogicalOr(Comparison):
     """
 
     name = "logical_or"
+    arity = 2
     function = np.logical_or
 
 
@@ -725,6 +755,7 @@ class Clip(ElementwiseOp):
     """
 
     name = "clip"
+    attribute_names = ("low", "high")
     cost = elementwise_cost(2)
 
     def infer(self, *types: TensorType, low: float | None = None, high: float | None = None, **_: Any) -> TensorType:
@@ -749,7 +780,11 @@ _clip = register(Clip())
 @register_function
 def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Node:
     """x held between two bounds, as `numpy.clip`: numbers, None, or anything that broadcasts to x's shape."""
-    if all(bound is None or type(bound) in (int, float) for bound in (a_min, a_max)):
-        return _clip(x, low=a_min, high=a_max)
+    node = as_node(x)
+    bounds = [bound for bound in (a_min, a_max) if bound is not None]
+    if not bounds:
+        return node
+    if all(type(bound) is int or (type(bound) is float and node.type.is_floating) for bound in bounds):
+        return _clip(node, low=a_min, high=a_max)
     held = x if a_min is None else maximum(x, a_min)
     return held if a_max is None else minimum(held, a_max)

@@ -213,6 +213,7 @@ class SigmoidCrossEntropy(ElementwiseOp):
     """
 
     name = "sigmoid_cross_entropy"
+    arity = 2
     accepts = "f"
     function = _sigmoid_cross_entropy
     cost = elementwise_cost(8)

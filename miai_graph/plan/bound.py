@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import deque
 from collections.abc import Callable
+from itertools import repeat
+from operator import setitem
 from time import perf_counter_ns
 from typing import Any
 
@@ -69,9 +72,8 @@ class BoundPlan:
         self.feeds = {node: self._arrays[node] for node in graph.inputs}
         self.outputs = [self._arrays[node] for node in graph.outputs]
         self._snapshots: list[tuple[Array, Array]] = []
-        self._updates = [
-            (state.array(variable_of(target)), self._staged(node)) for target, node in graph.updates.items()
-        ]
+        self._targets = [state.array(variable_of(target)) for target in graph.updates]
+        self._new_values = [self._staged(node) for node in graph.updates.values()]
         self._stamps = array("q", bytes(8 * (len(kernels) + 1)))
         self.stamps = np.frombuffer(self._stamps, np.int64)
 
@@ -167,10 +169,15 @@ class BoundPlan:
         except Exception as error:
             node = self.nodes[position]
             raise execution_error(node, [self._arrays[source] for source in node.inputs], error) from error
-
-    def commit(self) -> None:
-        """Copy the updates into the state. Doing it twice does no harm, so an interrupted commit is done again."""
         for copy, value in self._snapshots:
             np.copyto(copy, value)
-        for target, value in self._updates:
-            np.copyto(target, value)
+
+    def commit(self, counter: Array) -> None:
+        """Copy the updates into the state, and add one to a counter: all of it or, if interrupted before, nothing.
+
+        A signal, such as Ctrl-C, is handled between two instructions of Python. There is none between the copies.
+        """
+        targets = [*self._targets, counter]
+        values = [*self._new_values, counter + 1]
+        assign: Any = setitem
+        deque(map(assign, targets, repeat(...), values), maxlen=0)

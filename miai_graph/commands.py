@@ -1,0 +1,70 @@
+"""The command line, ``miai-graph``. Other packages add commands through the entry points ``miai_graph.commands``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import click
+
+from miai_graph import __version__
+from miai_graph.doctor import examine
+from miai_graph.errors import MiaiGraphError
+
+ENTRY_POINT_GROUP = "miai_graph.commands"
+
+
+class _Group(click.Group):
+    """Commands that tell errors of this library in their own words, without a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except MiaiGraphError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="miai-graph")
+def main() -> None:
+    """A graph-based autodiff engine for ordinary CPUs, with interchangeable executors."""
+
+
+@main.command()
+@click.option("--epochs", default=15, show_default=True, type=click.IntRange(min=1), help="How often to go over the digits.")
+@click.option("--executor", default="serial", show_default=True, help="Who runs the training steps.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, dropout and order.")
+@click.option(
+    "--output",
+    default="miai_demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for the pictures.",
+)
+def demo(epochs: int, executor: str, seed: int, output: Path) -> None:
+    """Train a convolutional network on handwritten digits; draw the model, the curves and what it reads."""
+    from miai_graph.demo import run_demo
+
+    run_demo(output, epochs=epochs, executor=executor, seed=seed, verbose="auto")
+
+
+@main.command()
+def doctor() -> None:
+    """Look at this machine and installation; one sentence for each problem."""
+    report = examine()
+    for name, value in report.facts.items():
+        click.echo(f"{name + ':':<14}{value}")
+    for problem in report.problems:
+        click.secho(f"problem: {problem}", fg="red")
+    if not report.problems:
+        click.secho("No problems found.", fg="green")
+    raise SystemExit(1 if report.problems else 0)
+
+
+def add_installed_commands() -> None:
+    """Add the commands that other packages bring."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        main.add_command(point.load(), point.name)
+
+
+add_installed_commands()

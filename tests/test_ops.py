@@ -1,0 +1,230 @@
+"""Every op, by the table of samples: types, values, gradients, parts of the batch, kernels, costs, documentation."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from samples import COUNT, SAMPLES
+from sampling import Sample, assert_close
+
+import miai_graph as mg
+from miai_graph.gradient import grad
+from miai_graph.interpreter import evaluate
+from miai_graph.op import Op, _UserOp, ops
+from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.placement import Unsplittable
+from miai_graph.split_interpreter import evaluate_split
+from miai_graph.types import bind_type
+
+of_each_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+of_both_precisions = pytest.mark.parametrize("floating", ["float32", "float64"])
+DOCUMENTED = ("Shapes:", "Gradient:", "Cost:", "Batch:")
+
+
+def built_in_ops() -> dict[str, Op]:
+    return {name: op for name, op in ops.items() if not isinstance(op, _UserOp)}
+
+
+def values_of(sample: Sample, batch_size: int, floating: str):
+    """The node, its inputs, what is fed, and the interpreter's result."""
+    node, inputs = sample.node(floating)
+    arrays = sample.arrays(batch_size, floating)
+    graph = mg.Graph([node])
+    mg.check_graph(graph)
+    (found,), _ = evaluate(graph, dict(zip(inputs, arrays, strict=True)), batch_size=batch_size)
+    return node, inputs, arrays, found
+
+
+@of_both_precisions
+@of_each_sample
+def test_the_definition_gives_what_the_reference_does(sample: Sample, floating: str) -> None:
+    for batch_size in (1, 3):
+        node, _, arrays, found = values_of(sample, batch_size, floating)
+        expected = sample.expected(arrays)
+        assert found.shape == bind_type(node.type, batch_size).shape
+        assert found.dtype == node.dtype
+        if sample.numpy_dtype:
+            assert found.dtype == expected.dtype
+        assert_close(found, expected, times=1 if found.dtype == expected.dtype else 10)
+
+
+@of_both_precisions
+@of_each_sample
+def test_serial_gives_what_the_interpreter_does(sample: Sample, floating: str) -> None:
+    node, inputs = sample.node(floating)
+    outputs = [node]
+    if sample.gradient:
+        outputs += grad(loss_of(node), [x for x in inputs if x.type.is_floating])
+    step = mg.function(inputs, outputs)
+    for batch_size in (1, 2, 5):
+        arrays = sample.arrays(batch_size, floating, seed=batch_size)
+        step.executable.step = 0
+        expected, _ = evaluate(mg.Graph(outputs), dict(zip(inputs, arrays, strict=True)), batch_size=batch_size)
+        for found, wanted in zip(step(*arrays), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            assert_close(found, wanted, times=10)
+
+
+def loss_of(node: mg.Node) -> mg.Node:
+    """A scalar that depends on each element in a way of its own, and more than linearly."""
+    return mg.sum(mg.tanh(0.3 * node) * (node + 1.0))
+
+
+@pytest.mark.parametrize(
+    "sample", [s for s in SAMPLES.values() if s.gradient], ids=[t for t, s in SAMPLES.items() if s.gradient]
+)
+def test_gradients_of_first_and_second_order(sample: Sample) -> None:
+    node, inputs = sample.node()
+    feeds = dict(zip(inputs, sample.arrays(2), strict=True))
+    mg.check_gradients(loss_of(node), [x for x in inputs if x.type.is_floating], feeds, order=2)
+
+
+@of_each_sample
+def test_parts_of_the_batch_give_the_whole(sample: Sample) -> None:
+    node, inputs, arrays, whole = values_of(sample, 6, "float64")
+    graph = mg.Graph([node])
+    analysis = analyse_batch(graph)
+    if isinstance(sample.placement, str):
+        assert isinstance(analysis.placements[node], Unsplittable)
+        assert any(sample.placement in analysis.placements[obstacle].reason for obstacle in analysis.obstacles)
+        return
+    assert analysis.placements[node] == sample.placement
+    (parts,), _ = evaluate_split(graph, dict(zip(inputs, arrays, strict=True)), [1, 3, 2])
+    assert parts.dtype == whole.dtype
+    assert_close(parts, whole)
+
+
+@pytest.mark.parametrize(
+    "sample", [s for s in SAMPLES.values() if s.gradient], ids=[t for t, s in SAMPLES.items() if s.gradient]
+)
+def test_parts_of_the_batch_give_the_whole_gradients(sample: Sample) -> None:
+    node, inputs = sample.node()
+    graph = mg.Graph(grad(loss_of(node), [x for x in inputs if x.type.is_floating]))
+    feeds = dict(zip(inputs, sample.arrays(6), strict=True))
+    if analyse_batch(graph).obstacles:
+        assert isinstance(sample.placement, str)
+        return
+    whole, _ = evaluate(graph, feeds, batch_size=6)
+    for found, expected in zip(evaluate_split(graph, feeds, [1, 3, 2])[0], whole, strict=True):
+        assert_close(found, expected, times=10)
+
+
+@of_each_sample
+def test_costs_are_counts(sample: Sample) -> None:
+    node, _ = sample.node()
+    outputs = [node, *grad(loss_of(node), [node])] if sample.gradient else [node]
+    for built in mg.Graph(outputs).nodes:
+        types = [bind_type(source.type, 3) for source in built.inputs]
+        cost = built.op.cost(bind_type(built.type, 3), *types, **built.attributes)
+        assert type(cost.flops) is int
+        assert type(cost.bytes) is int
+        assert cost.flops >= 0
+        assert cost.bytes >= 0
+
+
+@of_each_sample
+def test_the_op_named_is_in_the_graph(sample: Sample) -> None:
+    node, _ = sample.node()
+    assert sample.op in {built.op.name for built in mg.Graph([node]).nodes} or sample.note
+
+
+def test_each_op_has_a_sample_and_titles_are_unique() -> None:
+    assert set(built_in_ops()) - {sample.op for sample in SAMPLES.values()} == set()
+    assert len(SAMPLES) == COUNT
+
+
+def test_each_public_function_that_builds_nodes_has_a_sample() -> None:
+    others = {"assign", "input"}
+    sampled = {name for sample in SAMPLES.values() for name in (sample.op, *sample.functions)}
+    public = {name: getattr(mg, name) for name in mg.__all__}
+    building = {
+        name
+        for name, value in public.items()
+        if isinstance(value, Op)
+        or (inspect.isfunction(value) and value.__module__.startswith("miai_graph.ops."))
+        or name == "random"
+    }
+    assert building - sampled - others == set()
+
+
+@pytest.mark.parametrize("name", sorted(built_in_ops()))
+def test_each_op_is_complete_and_documented(name: str) -> None:
+    op = ops[name]
+    for method in ("infer", "forward", "vjp", "cost", "batch"):
+        assert callable(getattr(op, method, None)), method
+    lines = inspect.getdoc(type(op)).splitlines()
+    assert lines[0].endswith((".", ":"))
+    found = [line.split(" ")[0] for line in lines if line.startswith(DOCUMENTED)]
+    assert found == list(DOCUMENTED)
+
+
+def test_a_users_op_needs_only_infer_and_forward() -> None:
+    @mg.op
+    class doubled_for_a_test:
+        def infer(x):
+            return x
+
+        def forward(x):
+            return 2 * x
+
+    try:
+        x = mg.input("x", (None, 2))
+        node = doubled_for_a_test(x)
+        (found,) = mg.function([x], [node])(np.ones((3, 2), "f4"))
+        np.testing.assert_array_equal(found, np.full((3, 2), 2, "f4"))
+        assert node.op.cost(bind_type(node.type, 3), bind_type(x.type, 3)) == mg.Cost(6, 48)
+        assert isinstance(analyse_batch(mg.Graph([node])).placements[node], Unsplittable)
+        with pytest.raises(mg.errors.GradientError, match=r"doubled_for_a_test has no derivative[\s\S]*vjp"):
+            grad(mg.sum(node), [x])
+    finally:
+        del ops["doubled_for_a_test"]
+
+
+def test_a_users_op_is_refused_without_what_it_needs() -> None:
+    with pytest.raises(mg.errors.ArgumentError, match="has no infer and no forward"):
+        mg.op(type("empty", (), {}))
+    with pytest.raises(mg.errors.ArgumentError, match="no built-in op"):
+        mg.op(type("add", (), {"infer": print, "forward": print}))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda x: mg.exp(x, x), mg.errors.ArgumentError, "expected 1 inputs"),
+        (lambda x: mg.add(x), mg.errors.ArgumentError, "expected 2 inputs"),
+        (lambda x: mg.add(x, x, out=x), mg.errors.ArgumentError, "out"),
+        (lambda x: mg.where(x), mg.errors.ArgumentError, "expected 3 inputs"),
+        (lambda x: x + np.ones((7, 9)), mg.errors.ShapeError, r"\[B,3\] and \[7,9\][\s\S]*test_ops.py"),
+        (lambda x: mg.where(x > 0, x, np.ones((7, 9))), mg.errors.ShapeError, r"f32\[B,3\][\s\S]*test_ops.py"),
+        (lambda x: x @ np.ones((4, 2), "f4"), mg.errors.ShapeError, r"\[B,3\] and \[4,2\][\s\S]*test_ops.py"),
+        (lambda x: mg.max(mg.reshape(x, (-1, 3, 1))[:, :0], 1), mg.errors.ShapeError, "at least one element"),
+        (lambda x: mg.reshape(x, (-1, 4)), mg.errors.ShapeError, "divides"),
+        (lambda x: mg.sum(x, 2), mg.errors.ShapeError, "from -2 to 1; found 2"),
+        (lambda x: mg.sum(x, 1.0), mg.errors.ArgumentError, "axis that is an integer"),
+        (lambda x: x[0], mg.errors.ShapeError, "batch axis"),
+        (lambda x: x[1:], mg.errors.ShapeError, "batch axis whole"),
+        (lambda x: x[:, 3], mg.errors.ShapeError, "from -3 to 2"),
+        (lambda x: x[:, :, 0], mg.errors.ShapeError, "at most 2 indices"),
+        (lambda x: x[:, [True, False]], mg.errors.ArgumentError, "integers, slices"),
+        (lambda x: x.T[[True, False, True]], mg.errors.DTypeError, "mg.where for masks"),
+        (lambda x: x.T[[0.5]], mg.errors.DTypeError, "integers as indices"),
+        (lambda x: mg.cast(x, "complex64"), mg.errors.DTypeError, "expected one of the dtypes"),
+        (lambda x: mg.add(x, "one"), mg.errors.DTypeError, "expected"),
+        (lambda x: mg.cast(x, "int8") + 300, mg.errors.DTypeError, "300"),
+        (lambda x: mg.concatenate([]), mg.errors.ShapeError, "at least one"),
+        (lambda x: mg.concatenate([x, mg.ones_like(x.T)], 1), mg.errors.ShapeError, r"[\s\S]*test_ops.py"),
+        (lambda x: x & x, mg.errors.DTypeError, "expected bool"),
+        (lambda x: mg.one_hot(x, 3), mg.errors.DTypeError, "integers"),
+        (lambda x: mg.softmax(mg.cast(x, "int64"), 5), mg.errors.ShapeError, "axis"),
+        (lambda x: mg.pad(x, 1), mg.errors.ShapeError, "no padding of the batch"),
+        (lambda x: mg.pad(x, 1, "edge"), mg.errors.ArgumentError, "constant"),
+        (lambda x: mg.squeeze(x, 1), mg.errors.ShapeError, "length one"),
+        (lambda x: mg.take(x, [0], 0), mg.errors.ShapeError, "other than the batch"),
+        (lambda x: x * np.array([None]), mg.errors.DTypeError, "object"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(call, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call(mg.input("x", (None, 3)))
