@@ -86,11 +86,10 @@ class _InFloat64:
     """The graph of some nodes in float64, in which what is differentiated is an input, with values for the inputs."""
 
     def __init__(self, nodes: Sequence[Node], wrt: Sequence[Node], feeds: Feeds) -> None:
-        graph = Graph(nodes)
-        missing = [node for node in graph.inputs if node not in feeds]
+        fed = [node for node in ancestors([*nodes, *wrt]) if is_input(node)]
+        missing = [node for node in fed if node not in feeds]
         if missing:
             raise ArgumentError(f"expected an array for each input; found none for {describe(missing[0])}")
-        fed = list(graph.inputs)
         self.batch_size = check_batch(fed, [feeds[node] for node in fed]).size
         self.values: dict[Node, Array] = {}
         replaced: dict[Node, Node] = {}
@@ -102,8 +101,6 @@ class _InFloat64:
     def _replace(self, node: Node, replaced: Mapping[Node, Node], feeds: Feeds) -> Node:
         with building_on_behalf_of(node, node.phase):
             if is_input(node) or is_variable(node):
-                if is_input(node) and node not in feeds:
-                    raise ArgumentError(f"expected an array for {describe(node)}; found none")
                 value = np.asarray(feeds[node] if is_input(node) else node.value)
                 type = TensorType(_precise(node.dtype), node.type.shape)
                 name = node.name if is_input(node) else f"variable {node.name}"

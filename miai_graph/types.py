@@ -232,7 +232,7 @@ def normalize_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ..
     """Sorted axes counted from the front; None stands for all of them."""
     if axes is None:
         return tuple(range(rank))
-    given = (axes,) if isinstance(axes, int | np.integer) else tuple(axes)
+    given = tuple(axes) if isinstance(axes, Sequence) else (axes,)
     result = tuple(sorted(normalize_axis(axis, rank) for axis in given))
     if len(set(result)) != len(result):
         raise ShapeError(f"expected each axis once; found {tuple(given)}")

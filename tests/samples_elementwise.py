@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from sampling import REPLICATED, SUM, Sample, Split, b, f, i
 
-from miai_graph.ops import elementwise, structure
+from miai_graph.ops import elementwise, special, structure
 
 POSITIVE = {"low": 0.2, "high": 3.0}
 
@@ -53,6 +55,8 @@ OF_ONE = [
     Sample("negative", lambda m, x: -x, [i(None, dtype="int8")], gradient=False),
     Sample("absolute", lambda m, x: m.absolute(x), [f(None, 3)]),
     Sample("absolute", lambda m, x: m.abs(x), [i(None, 2)], gradient=False, functions=["abs"]),
+    Sample("expm1", lambda m, x: special.expm1(x), [f(None, 3)], reference=np.expm1),
+    Sample("erf", lambda m, x: special.erf(x), [f(None, 3)], reference=np.vectorize(math.erf), numpy_dtype=False),
     Sample("sign", lambda m, x: m.sign(x), [f(None, 3)]),
     Sample("exp", lambda m, x: m.exp(x), [f(None, 3, layout="transposed")]),
     Sample("exp", lambda m, x: m.exp(x), [i(None)], gradient=False),
@@ -77,7 +81,7 @@ OF_ONE = [
     Sample("clip", lambda m, x: m.clip(x, -0.5, None), [f(None, 5)], note="from below"),
     Sample("clip", lambda m, x: m.clip(x, -1, 2), [i(None)], gradient=False),
     Sample("clip", lambda m, x: m.clip(x, -1.5, 2.5), [i(None)], gradient=False, note="integers between floats"),
-    Sample("clip", lambda m, x, y: m.clip(x, y, y + 1), [f(None, 5), f(5, low=-1, high=0)]),
+    Sample("clip", lambda m, x, y: m.clip(x, y, y + 1), [f(None, 5), f(5, low=-1, high=0)], note="between arrays"),
     Sample("identity", lambda m, x: elementwise.identity(x), [f(None, 3)], reference=lambda x: x),
     Sample("stop_gradient", lambda m, x: m.stop_gradient(x), [f(None, 3)], reference=lambda x: x, gradient=False),
     Sample(

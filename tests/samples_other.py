@@ -213,7 +213,7 @@ def uniform(row, count):
 
 
 def normal(row, count):
-    u = uniform(row, -(-count // 2) * 2).astype("float64")
+    u = uniform(row, -(-count // 2) * 2)
     radius, angle = np.sqrt(-2 * np.log(1 - u[::2])), 2 * math.pi * u[1::2]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()[:count]
 

@@ -9,7 +9,7 @@ from miai_graph.ops import indexing, structure
 
 MOVES = [
     Sample("reshape", lambda m, x: m.reshape(x, (-1, 2, 3)), [f(None, 6)]),
-    Sample("reshape", lambda m, x: x.reshape(-1), [f(None, 3, layout="transposed")], Split(0, 3)),
+    Sample("reshape", lambda m, x: x.reshape(-1), [f(None, 3, layout="transposed")], Split(0, 3), note="to rows"),
     Sample("reshape", lambda m, x: m.reshape(x, (-1, 1, 4)), [f(None, 4)]),
     Sample("reshape", lambda m, x: m.reshape(x, (3, 2)), [f(2, 3)], REPLICATED),
     Sample("reshape", lambda m, x: m.reshape(x, (0, 5)), [f(3, 0)], REPLICATED),
@@ -117,9 +117,11 @@ REDUCTIONS = [
     Sample("max", lambda m, x: m.max(x, 0) + m.sum(x, 0), [f(None, 3)], REPLICATED, note="plus a sum owed"),
     Sample("min", lambda m, x: m.min(x, 0), [f(None, 3)], MIN),
     Sample("min", lambda m, x: m.amin(x, 1), [f(None, 1, 2)], functions=["amin"]),
-    Sample("argmax", lambda m, x: m.argmax(x, -1), [f(None, 5)]),
+    Sample("argmax", lambda m, x: m.argmax(x, -1), [f(None, 5)], gradient=False),
     Sample("argmax", lambda m, x: m.argmax(x), [i(3, 4)], REPLICATED, gradient=False),
-    Sample("argmax", lambda m, x: m.argmax(x, 0), [f(None, 2)], "mixes the samples", note="over the batch"),
+    Sample(
+        "argmax", lambda m, x: m.argmax(x, 0), [f(None, 2)], "mixes the samples", gradient=False, note="over the batch"
+    ),
     Sample(
         "logsumexp",
         lambda m, x: m.logsumexp(x, 1, keepdims=True),

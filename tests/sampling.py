@@ -54,7 +54,7 @@ class Value:
 def _laid_out(array: np.ndarray, layout: str) -> np.ndarray:
     match layout:
         case "transposed":
-            return np.ascontiguousarray(array.T).T
+            return array.T.copy().T
         case "strided":
             return np.repeat(array, 2, axis=-1)[..., ::2]
         case "reversed":

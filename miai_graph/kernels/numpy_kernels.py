@@ -61,7 +61,10 @@ def prepare(request: Request) -> Kernel:
         return preparer(request)
     function = getattr(type(request.node.op), "function", None)
     if isinstance(function, np.ufunc):
-        return partial(function, *request.inputs, out=request.output)
+        if function in (np.maximum, np.minimum):
+            # Of these NumPy wants the output named.
+            return partial(function, *request.inputs, out=request.output)
+        return partial(function, *request.inputs, request.output)
     return partial(_by_definition, request.node.op.forward, request.inputs, dict(request.attributes), request.output)
 
 

@@ -2,7 +2,7 @@
 
     model.json               version, the model as plain data, and what compile was told
     weights.safetensors      the weights by name
-    optimizer.safetensors    the optimizer's state by name, if the model is compiled and was trained
+    optimizer.safetensors    the optimizer's state by name, if the model is compiled
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def save_model(model: Any, path: Any, *, overwrite: bool = True) -> None:
         "compiled": None if not model.compiled else _compiled_config(model),
     }
     parts = {"model.json": json.dumps(content, indent=1).encode(), "weights.safetensors": pack_arrays(model.weights)}
-    if model.compiled and model.optimizer.built:
+    if model.compiled:
         parts["optimizer.safetensors"] = pack_arrays(model.optimizer.variables)
     _write_whole(target, _zipped(parts))
 
@@ -109,10 +109,10 @@ def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compi
             set_named_weights(model.weights, unpack_arrays(parts["weights.safetensors"]), str(path))
             if compile and content["compiled"] is not None:
                 model.compile(**content["compiled"])
-                if "optimizer.safetensors" in parts:
+                state = unpack_arrays(parts["optimizer.safetensors"])
+                if len(state) > len(model.optimizer.variables):
                     model.optimizer.build(model.trainable_weights)
-                    state = unpack_arrays(parts["optimizer.safetensors"])
-                    set_named_weights(model.optimizer.variables, state, str(path))
+                set_named_weights(model.optimizer.variables, state, str(path))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MiaiGraphError):
             raise

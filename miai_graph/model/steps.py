@@ -6,7 +6,7 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 import numpy as np
 
 from miai_graph.context import UPDATE, build_context
@@ -49,7 +49,7 @@ class StepKey:
     trainable: tuple[Variable, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """A graph that is ready to run, and the meaning of its outputs.
 
@@ -58,11 +58,13 @@ class Step:
     graph : what it computes
     executable : runs it
     metrics : those whose totals and counts follow the loss among the outputs
+    parameters : those that it trains
     """
 
     graph: Graph
     executable: Executable
-    metrics: list[PlacedMetric] = field(default_factory=list)
+    metrics: Sequence[PlacedMetric] = ()
+    parameters: Sequence[Node] = ()
 
 
 class StepBuilder:
@@ -105,15 +107,14 @@ class StepBuilder:
             raise ModelError("expected a model with weights to train; found none. Set trainable = True on some layer")
         inputs, loss, placed, totals, traced = self._loss_and_metrics(compiled, key, training=True)
         optimizer = compiled.optimizer
-        factor = optimizer.loss_scale_factor
-        gradients = grad(loss if factor is None else loss * factor, parameters)
-        optimizer.build(parameters)
+        gradients = grad(optimizer.scale_loss(loss), parameters)
         updates = optimizer.updates(gradients, parameters)
         with build_context(phase=UPDATE):
             for weight, rule in constraints.items():
                 if weight in updates:
                     updates[weight] = rule(updates[weight])
-        return self._compile(inputs, [loss, *totals], {**traced.updates, **updates}, executor, placed)
+        step = self._compile(inputs, [loss, *totals], {**traced.updates, **updates}, executor, placed)
+        return replace(step, parameters=tuple(parameters))
 
     def _loss_and_metrics(
         self, compiled: Compiled, key: StepKey, *, training: bool
@@ -145,10 +146,10 @@ class StepBuilder:
         outputs: Sequence[Node],
         updates: dict[Node, Node],
         executor: str | Executor,
-        placed: list[PlacedMetric] | None = None,
+        placed: Sequence[PlacedMetric] = (),
     ) -> Step:
         made = function(inputs, outputs, updates, as_executor(executor))
-        return Step(made.graph, made.executable, placed or [])
+        return Step(made.graph, made.executable, placed)
 
 
 class RunningTotals:

@@ -185,6 +185,7 @@ class Training:
                     break
         finally:
             bar.close()
+        compiled.optimizer.finalize_variable_values(step.parameters)
         history.timing = step.executable.timing
         listeners.call("on_train_end", logs)
         return history
