@@ -12,6 +12,9 @@ and `function` (who computes it), `timing`; above them `layers`, `losses`, `opti
 `views` and `commands`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from miai_graph import errors, placement
 from miai_graph.check_gradients import check_gradients
 from miai_graph.context import name_scope, set_seed
@@ -89,6 +92,22 @@ from miai_graph.ops.structure import (
 )
 from miai_graph.timing import Timing, TimingRecord
 
+if TYPE_CHECKING:
+    from miai_graph import (
+        activations,
+        callbacks,
+        constraints,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        optimizers,
+        regularizers,
+        views,
+    )
+    from miai_graph.model import Model, Sequential, load_model
+    from miai_graph.views import plot_model
+
 abs = absolute
 pow = power
 amax = max
@@ -96,104 +115,34 @@ amin = min
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "abs",
-    "absolute",
-    "add",
-    "amax",
-    "amin",
-    "argmax",
-    "assign",
-    "average_pool2d",
-    "broadcast_to",
-    "cast",
-    "check_gradients",
-    "check_graph",
-    "clip",
-    "concatenate",
-    "conv2d",
-    "Cost",
-    "divide",
-    "dot",
-    "equal",
-    "errors",
-    "executor",
-    "executor_names",
-    "exp",
-    "expand_dims",
-    "flip",
-    "full_like",
-    "Function",
-    "function",
-    "global_average_pool2d",
-    "global_max_pool2d",
-    "grad",
-    "Graph",
-    "greater",
-    "greater_equal",
-    "input",
-    "isfinite",
-    "less",
-    "less_equal",
-    "log",
-    "log_softmax",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logsumexp",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "moveaxis",
-    "multiply",
-    "name_scope",
-    "negative",
-    "Node",
-    "not_equal",
-    "one_hot",
-    "ones_like",
-    "Op",
-    "op",
-    "pad",
-    "parameter",
-    "placement",
-    "pow",
-    "power",
-    "random",
-    "ravel",
-    "relu",
-    "reshape",
-    "rsqrt",
-    "same_graph",
-    "scatter_add",
-    "set_seed",
-    "shape",
-    "sigmoid",
-    "sigmoid_cross_entropy",
-    "sign",
-    "softmax",
-    "softmax_cross_entropy",
-    "sparse_softmax_cross_entropy",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "stop_gradient",
-    "subtract",
-    "sum",
-    "swapaxes",
-    "take",
-    "tanh",
-    "Timing",
-    "TimingRecord",
-    "transpose",
-    "var",
-    "variable",
-    "where",
-    "zeros_like",
-    "__version__",
-]
+# Imported when first used, so that what works with graphs only starts fast.
+_LAZY_MODULES = (
+    "activations",
+    "callbacks",
+    "constraints",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "regularizers",
+    "views",
+)
+_LAZY_NAMES = {
+    "Model": "miai_graph.model",
+    "Sequential": "miai_graph.model",
+    "load_model": "miai_graph.model",
+    "plot_model": "miai_graph.views",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return import_module(f"miai_graph.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(import_module(_LAZY_NAMES[name]), name)
+    raise AttributeError(f"module 'miai_graph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY_MODULES, *_LAZY_NAMES])

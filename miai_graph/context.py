@@ -115,7 +115,7 @@ class _Numbering:
 
     def restart(self, seed: int | None) -> None:
         with self._lock:
-            self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+            self.seed = int.from_bytes(os.urandom(7)) if seed is None else seed
             self._names: Counter[str] = Counter()
             self._streams = 0
 

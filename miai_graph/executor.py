@@ -6,12 +6,11 @@ anyone can ship another.
 
 from __future__ import annotations
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from miai_graph.errors import ExecutorError
 from miai_graph.feeding import Batch
@@ -19,6 +18,9 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.timing import Timing
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "miai_graph.executors"
 
@@ -109,7 +111,9 @@ class Executor(ABC):
 
 
 @cache
-def _entry_points() -> Mapping[str, importlib.metadata.EntryPoint]:
+def _entry_points() -> Mapping[str, EntryPoint]:
+    import importlib.metadata
+
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 

@@ -95,7 +95,8 @@ class Node:
             "Build a new node instead"
         )
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, field: str) -> NoReturn:
+        self.__setattr__(field, None)
 
     @property
     def shape(self) -> tuple[int | None, ...]:

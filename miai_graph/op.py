@@ -147,6 +147,13 @@ def as_node(value: Any, dtype: Any = None) -> Node:
     """
     if isinstance(value, Node):
         return value
+    array = as_array(value, dtype)
+    array.setflags(write=False)
+    return apply(constant, [], {"value": array})
+
+
+def as_array(value: Any, dtype: Any = None) -> Array:
+    """A new array of what users give as a constant or a first value; see `as_node`."""
     if type(value) is float and dtype is None:
         dtype = np.float32
     try:
@@ -154,8 +161,7 @@ def as_node(value: Any, dtype: Any = None) -> Node:
     except (ValueError, TypeError, OverflowError) as error:
         raise DTypeError(f"expected a node, an array or a number; found {value!r} ({error})") from None
     as_dtype(array.dtype)
-    array.setflags(write=False)
-    return apply(constant, [], {"value": array})
+    return array
 
 
 def _user_vjp_missing(self: Op, g: Node, output: Node, *inputs: Node, **_: Any) -> Sequence[Node | None]:

@@ -72,9 +72,9 @@ def test_nodes_are_keys_by_identity_and_compare_element_wise(x: Node) -> None:
     ],
 )
 def test_a_node_has_no_value_and_says_so(x: Node, use, text: str) -> None:
-    with pytest.raises(ArgumentError, match=f"{text}[\\s\\S]*|found f32\\[B,3\\] x[\\s\\S]*{THIS_FILE}") as caught:
+    with pytest.raises(ArgumentError, match=text) as caught:
         use(x)
-    assert "x (" in str(caught.value)
+    assert THIS_FILE in str(caught.value)
 
 
 def test_known_lengths_are_lengths() -> None:
@@ -248,10 +248,10 @@ def test_graphs_hold_what_is_needed(x: Node) -> None:
     assert unused not in set(graph.nodes)
     assert graph.inputs == (x,)
     assert graph.variables == (w,)
-    assert len(graph) == len(graph.nodes) == 7
-    assert repr(graph) == "<Graph of 7 nodes, 1 inputs, 1 outputs>"
+    assert len(graph) == len(graph.nodes) == 8
+    assert repr(graph) == "<Graph of 8 nodes, 1 inputs, 1 outputs>"
     with pytest.raises(TypeError):
-        graph.updates[w] = x
+        graph.updates["w"] = x
 
 
 @pytest.mark.parametrize(
@@ -308,11 +308,12 @@ def test_same_graph() -> None:
 
     assert mg.same_graph(graph(), graph())
     assert mg.same_graph(graph(), graph(swap=True))
-    for other in (graph(scale=3.0), graph(scale=2), graph(name="y"), graph(shape=(None, 4)), graph(axis=1)):
-        assert not mg.same_graph(graph(), other) or other.outputs[0].name == "sum"
+    assert mg.same_graph(graph(), graph(scale=2))
+    for other in (graph(scale=3.0), graph(name="y"), graph(shape=(None, 4)), graph(axis=1)):
+        assert not mg.same_graph(graph(), other)
     assert not mg.same_graph(graph(), graph(scale=-2.0))
     assert not mg.same_graph(graph(scale=0.0), graph(scale=-0.0))
-    assert not mg.same_graph(graph(), mg.Graph([*graph().outputs, *graph().outputs]))
+    assert not mg.same_graph(graph(), mg.Graph(graph().outputs * 2))
 
 
 def test_same_graph_tells_variables_and_sharing_apart() -> None:

@@ -176,8 +176,8 @@ class CategoricalCrossentropy(MeanMetricWrapper):
 class SparseCategoricalCrossentropy(MeanMetricWrapper):
     """The mean of `miai_graph.losses.sparse_categorical_crossentropy`.
 
-    As in Keras, samples of the class to ignore have a weight of 0 only where there are weights; without them, they count
-    as samples of loss 0.
+    As in Keras, samples of the class to ignore have a weight of 0 only where there are weights; without them, they
+    count as samples of loss 0.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from miai_graph.node import Node, describe
 from miai_graph.op import as_node
 from miai_graph.ops.elementwise import equal, greater, less_equal, logical_not, where
 from miai_graph.ops.indexing import one_hot
-from miai_graph.ops.reductions import argmax, max, sum
-from miai_graph.ops.structure import cast, expand_dims, squeeze
+from miai_graph.ops.reductions import argmax, max
+from miai_graph.ops.structure import cast, expand_dims, squeeze, sum
 
 
 def accuracy(y_true: Any, y_pred: Any) -> Node:

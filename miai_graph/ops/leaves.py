@@ -14,7 +14,7 @@ import numpy as np
 from miai_graph.context import current_context, unique_name
 from miai_graph.errors import ArgumentError, DTypeError
 from miai_graph.node import Node, apply
-from miai_graph.op import Array, Cost, Op, as_node, register
+from miai_graph.op import Array, Cost, Op, as_array, register
 from miai_graph.placement import REPLICATED, Placement, placement_of_type
 from miai_graph.state import Variable, state
 from miai_graph.types import TensorType, as_dtype, input_shape
@@ -182,7 +182,7 @@ def _new_variable(value: Any, name: str | None, dtype: Any, *, trainable: bool) 
     _check_name(name)
     if isinstance(value, Node):
         raise ArgumentError(f"expected an array or a number as first value of {name!r}; found node {value.name}")
-    array = as_node(value, None if dtype is None else as_dtype(dtype)).attributes["value"]
+    array = as_array(value, None if dtype is None else as_dtype(dtype))
     if trainable and array.dtype.kind != "f":
         raise DTypeError(
             f"expected floats as value of parameter {name!r}, which is to be trained; found {array.dtype}. "

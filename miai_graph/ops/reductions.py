@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import DTypeError, ShapeError
-from miai_graph.node import Node
+from miai_graph.node import Node, functions
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, no_derivative, register, register_function
 from miai_graph.ops.elementwise import equal, exp, isfinite, log, square, stop_gradient, where
 from miai_graph.ops.leaves import batch_size
@@ -97,6 +97,7 @@ def min(x: Any, axis: Axes = None, *, keepdims: bool = False) -> Node:
 
 amax = max
 amin = min
+functions["amax"], functions["amin"] = max, min
 
 
 def _reduce(op: Op, x: Any, axis: Axes, keepdims: bool) -> Node:

@@ -1,0 +1,121 @@
+"""Coordinates for ordered rows: vertices near the means of their neighbours, and apart from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from miai_graph.views.ranks import Rows
+
+_SWEEPS = 24
+_WORK = 400_000
+"""A bound for vertices times sweeps, for large graphs."""
+
+
+def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
+    """An x for each vertex: `beside` between boxes, `edge` where one of two is a way point.
+
+    Rows go, again and again, as near as they can to the means of their neighbours, in the rows above, then below, at last
+    in both. Long edges weigh most, so they become straight.
+    """
+    xs = [0.0] * len(rows.ranks)
+    offsets = [_packed(rows, row, beside, edge) for row in rows.members]
+    for row, places in zip(rows.members, offsets, strict=True):
+        for vertex, place in zip(row, places, strict=True):
+            xs[vertex] = place - (places[0] + places[-1]) / 2
+    sweeps = min(_SWEEPS, max(3, _WORK // len(xs)))
+    for sweep in range(sweeps):
+        downward = sweep % 2 == 0
+        both = sweep >= sweeps - 4
+        order = range(len(rows.members)) if downward else range(len(rows.members) - 1, -1, -1)
+        for rank in order:
+            _settle(rows, rank, xs, offsets[rank], rows.above if downward else rows.below, both)
+    return xs
+
+
+def _packed(rows: Rows, row: Sequence[int], beside: float, edge: float) -> list[float]:
+    """The places of a row's vertices if they stand as close together as they may."""
+    places = [0.0]
+    for left, right in zip(row, row[1:], strict=False):
+        gap = edge if rows.is_way_point(left) or rows.is_way_point(right) else beside
+        gap = max(gap, beside) if int(rows.columns[left]) != int(rows.columns[right]) else gap
+        places.append(places[-1] + (rows.widths[left] + rows.widths[right]) / 2 + gap)
+    return places
+
+
+def _settle(
+    rows: Rows,
+    rank: int,
+    xs: list[float],
+    offsets: Sequence[float],
+    neighbours: Sequence[Sequence[int]],
+    both: bool,
+) -> None:
+    wanted, weights = [], []
+    for vertex in rows.members[rank]:
+        near = [*rows.above[vertex], *rows.below[vertex]] if both else neighbours[vertex]
+        pulls = [_weight(rows, vertex, other) for other in near]
+        total = sum(pulls)
+        mean = sum([pull * xs[other] for pull, other in zip(pulls, near, strict=True)]) / total if near else xs[vertex]
+        wanted.append(mean)
+        weights.append(total if near else 0.05)
+    shifted = [want - offset for want, offset in zip(wanted, offsets, strict=True)]
+    for vertex, value, offset in zip(rows.members[rank], nondecreasing(shifted, weights), offsets, strict=True):
+        xs[vertex] = value + offset
+
+
+def _weight(rows: Rows, first: int, second: int) -> float:
+    return (1.0, 2.0, 16.0)[rows.is_way_point(first) + rows.is_way_point(second)]
+
+
+def nondecreasing(wanted: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """The values nearest to those wanted, by weighted squares, none of which is less than the one before it.
+
+    Where the wanted ones fall, neighbours are pooled to their mean (pool adjacent violators).
+    """
+    pools: list[tuple[float, float, int]] = []
+    for value, weight in zip(wanted, weights, strict=True):
+        mean, heavy, count = value, weight, 1
+        while pools and pools[-1][0] > mean:
+            before, other, number = pools.pop()
+            mean = (before * other + mean * heavy) / (other + heavy)
+            heavy, count = heavy + other, count + number
+        pools.append((mean, heavy, count))
+    return [mean for mean, _, count in pools for _ in range(count)]
+
+
+def place_ports(rows: Rows, xs: Sequence[float], edge: float) -> dict[tuple[int, int], float]:
+    """Where on a box the edge to a neighbour ends, by both vertices: straight below or above it, if that can be."""
+    ports: dict[tuple[int, int], float] = {}
+    for box in range(rows.boxes):
+        for neighbours in (rows.above[box], rows.below[box]):
+            if not neighbours:
+                continue
+            near = sorted(neighbours, key=lambda other: (xs[other], other))
+            room = max(rows.widths[box] - 2 * edge, 0.0)
+            step = min(edge, room / len(near))
+            low = xs[box] - room / 2
+            wanted = [_facing(rows, xs, box, other) - place * step for place, other in enumerate(near)]
+            spread = nondecreasing(wanted, [1.0] * len(near))
+            high = low + room - (len(near) - 1) * step
+            for place, (other, value) in enumerate(zip(near, spread, strict=True)):
+                ports[box, other] = min(max(value, low), high) + place * step
+    return ports
+
+
+def _facing(rows: Rows, xs: Sequence[float], box: int, other: int) -> float:
+    """The middle of the stretch that lies above or below both; where there is none, the x between them."""
+    left = max(xs[box] - rows.widths[box] / 2, xs[other] - rows.widths[other] / 2)
+    right = min(xs[box] + rows.widths[box] / 2, xs[other] + rows.widths[other] / 2)
+    return (left + right) / 2
+
+
+def row_extents(rows: Rows, xs: Sequence[float], below: float) -> list[tuple[float, float]]:
+    """The top and bottom of each row. Rows stand farther apart where edges between them go far aside."""
+    extents = []
+    top = 0.0
+    for row in rows.members:
+        bottom = top + max(rows.heights[vertex] for vertex in row)
+        extents.append((top, bottom))
+        aside = max((abs(xs[vertex] - xs[other]) for vertex in row for other in rows.below[vertex]), default=0.0)
+        top = bottom + below + min(below, aside / 16)
+    return extents
