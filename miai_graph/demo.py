@@ -35,7 +35,7 @@ def make_digits_cnn() -> Sequential:
 
 
 def run_demo(
-    folder: Path, *, epochs: int = 15, executor: str = "serial", seed: int = 0, verbose: str | int = "auto"
+    folder: Path, *, epochs: int = 25, executor: str = "serial", seed: int = 0, verbose: str | int = "auto"
 ) -> float:
     """Train, test, and write pictures.
 

@@ -76,7 +76,8 @@ def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
         _check_indices(indices, size)
         size = len(indices)
     if size == 0:
-        raise FeedError(f"expected at least one sample; found none in the batch for {describe(witness or inputs[0])}")
+        meant = "" if witness is None else f" for {describe(witness)}"
+        raise FeedError(f"expected at least one sample; found none in the batch{meant}")
     return CheckedBatch(arrays, size, indices)
 
 

@@ -43,6 +43,8 @@ def evaluate_node(node: Node, arrays: Sequence[Array], batch_size: int) -> Array
     try:
         with np.errstate(all="ignore"):
             result = node.op.forward(*arrays, **bind_attributes(node, batch_size))
+            if isinstance(result, np.generic):
+                result = np.asarray(result)
     except MiaiGraphError:
         raise
     except Exception as error:

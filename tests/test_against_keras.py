@@ -43,15 +43,12 @@ def difference(found: Any, expected: Any) -> float:
 def assert_close(found: Any, expected: Any, dtype: str, what: str = "") -> None:
     """Close in norm, by the tolerance of the dtype."""
     apart = difference(found, expected)
-    if os.environ.get("KERAS_DIFFERENCES"):
-        with open(os.environ["KERAS_DIFFERENCES"], "a") as file:
-            print(dtype, f"{apart:.3e}", os.environ.get("PYTEST_CURRENT_TEST"), what, file=file)
     assert apart <= TOLERANCES[dtype], f"{what}: {apart:.3g} apart"
 
 
 @pytest.fixture(params=sorted(TOLERANCES))
 def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Keras set to compute in a dtype; but for TensorFlow, it takes means of float64 in float32 unless told otherwise."""
+    """Keras set to compute in a dtype. On torch it takes means of float64 in float32, unless its table is changed."""
     monkeypatch.setitem(keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     before = keras.config.floatx()
     keras.config.set_floatx(request.param)
@@ -111,7 +108,8 @@ def test_activations(case: str, dtype: str) -> None:
     expected.backward(torch.tensor(weights))
     assert found.dtype == gradient.dtype == dtype
     assert_close(found, as_numpy(expected.detach()), dtype, "value")
-    assert_close(gradient, as_numpy(point.grad), dtype, "gradient")
+    # Torch rounds 1/6, the slope of this one, to float32.
+    assert_close(gradient, as_numpy(point.grad), "float32" if name == "hard_sigmoid" else dtype, "gradient")
 
 
 def probabilities(*shape: int, dtype: str, seed: int = 0) -> Array:

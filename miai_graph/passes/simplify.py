@@ -19,7 +19,7 @@ from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identi
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _cast, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite
-from miai_graph.types import ElementCount
+from miai_graph.types import ElementCount, int_dims
 
 FOLDED_ELEMENTS_LIMIT = 4096
 """Constants are not folded into larger ones than this, unless their inputs are as large."""
@@ -53,19 +53,29 @@ def _apply_rules(graph: Graph) -> Graph:
 
 
 def fold_constants(node: Node) -> Node | None:
-    """An op on constants is a constant."""
-    if not node.inputs or node.op is _broadcast_to or any(source.op is not constant for source in node.inputs):
+    """An op on constants, some of which may be repeated, is a constant."""
+    if node.op is _broadcast_to or not any(source.op is constant for source in node.inputs):
         return None
+    values = [_constant_value(source) for source in node.inputs]
     count = ElementCount.of(node.type.shape)
-    limit = max(FOLDED_ELEMENTS_LIMIT, *(source.type.size for source in node.inputs))
-    if count.power or count.factor > limit:
+    limit = max(FOLDED_ELEMENTS_LIMIT, *(source.type.size for source in node.inputs if source.op is constant))
+    if any(value is None for value in values) or count.power or count.factor > limit:
         return None
     try:
-        value = np.ascontiguousarray(evaluate_node(node, [source.attributes["value"] for source in node.inputs], 0))
+        value = np.ascontiguousarray(evaluate_node(node, values, 0))
     except ExecutionError:
         return None  # it fails when the graph runs, as it would without this rule
     with building_on_behalf_of(node, node.phase):
         return as_node(value.reshape(node.type.shape))
+
+
+def _constant_value(node: Node) -> Any:
+    """What a constant is, repeated if it is to be; None for other nodes."""
+    if node.op is constant:
+        return node.attributes["value"]
+    if node.op is not _broadcast_to or node.inputs[0].op is not constant or node.type.batch_axes:
+        return None
+    return np.broadcast_to(node.inputs[0].attributes["value"], int_dims(node.type.shape))
 
 
 def drop_multiplication_by_one(node: Node) -> Node | None:
@@ -111,15 +121,10 @@ def join_transposes(node: Node) -> Node | None:
 
 
 def join_broadcasts(node: Node) -> Node | None:
-    """Repeating what was repeated is repeating once."""
+    """Repeating what was repeated is repeating once: both align axes at the end."""
     if node.op is not _broadcast_to or node.inputs[0].op is not _broadcast_to:
         return None
-    inner = node.inputs[0].inputs[0]
-    source = (1,) * (node.inputs[0].ndim - inner.ndim) + inner.type.shape
-    padded = (1,) * (node.ndim - len(source)) + source
-    if padded != inner.type.shape:
-        inner = _build(node, _reshape, [inner], {"shape": padded})
-    return _build(node, _broadcast_to, [inner], dict(node.attributes))
+    return _build(node, _broadcast_to, [node.inputs[0].inputs[0]], dict(node.attributes))
 
 
 def rearrange_before_repeating(node: Node) -> Node | None:

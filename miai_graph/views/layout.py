@@ -25,12 +25,14 @@ class Box:
     key : what edges and the drawing call it
     width, height : in any unit
     column : within a row, boxes of a lower column stand left of those of a higher one
+    group : within a row and column, boxes of a group stand side by side; None: of no group
     """
 
     key: Hashable
     width: float
     height: float
     column: int = 0
+    group: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)

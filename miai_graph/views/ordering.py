@@ -7,7 +7,7 @@ Sweeps down and up the rows; in each row vertices are sorted by the mean place o
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from miai_graph.views.ranks import Rows
 
@@ -26,7 +26,7 @@ def ordered_rows(rows: Rows) -> list[list[int]]:
         if fewest == 0 or waited == _PATIENCE:
             break
         downward = sweep % 2 == 0
-        _sweep(members, rows.above if downward else rows.below, rows.columns, downward)
+        _sweep(members, rows, rows.above if downward else rows.below, downward)
         crossings = count_crossings(members, rows.below)
         waited += 1
         if crossings < fewest:
@@ -50,20 +50,34 @@ def _by_depth_first_search(rows: Rows) -> list[list[int]]:
     return [sorted(row, key=lambda vertex: (rows.columns[vertex], place[vertex])) for row in rows.members]
 
 
-def _sweep(
-    members: list[list[int]], neighbours: Sequence[Sequence[int]], columns: Sequence[float], downward: bool
-) -> None:
+def _sweep(members: list[list[int]], rows: Rows, neighbours: Sequence[Sequence[int]], downward: bool) -> None:
     """Sort each row by the places in the row before it; vertices without neighbours there keep theirs."""
     place = {vertex: float(number) for row in members for number, vertex in enumerate(row)}
     order = range(1, len(members)) if downward else range(len(members) - 2, -1, -1)
     for rank in order:
-        wanted = {}
-        for vertex in members[rank]:
-            near = neighbours[vertex]
-            wanted[vertex] = sum([place[other] for other in near]) / len(near) if near else place[vertex]
-        members[rank].sort(key=lambda vertex: (columns[vertex], wanted[vertex]))  # noqa: B023
+        wanted = {vertex: _mean_place(neighbours[vertex], place, place[vertex]) for vertex in members[rank]}
+        together = _group_places(members[rank], wanted, rows)
+        keys = {
+            vertex: (rows.columns[vertex], together[rows.groups[vertex]], str(rows.groups[vertex]), wanted[vertex])
+            if rows.groups[vertex] is not None
+            else (rows.columns[vertex], wanted[vertex], "", wanted[vertex])
+            for vertex in members[rank]
+        }
+        members[rank].sort(key=keys.__getitem__)
         for number, vertex in enumerate(members[rank]):
             place[vertex] = float(number)
+
+
+def _mean_place(near: Sequence[int], place: dict[int, float], otherwise: float) -> float:
+    return sum([place[other] for other in near]) / len(near) if near else otherwise
+
+
+def _group_places(row: Sequence[int], wanted: dict[int, float], rows: Rows) -> dict[Hashable, float]:
+    """The mean of what the members of each group want."""
+    by_group: dict[Hashable, list[float]] = {}
+    for vertex in row:
+        by_group.setdefault(rows.groups[vertex], []).append(wanted[vertex])
+    return {group: sum(places) / len(places) for group, places in by_group.items()}
 
 
 def count_crossings(members: Sequence[Sequence[int]], below: Sequence[Sequence[int]]) -> int:
@@ -88,12 +102,17 @@ def _exchange_neighbours(members: list[list[int]], rows: Rows) -> None:
         for row in members:
             for left in range(len(row) - 1):
                 first, second = row[left], row[left + 1]
-                if rows.columns[first] == rows.columns[second] and _gain(first, second, rows, place) > 0:
+                if _alike(first, second, rows) and _gain(first, second, rows, place) > 0:
                     row[left], row[left + 1] = second, first
                     place[first], place[second] = left + 1, left
                     changed = True
         if not changed:
             return
+
+
+def _alike(first: int, second: int, rows: Rows) -> bool:
+    """Whether neither column nor group fixes the order of two vertices side by side."""
+    return rows.columns[first] == rows.columns[second] and rows.groups[first] == rows.groups[second]
 
 
 def _gain(first: int, second: int, rows: Rows, place: dict[int, int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,12 +21,15 @@ class Sized(Protocol):
     @property
     def column(self) -> int: ...
 
+    @property
+    def group(self) -> Hashable: ...
+
 
 @dataclass
 class Rows:
     """Boxes and way points of edges, all called vertices and numbered; boxes come first.
 
-    ranks, widths, heights, columns : of each vertex
+    ranks, widths, heights, columns, groups : of each vertex
     above, below : the neighbours of each vertex in the row above and the row below
     members : the vertices of each row, from left to right
     paths : the vertices of each edge, from top to bottom
@@ -38,6 +41,7 @@ class Rows:
     widths: list[float]
     heights: list[float]
     columns: list[float]
+    groups: list[Hashable]
     above: list[list[int]]
     below: list[list[int]]
     members: list[list[int]] = field(default_factory=list)
@@ -100,6 +104,7 @@ def divide_long_edges(
         widths=[box.width for box in boxes],
         heights=[box.height for box in boxes],
         columns=[float(box.column) for box in boxes],
+        groups=[box.group for box in boxes],
         above=[[] for _ in boxes],
         below=[[] for _ in boxes],
         boxes=len(boxes),
@@ -148,6 +153,7 @@ def _add_way_point(rows: Rows, rank: int, column: float) -> int:
     rows.widths.append(0.0)
     rows.heights.append(0.0)
     rows.columns.append(column)
+    rows.groups.append(None)
     rows.above.append([])
     rows.below.append([])
     return len(rows.ranks) - 1

@@ -1,0 +1,238 @@
+"""Drawings of cards (boxes with lines of text) and arrows, with a title and a legend, as figures. One unit is a point."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from miai_graph.views import style
+from miai_graph.views.layout import Box, Drawing, Edge, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARGIN = 16.0
+PADDING = 6.0
+ARROW = 5.0
+NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
+_LEADING = 1.38
+_BAR_WIDTH, _BAR_HEIGHT = 160.0, 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text on a card."""
+
+    text: str
+    size: float = DETAIL_SIZE
+    bold: bool = False
+    colour: str = style.TEXT
+
+    @property
+    def width(self) -> float:
+        return style.text_width(self.text, self.size, self.bold)
+
+    @property
+    def height(self) -> float:
+        return self.size * _LEADING
+
+
+@dataclass(frozen=True)
+class Card:
+    """A box with text.
+
+    lines : from top to bottom
+    fill, frame : colours; frame_width in points
+    badge : a short text on the upper edge, at the right
+    stacked : whether it stands for several, and is drawn like a pile
+    column, group : see `Box`
+    """
+
+    key: Hashable
+    lines: Sequence[Line]
+    fill: Any = style.BLUE
+    frame: str = style.DARK_BLUE
+    frame_width: float = 0.9
+    badge: str = ""
+    column: int = 0
+    group: Hashable = None
+
+    @property
+    def box(self) -> Box:
+        """The place that it needs."""
+        badge = style.text_width(self.badge, NAME_SIZE, True) + 2 * PADDING if self.badge else 0.0
+        width = max([badge, *(line.width for line in self.lines)]) + 2 * PADDING
+        height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7)
+        return Box(self.key, width, height, self.column, self.group)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An entry of the legend: a small box of a card's colours, and what it means."""
+
+    text: str
+    fill: Any
+    frame: str
+    frame_width: float = 0.9
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All that a picture shows.
+
+    regions : outlines of polygons, drawn behind everything
+    greatest_share : for the colour bar of shares of the time, which goes from 0 to it; None: no such bar
+    notes : small lines of text at the end
+    """
+
+    cards: Sequence[Card]
+    edges: Sequence[Edge]
+    drawing: Drawing
+    title: str = ""
+    samples: Sequence[Sample] = ()
+    regions: Sequence[Sequence[Point]] = ()
+    edge_colours: Sequence[str] = ()
+    greatest_share: float | None = None
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def draw_sheet(sheet: Sheet) -> Figure:
+    """The figure, just large enough."""
+    rows = _legend_rows(sheet)
+    title_width = style.text_width(sheet.title, TITLE_SIZE, True)
+    notes_width = max((style.text_width(note, DETAIL_SIZE) for note in sheet.notes), default=0.0)
+    bar_width = _BAR_WIDTH + 30 if sheet.greatest_share is not None else 0.0
+    legend_width = max((sum(width for _, width in row) for row in rows), default=0.0)
+    width = max(sheet.drawing.width, title_width, notes_width, bar_width, legend_width) + 2 * MARGIN
+    top = MARGIN + (TITLE_SIZE * 2.2 if sheet.title else 4.0)
+    below = top + sheet.drawing.height + 14
+    bar_height = 40.0 if sheet.greatest_share is not None else 0.0
+    height = below + len(rows) * 16 + bar_height + len(sheet.notes) * 12 + MARGIN - 6
+
+    figure = style.new_figure(width, height)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    if sheet.title:
+        style.plain_text(axes, MARGIN, MARGIN + TITLE_SIZE, sheet.title, TITLE_SIZE, bold=True)
+    _draw_body(axes, sheet, ((width - sheet.drawing.width) / 2, top))
+    _draw_legend(axes, rows, below)
+    if sheet.greatest_share is not None:
+        _draw_bar(figure, sheet.greatest_share, below + len(rows) * 16, height)
+    for number, note in enumerate(sheet.notes):
+        y = below + len(rows) * 16 + bar_height + number * 12 + 4
+        style.plain_text(axes, MARGIN, y, note, DETAIL_SIZE, color=style.FAINT_TEXT, va="center")
+    return figure
+
+
+def _draw_body(axes: Axes, sheet: Sheet, origin: Point) -> None:
+    from matplotlib.patches import Polygon
+
+    for region in sheet.regions:
+        corners = [(x + origin[0], y + origin[1]) for x, y in region]
+        axes.add_patch(
+            Polygon(corners, facecolor=style.REGION, edgecolor=style.REGION_LINE, linewidth=0.8, joinstyle="round")
+        )
+    for number, route in enumerate(sheet.drawing.routes):
+        colour = sheet.edge_colours[number] if sheet.edge_colours else style.LINE
+        _draw_arrow(axes, [(x + origin[0], y + origin[1]) for x, y in route], colour)
+    for card in sheet.cards:
+        x, y = sheet.drawing.centres[card.key]
+        _draw_card(axes, card, x + origin[0], y + origin[1])
+
+
+def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
+    """A line that is straight where the route is, and bends softly where it goes aside; both ends are vertical."""
+    from matplotlib.patches import PathPatch, Polygon
+    from matplotlib.path import Path
+
+    vertices, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 == x1:
+            vertices.append((x1, y1))
+            codes.append(Path.LINETO)
+        else:
+            middle = (y0 + y1) / 2
+            vertices += [(x0, middle), (x1, middle), (x1, y1)]
+            codes += [Path.CURVE4] * 3
+    axes.add_patch(PathPatch(Path(vertices, codes), fill=False, edgecolor=colour, linewidth=0.9, capstyle="butt"))
+    x, y = points[-1]
+    back = y - ARROW if points[-2][1] < y else y + ARROW
+    head = [(x, y), (x - ARROW * 0.45, back), (x + ARROW * 0.45, back)]
+    axes.add_patch(Polygon(head, facecolor=colour, edgecolor="none"))
+
+
+def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
+    box = card.box
+    left, top = x - box.width / 2, y - box.height / 2
+    if card.badge:
+        for step in (5.0, 2.5):
+            _draw_box(axes, left + step, top + step, box.width, box.height, card.fill, card.frame, 0.7)
+    _draw_box(axes, left, top, box.width, box.height, card.fill, card.frame, card.frame_width)
+    line_top = y - sum(line.height for line in card.lines) / 2
+    for line in card.lines:
+        style.plain_text(
+            axes, x, line_top + line.height * 0.5, line.text, line.size, bold=line.bold, color=line.colour,
+            ha="center", va="center_baseline",
+        )  # fmt: skip
+        line_top += line.height
+    if card.badge:
+        width = style.text_width(card.badge, NAME_SIZE, True) + 8
+        _draw_box(axes, left + box.width - width + 4, top - 7, width, 14, style.PAPER, card.frame, 0.9)
+        middle = left + box.width - width / 2 + 4
+        style.plain_text(axes, middle, top, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
+
+
+def _draw_box(
+    axes: Axes, left: float, top: float, width: float, height: float, fill: Any, frame: str, frame_width: float
+) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    rounding = f"round,pad=0,rounding_size={min(4.0, height / 3)}"
+    axes.add_patch(
+        FancyBboxPatch(
+            (left, top), width, height, boxstyle=rounding, facecolor=fill, edgecolor=frame, linewidth=frame_width
+        )
+    )
+
+
+def _legend_rows(sheet: Sheet) -> list[list[tuple[Sample, float]]]:
+    """The samples with their widths, in rows no wider than the drawing (or than three or so samples)."""
+    room = max(sheet.drawing.width, 300.0)
+    rows: list[list[tuple[Sample, float]]] = []
+    for sample in sheet.samples:
+        width = style.text_width(sample.text, DETAIL_SIZE) + 36
+        if not rows or sum(taken for _, taken in rows[-1]) + width > room:
+            rows.append([])
+        rows[-1].append((sample, width))
+    return rows
+
+
+def _draw_legend(axes: Axes, rows: Sequence[Sequence[tuple[Sample, float]]], top: float) -> None:
+    for number, row in enumerate(rows):
+        x, y = MARGIN, top + number * 16 + 8
+        for sample, width in row:
+            _draw_box(axes, x, y - 4.5, 15, 9, sample.fill, sample.frame, sample.frame_width)
+            style.plain_text(axes, x + 20, y, sample.text, DETAIL_SIZE, va="center_baseline")
+            x += width
+
+
+def _draw_bar(figure: Figure, greatest: float, top: float, height: float) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    width = figure.get_size_inches()[0] * 72
+    bar_top = top + 14
+    place = (MARGIN / width, 1 - (bar_top + _BAR_HEIGHT) / height, _BAR_WIDTH / width, _BAR_HEIGHT / height)
+    axes = figure.add_axes(place)
+    scale = ScalarMappable(Normalize(0.0, greatest or 1.0), style.share_colours())
+    bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
+    bar.outline.set(edgecolor=style.LINE, linewidth=0.6)  # type: ignore[operator]
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.tick_params(labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT)
+    style.plain_text(
+        axes, 0.0, 1.25, "share of the time", DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left"
+    )

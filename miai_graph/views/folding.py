@@ -1,0 +1,95 @@
+"""Folding a graph: the nodes of one layer and phase become one piece, such that pieces depend on each other without a cycle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from miai_graph.graph import Graph
+from miai_graph.node import Node
+from miai_graph.ops.leaves import is_input, is_variable
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Nodes that are drawn as one.
+
+    scope : the outermost layer, or "" if they are of none
+    phase : theirs
+    nodes : in the order in which they were built
+    """
+
+    scope: str
+    phase: str
+    nodes: Sequence[Node]
+
+
+def outer_scope(scope: str) -> str:
+    """The outermost of the layers that a scope names."""
+    return scope.split("/", 1)[0]
+
+
+def fold_by_layer(graph: Graph) -> list[Piece]:
+    """One piece for each layer and phase; several where a layer's output goes, through others, into it again.
+
+    Inputs, and variables of no layer, are pieces of their own; nodes of no layer are together if they are connected.
+    """
+    keys = {node: _key(node) for node in graph.nodes}
+    entangled = _entangled(graph, keys)
+    if entangled:
+        levels = _levels(graph, keys)
+        keys = {node: (*key, levels[node]) if key in entangled else key for node, key in keys.items()}
+    members: dict[Hashable, list[Node]] = defaultdict(list)
+    parts = _connected_parts(graph, keys)
+    for node in graph.nodes:
+        members[keys[node] if outer_scope(node.scope) else parts[node]].append(node)
+    return [Piece(outer_scope(nodes[0].scope), nodes[0].phase, nodes) for nodes in members.values()]
+
+
+def _key(node: Node) -> tuple[Hashable, ...]:
+    scope = outer_scope(node.scope)
+    alone = is_input(node) or (is_variable(node) and not scope)
+    return (id(node),) if alone else (scope, node.phase)
+
+
+def _entangled(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> set[tuple[Hashable, ...]]:
+    """The keys whose pieces would depend on each other in a circle."""
+    import networkx
+
+    folded = networkx.DiGraph()
+    folded.add_edges_from(
+        (keys[source], keys[node]) for node in graph.nodes for source in node.inputs if keys[source] != keys[node]
+    )
+    circles = [circle for circle in networkx.strongly_connected_components(folded) if len(circle) > 1]
+    return {key for circle in circles for key in circle}
+
+
+def _levels(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> dict[Node, int]:
+    """How often, at most, the key changes on the way to a node. Leaves count as their first users of the same key."""
+    levels: dict[Node, int] = {}
+    for node in graph.nodes:
+        levels[node] = max((levels[source] + (keys[source] != keys[node]) for source in node.inputs), default=0)
+    users: dict[Node, list[int]] = defaultdict(list)
+    for node in graph.nodes:
+        for source in node.inputs:
+            if not source.inputs and keys[source] == keys[node]:
+                users[source].append(levels[node])
+    return {node: min(users.get(node, [level])) for node, level in levels.items()}
+
+
+def _connected_parts(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> dict[Node, Hashable]:
+    """For each node one that stands for all that are connected to it by nodes of the same key."""
+    leaders: dict[Node, Node] = {node: node for node in graph.nodes}
+
+    def leader(node: Node) -> Node:
+        while leaders[node] is not node:
+            leaders[node] = leaders[leaders[node]]
+            node = leaders[node]
+        return node
+
+    for node in graph.nodes:
+        for source in node.inputs:
+            if keys[source] == keys[node]:
+                leaders[leader(node)] = leader(source)
+    return {node: leader(node) for node in graph.nodes}

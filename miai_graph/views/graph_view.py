@@ -1,0 +1,232 @@
+"""A picture of a graph: its nodes, or its layers, with forward, backward and update side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from miai_graph.context import BACKWARD, FORWARD, UPDATE
+from miai_graph.errors import ArgumentError
+from miai_graph.graph import Graph, format_attribute
+from miai_graph.node import Node
+from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
+from miai_graph.timing import Timing
+from miai_graph.views import style
+from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_sheet
+from miai_graph.views.folding import Piece, fold_by_layer, outer_scope
+from miai_graph.views.layout import Edge, layered
+from miai_graph.views.regions import outlined_regions
+from miai_graph.views.shares import Shares, check_timing, format_share, rest_note
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_NODES = 120
+"""Larger graphs are drawn by layer, unless the caller says otherwise."""
+
+_COLUMNS = {FORWARD: 0, BACKWARD: 1, UPDATE: 2}
+_LONGEST_NAME = 34
+
+
+def plot_graph(
+    graph: Graph, path: Any = None, *, by: str | None = None, timing: Timing | None = None, dpi: float = style.DPI
+) -> Figure:
+    """Draw a graph: forward from top to bottom, and beside it backward and updates from bottom to top.
+
+    Parameters
+    ----------
+    graph : what to draw
+    path : a file to write, .png, .svg or .pdf; None: none
+    by : "op": a box a node, with its op, name and type; "layer": a box for each layer and phase. By default "op" for up to
+        120 nodes
+    timing : colours the boxes by their share of the time
+    dpi : pixels an inch, for .png
+
+    Returns
+    -------
+    A matplotlib figure, which does not belong to pyplot.
+
+    Raises
+    ------
+    ArgumentError
+        if an argument is of another kind.
+    SavingError
+        if the file cannot be written.
+    """
+    target = style.check_path(path)
+    if not isinstance(graph, Graph):
+        raise ArgumentError(f"expected a Graph to draw, such as mg.Graph([loss]); found {graph!r}")
+    if by not in (None, "op", "layer"):
+        raise ArgumentError(f"expected by to be 'op' or 'layer'; found {by!r}")
+    check_timing(timing)
+    by_layer = by == "layer" or (by is None and len(graph) > MOST_NODES)
+    pieces = fold_by_layer(graph) if by_layer else [Piece(node.scope, node.phase, [node]) for node in graph.nodes]
+    shares = None if timing is None else _shares(pieces, graph.names, Shares(timing), by_layer)
+    return style.save(draw_sheet(_sheet(graph, pieces, shares, by_layer)), target, dpi)
+
+
+def _shares(pieces: Sequence[Piece], names: Mapping[Node, str], shares: Shares, by_layer: bool) -> list[float]:
+    """The share of each piece: by its layer and phase where it is all that there is of them, else by its nodes' names."""
+    kinds = Counter((piece.scope, piece.phase) for piece in pieces)
+    scopes = {piece.scope for piece in pieces if piece.scope}
+    of_layers = {phase: shares.of_layers(scopes, phase) for phase in {piece.phase for piece in pieces}}
+    return [
+        of_layers[piece.phase][piece.scope]
+        if by_layer and piece.scope and kinds[piece.scope, piece.phase] == 1
+        else shares.of_nodes(names[node] for node in piece.nodes)
+        for piece in pieces
+    ]
+
+
+def _sheet(graph: Graph, pieces: Sequence[Piece], shares: list[float] | None, by_layer: bool) -> Sheet:
+    piece_of = {node: number for number, piece in enumerate(pieces) for node in piece.nodes}
+    links = dict.fromkeys(
+        (piece_of[source], piece_of[node])
+        for node in graph.nodes
+        for source in node.inputs
+        if piece_of[source] != piece_of[node]
+    )
+    columns = _columns(pieces, list(links))
+    greatest = max(shares, default=0.0) if shares is not None else None
+    describe = _CardMaker(graph, by_layer)
+    cards = []
+    for number, piece in enumerate(pieces):
+        share = None if shares is None or greatest is None else (shares[number], greatest)
+        cards.append(describe.card(number, piece, columns[number], share))
+    edges = [Edge(source, target, upward=columns[source] > 0) for source, target in links]
+    boxes = [card.box for card in cards]
+    drawing = layered(boxes, edges)
+    return Sheet(
+        cards,
+        edges,
+        drawing,
+        title=_title(graph, by_layer),
+        samples=_legend(cards, pieces, timed=shares is not None),
+        regions=outlined_regions(boxes, drawing),
+        edge_colours=[style.PHASE_LINES.get(pieces[target].phase, style.LINE) for _, target in links],
+        greatest_share=greatest,
+        notes=[] if shares is None else rest_note(sum(shares)),
+    )
+
+
+def _columns(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[int]:
+    """Forward, backward and update side by side; all in one column if something forward needs the others."""
+    columns = [_COLUMNS.get(piece.phase, 0) for piece in pieces]
+    if any(columns[source] > 0 and columns[target] == 0 for source, target in links):
+        return [0] * len(pieces)
+    return columns
+
+
+def _title(graph: Graph, by_layer: bool) -> str:
+    def count(number: int, noun: str) -> str:
+        return f"{number} {noun}{'' if number == 1 else 's'}"
+
+    parts = [count(len(graph.inputs), "input"), count(len(graph.outputs), "output")]
+    parts += [count(len(graph.updates), "update")] if graph.updates else []
+    return f"Graph of {count(len(graph), 'node')}{', by layer' if by_layer else ''}: {', '.join(parts)}"
+
+
+class _CardMaker:
+    """Makes the cards of one graph's pieces."""
+
+    def __init__(self, graph: Graph, by_layer: bool) -> None:
+        self.by_layer = by_layer
+        self.names = graph.names
+        self.outputs = set(graph.outputs)
+        self.updated: dict[Node, list[str]] = {}
+        for variable, value in graph.updates.items():
+            self.updated.setdefault(value, []).append(self.names[variable])
+        scopes = {outer_scope(node.scope) for node in graph.nodes if node.scope}
+        self.outlined = scopes if not by_layer else set()
+
+    def card(self, key: int, piece: Piece, column: int, share: tuple[float, float] | None) -> Card:
+        """The card of a piece.
+
+        Parameters
+        ----------
+        share : its share of the time, and the greatest of all; None: not to be shown
+        """
+        node = piece.nodes[0]
+        lines = self._layer_lines(piece) if self.by_layer and len(piece.nodes) > 1 else self._node_lines(node)
+        fill, frame = _colours(piece)
+        if share is not None:
+            fill = style.share_colour(*share)
+            lines += [Line(format_share(share[0]), bold=True)] if share[0] > 0 else []
+        lines += self._update_lines(piece)
+        is_output = any(node in self.outputs for node in piece.nodes)
+        scope = outer_scope(node.scope)
+        return Card(
+            key,
+            lines,
+            fill,
+            frame,
+            frame_width=2.2 if is_output else 0.9,
+            column=column,
+            group=scope if scope in self.outlined else None,
+        )
+
+    def _node_lines(self, node: Node) -> list[Line]:
+        name, type = self.names[node], str(node.type)
+        title = style.shortened(name, _LONGEST_NAME)
+        if is_input(node) or is_variable(node):
+            return [Line(title, NAME_SIZE, bold=True), Line(type, colour=style.FAINT_TEXT)]
+        if node.op.name == "constant":
+            value = node.attributes["value"]
+            return [Line(f"{format_attribute(value)} {type}", colour=style.FAINT_TEXT)]
+        if is_small(node):
+            return [Line(f"{node.op.name} {type}", colour=style.FAINT_TEXT)]
+        naming = [] if name == node.op.name else [Line(title)]
+        return [Line(node.op.name, NAME_SIZE, bold=True), *naming, Line(type, colour=style.FAINT_TEXT)]
+
+    def _layer_lines(self, piece: Piece) -> list[Line]:
+        worked = [node for node in piece.nodes if node.inputs] or list(piece.nodes)
+        ops = list(dict.fromkeys(node.op.name for node in worked if not is_small(node)))
+        ops = ops or list(dict.fromkeys(node.op.name for node in worked))
+        listed = ", ".join(ops[:4]) + (f" + {len(ops) - 4} more" if len(ops) > 4 else "")
+        title = style.shortened(piece.scope, _LONGEST_NAME) or listed
+        lines = [Line(title, NAME_SIZE, bold=True)]
+        lines += [Line(listed)] if piece.scope else []
+        return [*lines, Line(f"{len(piece.nodes)} nodes", colour=style.FAINT_TEXT)]
+
+    def _update_lines(self, piece: Piece) -> list[Line]:
+        targets = [name for node in piece.nodes for name in self.updated.get(node, [])]
+        shown = [Line(f"new {style.shortened(name, _LONGEST_NAME)}", bold=True) for name in targets[:3]]
+        return shown + ([Line(f"and {len(targets) - 3} more", bold=True)] if len(targets) > 3 else [])
+
+
+def is_small(node: Node) -> bool:
+    """Whether a node does no arithmetic worth a large box: constants, views, numbers of the run."""
+    return node.op.name in ("constant", "full", "broadcast_to", *RUN_NUMBERS) or node.op.is_view
+
+
+def _colours(piece: Piece) -> tuple[str, str]:
+    """Fill and frame."""
+    node = piece.nodes[0]
+    if is_input(node):
+        return style.YELLOW, style.DARK_YELLOW
+    if is_variable(node) and len(piece.nodes) == 1:
+        return style.PURPLE, style.DARK_PURPLE
+    if len(piece.nodes) == 1 and is_small(node):
+        return style.PAPER, style.PHASE_FRAMES.get(piece.phase, style.LINE)
+    return style.PHASE_FILLS.get(piece.phase, style.GREY), style.PHASE_FRAMES.get(piece.phase, style.LINE)
+
+
+def _legend(cards: Sequence[Card], pieces: Sequence[Piece], timed: bool) -> list[Sample]:
+    def kind(piece: Piece) -> str:
+        node = piece.nodes[0]
+        if is_input(node):
+            return "input"
+        if len(piece.nodes) > 1 or not (is_variable(node) or is_small(node)):
+            return piece.phase
+        return "variable" if is_variable(node) else "constant or view"
+
+    samples = {
+        kind(piece): Sample(kind(piece), style.PAPER if timed else _colours(piece)[0], _colours(piece)[1])
+        for piece in pieces
+    }
+    order = ["input", "variable", FORWARD, BACKWARD, UPDATE]
+    shown = [samples[name] for name in sorted(samples, key=lambda name: order.index(name) if name in order else 9)]
+    if any(card.frame_width > 1 for card in cards):
+        shown.append(Sample("output (thick frame)", style.PAPER, style.LINE, 2.2))
+    return shown
