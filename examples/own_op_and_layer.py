@@ -49,8 +49,8 @@ def main(epochs: int) -> float:
     print("the derivatives of softsign are right")
 
     angles = rng.uniform(-3, 3, (2000, 1)).astype("f4")
-    model = mg.Sequential([layers.Input((1,)), layers.Dense(64), ScaledSoftsign(), layers.Dense(1)])
-    model.compile(optimizer="adam", loss="mse")
+    model = mg.Sequential([layers.Input((1,)), layers.Dense(32), ScaledSoftsign(), layers.Dense(32), ScaledSoftsign(), layers.Dense(1)])
+    model.compile(optimizer=mg.optimizers.Adam(0.01), loss="mse")
     model.fit(angles, np.sin(2 * angles), epochs=epochs)
     loss = float(model.evaluate(angles, np.sin(2 * angles)))
     print(f"mean squared error of sin(2x): {loss:.5f}")

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from miai_graph.errors import ArgumentError, FeedError
-from miai_graph.executor import Executable, Executor, Worker
-from miai_graph.feeding import Batch, check_batch
+from miai_graph.errors import ArgumentError
+from miai_graph.executor import Executable, Executor, VariableValues, Worker
+from miai_graph.feeding import Batch, check_batch, check_inputs
 from miai_graph.graph import Graph
-from miai_graph.node import Node, describe
+from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.simplify import simplify
@@ -76,7 +76,7 @@ class SerialExecutable(Executable):
         self._executor = executor
         self._inputs = tuple(inputs)
         self._has_batch = [bool(node.type.batch_axes) for node in inputs]
-        self._check_inputs(graph)
+        check_inputs(graph, inputs)
         self._lock = RLock()
         self._workspace = Workspace()
         self._plans: dict[int, tuple[BoundPlan, Recorder]] = {}
@@ -86,20 +86,6 @@ class SerialExecutable(Executable):
         self.program = make_program(simplify(graph))
         self._variables = graph.variables
         self._start_up_ns = perf_counter_ns() - start_ns
-
-    def _check_inputs(self, graph: Graph) -> None:
-        missing = [node for node in graph.inputs if node not in set(self._inputs)]
-        if missing:
-            lines = "\n".join(f"  {describe(node)}" for node in missing)
-            raise FeedError(
-                f"expected all inputs of the graph to be fed; found none for\n{lines}\n  Add them to inputs"
-            )
-        if not any(self._has_batch):
-            needing = [node for node in graph.nodes if node.type.batch_axes or node.op.name == "batch_size"]
-            if needing:
-                raise FeedError(
-                    f"expected an input with a batch axis, for {describe(needing[0])} depends on the batch; found none"
-                )
 
     def __call__(self, *arrays: Any) -> list[Array]:
         return self._run(arrays)
@@ -182,29 +168,4 @@ class SerialExecutable(Executable):
 
     @property
     def state(self) -> MutableMapping[Node, Array]:
-        return _Values(self._variables)
-
-
-class _Values(MutableMapping[Node, Array]):
-    """The values of some variables, by node."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self._nodes = nodes
-
-    def __getitem__(self, node: Node) -> Array:
-        if not any(node is own for own in self._nodes):
-            raise KeyError(node.name)
-        return node.value
-
-    def __setitem__(self, node: Node, value: Array) -> None:
-        self[node]
-        state.set(variable_of(node), value)
-
-    def __delitem__(self, node: Node) -> None:
-        raise ArgumentError("variables cannot be deleted from a graph")
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes)
-
-    def __len__(self) -> int:
-        return len(self._nodes)
+        return VariableValues(self._variables)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from miai_graph.errors import ExecutorError
+from miai_graph.errors import ArgumentError, ExecutorError
 from miai_graph.feeding import Batch
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
+from miai_graph.ops.leaves import assign
 from miai_graph.timing import Timing
 
 if TYPE_CHECKING:
@@ -108,6 +109,31 @@ class Executor(ABC):
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class VariableValues(MutableMapping[Node, Array]):
+    """The values of some variables, by node: what `Executable.state` gives."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def __getitem__(self, node: Node) -> Array:
+        if not any(node is own for own in self._nodes):
+            raise KeyError(getattr(node, "name", node))
+        return node.value
+
+    def __setitem__(self, node: Node, value: Array) -> None:
+        self[node]
+        assign(node, value)
+
+    def __delitem__(self, node: Node) -> None:
+        raise ArgumentError("variables cannot be deleted from a graph")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
 
 @cache

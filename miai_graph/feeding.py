@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import FeedError
+from miai_graph.graph import Graph
 from miai_graph.node import Node, describe
 from miai_graph.op import Array
 from miai_graph.types import DTYPE_CODES, BatchDim
@@ -42,6 +43,27 @@ class CheckedBatch:
             np.take(source, self.indices, 0, target, "clip")
         else:
             np.copyto(target, source[self.indices], casting="same_kind")
+
+
+def check_inputs(graph: Graph, inputs: Sequence[Node]) -> None:
+    """See to it that all inputs of a graph are fed, and that the batch size can be known, before any are.
+
+    Raises
+    ------
+    FeedError
+        if the graph needs an input that is not among them, or depends on the batch and none of them has it.
+    """
+    fed = set(inputs)
+    missing = [node for node in graph.inputs if node not in fed]
+    if missing:
+        lines = "\n".join(f"  {describe(node)}" for node in missing)
+        raise FeedError(f"expected all inputs of the graph to be fed; found none for\n{lines}\n  Add them to inputs")
+    if not any(node.type.batch_axes for node in inputs):
+        needing = [node for node in graph.nodes if node.type.batch_axes or node.op.name == "batch_size"]
+        if needing:
+            raise FeedError(
+                f"expected an input with a batch axis, for {describe(needing[0])} depends on the batch; found none"
+            )
 
 
 def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:

@@ -209,7 +209,7 @@ class Training:
             totals.add(outputs, sizes[number])
             if ends:
                 listeners.call(end, number, totals.logs())
-            if self.stop_training:
+            if kind == "train" and self.stop_training:
                 break
         if not sizes:
             raise FeedError("expected at least one batch; found none. An iterator can be used for one epoch only")

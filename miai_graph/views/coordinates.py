@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from miai_graph.views.ranks import Rows
@@ -29,6 +30,7 @@ def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
         order = range(len(rows.members)) if downward else range(len(rows.members) - 1, -1, -1)
         for rank in order:
             _settle(rows, rank, xs, offsets[rank], rows.above if downward else rows.below, both)
+    _straighten(rows, xs, offsets)
     return xs
 
 
@@ -61,6 +63,50 @@ def _settle(
     shifted = [want - offset for want, offset in zip(wanted, offsets, strict=True)]
     for vertex, value, offset in zip(rows.members[rank], nondecreasing(shifted, weights), offsets, strict=True):
         xs[vertex] = value + offset
+
+
+def _straighten(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]]) -> None:
+    """Put the way points of each edge on as few vertical lines as the vertices beside them allow."""
+    neighbours: dict[int, tuple[int | None, float, int | None, float]] = {}
+    for row, places in zip(rows.members, offsets, strict=True):
+        for at, vertex in enumerate(row):
+            if rows.is_way_point(vertex):
+                left = (row[at - 1], places[at] - places[at - 1]) if at > 0 else (None, 0.0)
+                right = (row[at + 1], places[at + 1] - places[at]) if at + 1 < len(row) else (None, 0.0)
+                neighbours[vertex] = (*left, *right)
+    for chain in _chains(rows):
+        run: list[int] = []
+        low, high = -math.inf, math.inf
+        for vertex in chain:
+            left, left_gap, right, right_gap = neighbours[vertex]
+            least = -math.inf if left is None else xs[left] + left_gap
+            most = math.inf if right is None else xs[right] - right_gap
+            if max(low, least) > min(high, most):
+                _align(run, xs, low, high)
+                run, low, high = [], -math.inf, math.inf
+            run.append(vertex)
+            low, high = max(low, least), min(high, most)
+        _align(run, xs, low, high)
+
+
+def _chains(rows: Rows) -> list[list[int]]:
+    """The way points that follow each other, from top to bottom, longest first."""
+    chains = []
+    for vertex in range(rows.boxes, len(rows.ranks)):
+        if any(rows.is_way_point(upper) for upper in rows.above[vertex]):
+            continue
+        chain = [vertex]
+        while following := [lower for lower in rows.below[chain[-1]] if rows.is_way_point(lower)]:
+            chain.append(following[0])
+        chains.append(chain)
+    return sorted(chains, key=len, reverse=True)
+
+
+def _align(run: Sequence[int], xs: list[float], low: float, high: float) -> None:
+    if run:
+        middle = sum([xs[vertex] for vertex in run]) / len(run)
+        for vertex in run:
+            xs[vertex] = min(max(middle, low), high)
 
 
 def _weight(rows: Rows, first: int, second: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,21 @@ def _sheet(graph: Graph, pieces: Sequence[Piece], shares: list[float] | None, by
 
 
 def _columns(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[int]:
-    """Forward, backward and update side by side; all in one column if something forward needs the others."""
+    """Forward in the first column, where links run down; backward, and what needs it, beside, where they run up."""
     columns = [_COLUMNS.get(piece.phase, 0) for piece in pieces]
-    if any(columns[source] > 0 and columns[target] == 0 for source, target in links):
-        return [0] * len(pieces)
+    users: dict[int, list[int]] = defaultdict(list)
+    sources: dict[int, list[int]] = defaultdict(list)
+    for source, target in links:
+        users[source].append(target)
+        sources[target].append(source)
+    order = sorted(range(len(pieces)), key=lambda number: pieces[number].nodes[-1].index)
+    for number in order:
+        if columns[number] == 0 and any(columns[source] > 0 for source in sources[number]):
+            columns[number] = _COLUMNS[UPDATE]
+    for number in reversed(order):
+        # Constants and the like stand with those that use them.
+        if columns[number] == 0 and users[number] and not sources[number] and is_small(pieces[number].nodes[0]):
+            columns[number] = min(columns[user] for user in users[number])
     return columns
 
 
@@ -172,8 +183,7 @@ class _CardMaker:
         if is_input(node) or is_variable(node):
             return [Line(title, NAME_SIZE, bold=True), Line(type, colour=style.FAINT_TEXT)]
         if node.op.name == "constant":
-            value = node.attributes["value"]
-            return [Line(f"{format_attribute(value)} {type}", colour=style.FAINT_TEXT)]
+            return [Line(f"{_value(node)} {type}", colour=style.FAINT_TEXT)]
         if is_small(node):
             return [Line(f"{node.op.name} {type}", colour=style.FAINT_TEXT)]
         naming = [] if name == node.op.name else [Line(title)]
@@ -182,8 +192,7 @@ class _CardMaker:
     def _layer_lines(self, piece: Piece) -> list[Line]:
         worked = [node for node in piece.nodes if node.inputs] or list(piece.nodes)
         ops = list(dict.fromkeys(node.op.name for node in worked if not is_small(node)))
-        ops = ops or list(dict.fromkeys(node.op.name for node in worked))
-        listed = ", ".join(ops[:4]) + (f" + {len(ops) - 4} more" if len(ops) > 4 else "")
+        listed = _listed(ops or list(dict.fromkeys(node.op.name for node in worked)))
         title = style.shortened(piece.scope, _LONGEST_NAME) or listed
         lines = [Line(title, NAME_SIZE, bold=True)]
         lines += [Line(listed)] if piece.scope else []
@@ -193,6 +202,19 @@ class _CardMaker:
         targets = [name for node in piece.nodes for name in self.updated.get(node, [])]
         shown = [Line(f"new {style.shortened(name, _LONGEST_NAME)}", bold=True) for name in targets[:3]]
         return shown + ([Line(f"and {len(targets) - 3} more", bold=True)] if len(targets) > 3 else [])
+
+
+def _value(node: Node) -> str:
+    value = node.attributes["value"]
+    return f"{value.item():.6g}" if value.size == 1 else format_attribute(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, or as many as there is room for and the number of the others."""
+    shown = 1
+    while shown < len(names) and len(", ".join(names[: shown + 1])) <= _LONGEST_NAME:
+        shown += 1
+    return ", ".join(names[:shown]) + (f" + {len(names) - shown} more" if shown < len(names) else "")
 
 
 def is_small(node: Node) -> bool:

@@ -7,6 +7,7 @@ over several rows has a place of its own in each of them. y grows downwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from miai_graph.views.ordering import ordered_rows
 from miai_graph.views.ranks import Rows, assign_ranks, divide_long_edges
 
 Point = tuple[float, float]
+
+_SAME_PLACE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def layered(boxes: Sequence[Box], edges: Sequence[Edge], spacing: Spacing | None
     if not boxes:
         return Drawing({}, [], 0.0, 0.0)
     links = [(numbers[edge.source], numbers[edge.target], edge.upward) for edge in edges]
-    ranks = assign_ranks(len(boxes), [(b, a) if upward else (a, b) for a, b, upward in links])
+    ranks = assign_ranks(boxes, [(b, a) if upward else (a, b) for a, b, upward in links])
     rows = divide_long_edges(boxes, links, ranks)
     rows.members = ordered_rows(rows)
     centres = horizontal_centres(rows, spacing.beside, spacing.edge)
@@ -134,7 +137,7 @@ def _without_needless_points(points: Sequence[Point]) -> list[Point]:
     """Without repeated points and those in the middle of a vertical line."""
     result: list[Point] = []
     for point in points:
-        if result and result[-1] == point:
+        if result and math.dist(result[-1], point) < _SAME_PLACE:
             continue
         if len(result) > 1 and result[-2][0] == result[-1][0] == point[0]:
             result.pop()

@@ -53,33 +53,50 @@ class Rows:
         return vertex >= self.boxes
 
 
-def assign_ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """A row for each of `count` boxes: below all boxes from which edges come, by the longest path.
+def assign_ranks(boxes: Sequence[Sized], edges: Sequence[tuple[int, int]]) -> list[int]:
+    """A row for each box: below all boxes from which edges come, by the longest path.
 
-    What has nothing above it moves down to where it is used.
+    What has nothing above it, or only what is used for nothing else, moves down to where its own column uses it; what
+    depends on it in other columns then stands beside.
 
     Raises
     ------
     ArgumentError
         if there is a cycle.
     """
-    above: list[list[int]] = [[] for _ in range(count)]
-    below: list[list[int]] = [[] for _ in range(count)]
+    above: list[list[int]] = [[] for _ in boxes]
+    below: list[list[int]] = [[] for _ in boxes]
     for upper, lower in dict.fromkeys(edges):
         above[lower].append(upper)
         below[upper].append(lower)
     order = _from_top_to_bottom(above, below)
-    ranks = [0] * count
+    loose = [False] * len(boxes)
     for box in order:
-        ranks[box] = max((ranks[upper] + 1 for upper in above[box]), default=0)
-    loose = [False] * count
-    for box in order:
-        loose[box] = all(loose[upper] and len(below[upper]) == 1 for upper in above[box])
+        loose[box] = all(loose[upper] and _users_beside(upper, below, boxes) == 1 for upper in above[box])
+    ranks = _longest_paths(order, above, [0] * len(boxes))
+    for box in reversed(order):
+        near = [ranks[lower] for lower in below[box] if boxes[lower].column == boxes[box].column]
+        if loose[box] and near:
+            ranks[box] = min(near) - 1
+    ranks = _longest_paths(order, above, ranks)
     for box in reversed(order):
         if loose[box] and below[box]:
             ranks[box] = min(ranks[lower] for lower in below[box]) - 1
     used = {rank: row for row, rank in enumerate(sorted(set(ranks)))}
     return [used[rank] for rank in ranks]
+
+
+def _users_beside(box: int, below: Sequence[Sequence[int]], boxes: Sequence[Sized]) -> int:
+    """How many boxes of its own column a box leads to."""
+    return sum(boxes[lower].column == boxes[box].column for lower in below[box])
+
+
+def _longest_paths(order: Sequence[int], above: Sequence[Sequence[int]], least: Sequence[int]) -> list[int]:
+    """Each box below all that are above it; those with nothing above stay where they are."""
+    ranks = list(least)
+    for box in order:
+        ranks[box] = max((ranks[upper] + 1 for upper in above[box]), default=least[box])
+    return ranks
 
 
 def _from_top_to_bottom(above: Sequence[Sequence[int]], below: Sequence[Sequence[int]]) -> list[int]:

@@ -1,0 +1,38 @@
+"""The README's code runs, and its words are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 3
+    namespace: dict[str, object] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"README.md block {number}", "exec"), namespace)
+    assert (tmp_path / "model.png").stat().st_size > 1000
+
+
+def test_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+    assert missing == []
+
+
+def test_parts_listed_exist() -> None:
+    from miai_graph import layers, losses, optimizers
+
+    for kind, module in (("layers", layers), ("losses", losses), ("optimizers", optimizers)):
+        row = re.search(rf"^\| {kind} \| (.*?) \|$", README, re.MULTILINE)
+        assert row is not None
+        names = re.findall(r"\b[A-Z][A-Za-z0-9]+\b", row.group(1).replace("Nesterov", ""))
+        assert names
+        assert [name for name in names if not hasattr(module, name)] == []
