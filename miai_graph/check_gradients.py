@@ -162,8 +162,9 @@ def _moved(precise: _InFloat64, direction: Sequence[Array], step: float) -> dict
 
 def _blame(precise: _InFloat64, tolerance: float, seed: int, loss: Node | None = None) -> str:
     """The first node whose own vjp disagrees with differences of its own forward."""
-    nodes = [node for node in ancestors([precise.outputs[0] if loss is None else loss]) if node.inputs and node.type.is_floating]
-    for node in nodes:
+    for node in ancestors([precise.outputs[0] if loss is None else loss]):
+        if not node.inputs or not node.type.is_floating:
+            continue
         arrays = dict(zip(node.inputs, precise.evaluate(node.inputs, precise.values), strict=True))
         if not _vjp_agrees(node, arrays, precise.batch_size, tolerance, seed):
             return f"  op to blame: {node.op.name}, node {describe(node)}"

@@ -35,6 +35,7 @@ class CheckedBatch:
     indices: Array | None = None
 
     def copy_to(self, position: int, target: Array, has_batch: bool) -> None:
+        """Copy the array of the input at a position, or its rows that are meant, to where it is needed."""
         source = self.arrays[position]
         if self.indices is None or not has_batch:
             np.copyto(target, source, casting="same_kind")

@@ -187,6 +187,7 @@ def _format_call(node: Node, names: Mapping[Node, str]) -> str:
 
 
 def format_attribute(value: Any) -> str:
+    """An op's attribute as the text form shows it."""
     if isinstance(value, np.ndarray):
         return f"<{value.size} numbers>" if value.size > 4 else np.array2string(value, separator=",")
     if isinstance(value, np.dtype):

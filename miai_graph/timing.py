@@ -77,6 +77,7 @@ class Recorder:
         self.calls += 1
 
     def records(self, names: Sequence[str], worker: int = 0) -> list[TimingRecord]:
+        """What was booked, under these names for the nodes."""
         if not self.calls:
             return []
         host = socket.gethostname()

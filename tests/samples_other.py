@@ -74,8 +74,8 @@ def convolved(x, kernel, stride=1, pad=0):
     height, width = kernel.shape[:2]
     rows, columns = ((x.shape[1 + axis] - kernel.shape[axis]) // stride + 1 for axis in (0, 1))
     result = np.zeros((len(x), rows, columns, kernel.shape[3]), x.dtype)
-    for p, q, k, l in itertools.product(range(rows), range(columns), range(height), range(width)):
-        result[:, p, q] += x[:, p * stride + k, q * stride + l] @ kernel[k, l]
+    for p, q, k, h in itertools.product(range(rows), range(columns), range(height), range(width)):
+        result[:, p, q] += x[:, p * stride + k, q * stride + h] @ kernel[k, h]
     return result
 
 
@@ -116,7 +116,7 @@ def _chosen(v, x):
 
 def pooled_windows(x):
     """The elements of each 2 × 2 window, last: (batch, rows, columns, channels, 4)."""
-    return np.stack([x[:, k::2, l::2] for k in (0, 1) for l in (0, 1)], -1)
+    return np.stack([x[:, k::2, h::2] for k in (0, 1) for h in (0, 1)], -1)
 
 
 IMAGES = [

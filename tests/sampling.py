@@ -82,7 +82,8 @@ class Sample:
     """A row of the table.
 
     op : the name of the op that it is a sample of
-    build : from a module, `mg`, and nodes to a node; with `numpy` and arrays it is the reference too, unless there is another
+    build : from a module, `mg`, and nodes to a node; with `numpy` and arrays it is the reference too, unless there is
+        another
     values : what is fed
     placement : that of the node, if the batch is split; a string: what the reason contains for which it cannot be
     reference : from the arrays to the result, where NumPy has no such function

@@ -25,7 +25,12 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
         0,
         6,
     ),
-    "compare_with_pytorch": (["--rounds", "1", "--seconds", "0.2", "--threads", "1"], r"miai_graph +([\d.]+) ms", 0, 1e3),
+    "compare_with_pytorch": (
+        ["--rounds", "1", "--seconds", "0.2", "--threads", "1"],
+        r"miai_graph +([\d.]+) ms",
+        0,
+        1e3,
+    ),
 }
 
 

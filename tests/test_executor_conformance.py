@@ -319,9 +319,9 @@ def test_names_of_executors() -> None:
     assert as_executor("serial") is as_executor("serial")
     with pytest.raises(ExecutorError, match=r"found 'abacus'\. There are: .*'serial'"):
         mg.executor("abacus")
+    closed = mg.executor("serial")
+    closed.close()
     with pytest.raises(ExecutorError, match="closed"):
-        closed = mg.executor("serial")
-        closed.close()
         as_executor(closed)
 
 

@@ -35,7 +35,7 @@ SCORES = random(ROWS, CLASSES)
 PROBABILITIES = SCORES / SCORES.sum(1, keepdims=True)
 BITS = (random(ROWS, 3, seed=2) > 0.5).astype("f8")
 GUESSES = 0.1 + 0.8 * random(ROWS, 3, seed=3)
-RANKS = (SCORES > SCORES[range(ROWS), LABELS][:, None]).sum(1)
+RANKS = (SCORES[range(ROWS), LABELS][:, None] < SCORES).sum(1)
 SURPRISE = -np.log(PROBABILITIES[range(ROWS), LABELS])
 
 CASES: dict[str, tuple[metrics.Metric, Array, Array, Array]] = {
@@ -174,12 +174,11 @@ def test_values_of_a_sample_that_are_several_count_by_their_mean() -> None:
     assert metric(y, p, [[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]) == 0.5
 
 
-@pytest.mark.parametrize(("k", "expected"), [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 0]), (9, [1, 1, 0])])
+@pytest.mark.parametrize(("k", "expected"), [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 0])])
 def test_top_k_counts_equal_scores_as_not_above_and_nan_as_above(k: int, expected: list[int]) -> None:
     scores = np.array([[0.4, 0.4, 0.2], [0.7, 0.2, 0.1], [np.nan] * 3])
     found = metrics.sparse_top_k_categorical_accuracy(np.array([1, 1, 0]), scores, k)
-    rows = expected if k < 9 else [1, 1, 1]
-    assert evaluate(Graph([found]), {}, batch_size=1)[0][0].tolist() == rows
+    assert evaluate(Graph([found]), {}, batch_size=1)[0][0].tolist() == expected
 
 
 def test_scores_without_bound_are_ranked() -> None:

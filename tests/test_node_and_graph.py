@@ -1,4 +1,4 @@
-"""Nodes and graphs as values: what they refuse, how they look, which are the same, and that their size does not matter."""
+"""Nodes and graphs as values: what they refuse, how they look, which are the same, and how they grow."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_operators_and_numpy_functions_build_one_node(x: Node, call, op: str) ->
     ],
 )
 def test_other_numpy_functions_are_refused(x: Node, call) -> None:
-    with pytest.raises((ArgumentError, TypeError), match="expected|missing"):
+    with pytest.raises((ArgumentError, TypeError), match=r"expected|missing"):
         call(x)
 
 
@@ -356,29 +356,27 @@ def test_shape_gives_the_batch_size_as_a_node(x: Node) -> None:
 
 def chain(length: int) -> tuple[Node, Node, Node]:
     x = mg.input("x", (None, 2))
-    w = mg.parameter(np.full(2, 0.5), dtype="float32")
-    y = x
+    w = mg.parameter(np.array([1.0, 2.0]), dtype="float32")
+    y = x * w
     for _ in range(length):
-        y = mg.tanh(y) + w
+        y = -y
     return x, w, mg.sum(y)
 
 
 def test_long_chains_need_no_recursion_and_grow_linearly() -> None:
     counts = {}
-    for length in (2500, 5000):
+    for length in (5_000, 10_000):
         x, w, loss = chain(length)
         (gradient,) = mg.grad(loss, [w])
         graph = mg.Graph([loss, gradient])
         simpler = simplify(graph)
         counts[length] = np.array([len(graph), len(simpler), len(str(graph).splitlines())])
-    assert len(graph) > 10_000
-    assert (np.abs(counts[5000] / counts[2500] - 2) < 0.01).all()
+    assert len(graph) > 20_000
+    assert (np.abs(counts[10_000] / counts[5_000] - 2) < 0.01).all()
     mg.check_graph(graph)
-    step = mg.function([x], [loss, gradient])
-    array = np.ones((1, 2), "f4")
-    found = step(array)
-    expected, _ = evaluate(graph, {x: array}, batch_size=1)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
-    assert "20000" not in repr(graph)
-    del graph, simpler, step, loss, gradient, x, w
+    array = np.array([[3.0, 4.0]], "f4")
+    for found in (mg.function([x], [loss, gradient])(array), evaluate(graph, {x: array}, batch_size=1)[0]):
+        assert found[0] == 11
+        np.testing.assert_array_equal(found[1], [3, 4])
+    del graph, simpler, loss, gradient, x, w
     gc.collect()

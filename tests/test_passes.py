@@ -62,7 +62,7 @@ def test_each_rule_leaves_what_it_says(x: Node, build, left: list[str]) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
-def test_every_rule_was_tried(x: Node) -> None:
+def test_every_rule_was_tried() -> None:
     assert {rule.__name__ for rule in simplifying.RULES} >= {
         "fold_constants",
         "drop_multiplication_by_one",
@@ -83,7 +83,7 @@ def test_large_constants_are_not_folded_into_larger_ones() -> None:
 
 
 def test_what_must_not_change_does_not(x: Node) -> None:
-    for node in (x * -1.0, x + 0.0, x - x, x * 0.0, -(-x), x * np.ones((1, 3)) * 2.0):
+    for node in (x * -1.0, x + 0.0, x - x, x * 0.0, mg.negative(-x), x * np.ones((1, 3)) * 2.0):
         graph = mg.Graph([node])
         array = np.array([[np.nan, -0.0, np.inf]])
         (found,), _ = evaluate(simplify(graph), {x: array}, batch_size=1)

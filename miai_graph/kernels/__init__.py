@@ -1,6 +1,7 @@
 """Fast ways to compute nodes. The definition of an op is its `forward`; a kernel must agree with it.
 
-To add a kernel, write a function that prepares it, with `kernel_for` naming the ops that it is for, and import its file here.
+To add a kernel, write a function that prepares it, with `kernel_for` naming the ops that it is for, and import its file
+here.
 """
 
 from miai_graph.kernels import numpy_kernels, pooling_kernels

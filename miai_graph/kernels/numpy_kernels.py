@@ -84,6 +84,8 @@ def _by_definition(
 
 
 def kernel_for(*names: str) -> Callable[[Preparer], Preparer]:
+    """Enter the function that prepares a kernel for the ops of these names."""
+
     def enter(preparer: Preparer) -> Preparer:
         for name in names:
             KERNELS[name] = preparer

@@ -6,7 +6,8 @@ from typing import Any
 
 from miai_graph import activations, constraints, initializers, regularizers
 from miai_graph.errors import ArgumentError, ShapeError
-from miai_graph.layers.core import add_bias, check_last_axis, positive
+from miai_graph.layers.core import add_bias, positive
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.convolution import as_pair, conv2d
@@ -16,16 +17,24 @@ def check_data_format(data_format: str | None) -> None:
     """Images have their channels last."""
     if data_format not in (None, "channels_last"):
         raise ArgumentError(
-            f"expected data_format 'channels_last'; found {data_format!r}. Transpose the images: x.transpose(0, 2, 3, 1)"
+            f"expected data_format 'channels_last'; found {data_format!r}. "
+            "Transpose the images: images.transpose(0, 2, 3, 1)"
         )
+
+
+def valid_or_same(padding: Any) -> str:
+    """The padding in small letters; ArgumentError if it is another one."""
+    if not isinstance(padding, str) or padding.lower() not in ("valid", "same"):
+        raise ArgumentError(f"expected padding 'valid' or 'same'; found {padding!r}")
+    return padding.lower()
 
 
 @registry.register
 class Conv2D(Layer):
     """A two-dimensional convolution with a bias: y = activation(x ∗ kernel + bias).
 
-    Input [batch, height, width, channels], output [batch, new height, new width, filters]. Weights: kernel [kernel height,
-    kernel width, channels / groups, filters], bias [filters]. As in all such libraries the kernel is not flipped.
+    Input [batch, height, width, channels], output [batch, new height, new width, filters]. Weights: kernel [kernel
+    height, kernel width, channels / groups, filters], bias [filters]. As in all such libraries the kernel is not flipped.
 
     Parameters
     ----------
@@ -64,12 +73,10 @@ class Conv2D(Layer):
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **options)
         check_data_format(data_format)
-        if not isinstance(padding, str) or padding.lower() not in ("valid", "same"):
-            raise ArgumentError(f"expected padding 'valid' or 'same'; found {padding!r}")
         self.filters = positive(filters, "filters")
         self.kernel_size = as_pair(kernel_size, "kernel_size")
         self.strides = as_pair(strides, "strides")
-        self.padding = padding.lower()
+        self.padding = valid_or_same(padding)
         self.data_format = data_format
         self.dilation_rate = as_pair(dilation_rate, "dilation_rate")
         self.groups = positive(groups, "groups")
@@ -83,17 +90,12 @@ class Conv2D(Layer):
         self.bias_constraint = constraints.get(bias_constraint)
         if self.filters % self.groups:
             raise ArgumentError(f"expected filters that groups divides; found {self.filters} and {self.groups}")
+        self.input_spec = InputSpec(ndim=4)
 
     def build(self, input_shape: Any) -> None:
-        if len(input_shape) != 4:
-            raise ShapeError(
-                f"expected images [batch, height, width, channels] for layer {self.name!r}; found shape {input_shape}"
-            )
         channels = input_shape[-1]
         if channels % self.groups:
-            raise ShapeError(
-                f"expected channels that groups={self.groups} divides for layer {self.name!r}; found shape {input_shape}"
-            )
+            raise ShapeError(f"expected channels that groups={self.groups} divides; found shape {input_shape}")
         self.kernel = self.add_weight(
             (*self.kernel_size, channels // self.groups, self.filters),
             self.kernel_initializer,
@@ -102,9 +104,8 @@ class Conv2D(Layer):
             name="kernel",
         )
         self.bias = add_bias(self, self.filters)
-        self._channels = channels
+        self.input_spec = InputSpec(ndim=4, axes={-1: channels})
 
     def call(self, inputs: Node) -> Node:
-        check_last_axis(self, inputs, self._channels)
-        outputs = conv2d(inputs, self.kernel, self.strides, self.padding, self.dilation_rate, self.groups)
+        outputs = conv2d(self.as_floats(inputs), self.kernel, self.strides, self.padding, self.dilation_rate, self.groups)
         return self.activation(outputs if self.bias is None else outputs + self.bias)

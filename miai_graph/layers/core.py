@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from miai_graph import activations, constraints, initializers, regularizers
 from miai_graph.context import unique_name
-from miai_graph.errors import ArgumentError, ShapeError
+from miai_graph.errors import ArgumentError
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
-from miai_graph.node import Node, describe
+from miai_graph.node import Node
+from miai_graph.op import as_node
 from miai_graph.ops.indexing import take
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.linalg import matmul
@@ -37,10 +41,13 @@ def Input(
     Raises
     ------
     ArgumentError
-        if neither or both of `shape` and `batch_shape` are given.
+        if neither or both of `shape` and `batch_shape` are given, or `batch_size` with the latter.
     """
-    if (shape is None) == (batch_shape is None):
-        raise ArgumentError(f"expected either shape or batch_shape; found {shape!r} and {batch_shape!r}")
+    if (shape is None) == (batch_shape is None) or (batch_size is not None and shape is None):
+        raise ArgumentError(
+            "expected either shape, with or without batch_size, or batch_shape; "
+            f"found {shape!r}, {batch_size!r} and {batch_shape!r}"
+        )
     if shape is not None:
         if isinstance(shape, int):
             raise ArgumentError(f"expected a shape that is a tuple, such as ({shape},); found {shape!r}")
@@ -89,10 +96,9 @@ class Dense(Layer):
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
+        self.input_spec = InputSpec(min_ndim=2)
 
     def build(self, input_shape: Any) -> None:
-        if len(input_shape) < 2 or input_shape[-1] is None:
-            raise ShapeError(f"expected an input [batch, …, features] for layer {self.name!r}; found shape {input_shape}")
         self.kernel = self.add_weight(
             (input_shape[-1], self.units),
             self.kernel_initializer,
@@ -101,16 +107,16 @@ class Dense(Layer):
             name="kernel",
         )
         self.bias = add_bias(self, self.units)
+        self.input_spec = InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs: Node) -> Node:
-        check_last_axis(self, inputs, self.kernel.shape[0])
-        outputs = matmul(inputs, self.kernel)
+        outputs = matmul(self.as_floats(inputs), self.kernel)
         return self.activation(outputs if self.bias is None else outputs + self.bias)
 
 
 def positive(value: Any, meaning: str) -> int:
     """The value as an int; ArgumentError if it is not a positive integer."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ArgumentError(f"expected a positive integer as {meaning}; found {value!r}")
     return int(value)
 
@@ -129,26 +135,20 @@ def add_bias(layer: Any, length: int) -> Node | None:
     return bias
 
 
-def check_last_axis(layer: Layer, inputs: Node, expected: int | None) -> None:
-    """A layer that was built for one number of features must not be called on another."""
-    if inputs.shape[-1] != expected:
-        raise ShapeError(
-            f"expected an input with a last axis of {expected}, for which layer {layer.name!r} was built; "
-            f"found {describe(inputs)}"
-        )
-
-
 @registry.register
 class Embedding(Layer):
     """Rows of a table, looked up by number: y = embeddings[x].
 
     Input of integers, any shape; output with one more axis, of `output_dim`. Weight: embeddings [input_dim, output_dim].
+    Floats are cut to integers.
 
     Parameters
     ----------
-    input_dim : the number of rows; inputs are from 0 to input_dim - 1, and one outside raises when the graph runs
+    input_dim : the number of rows; inputs are from 0 to input_dim - 1 (negative ones count from the back), and one outside
+        raises when the graph runs
     output_dim : the length of a row
     embeddings_initializer, embeddings_regularizer, embeddings_constraint : of the table
+    mask_zero : False is the only one: there are no masks
     options : `Layer`'s
     """
 
@@ -159,14 +159,22 @@ class Embedding(Layer):
         embeddings_initializer: Any = "uniform",
         embeddings_regularizer: Any = None,
         embeddings_constraint: Any = None,
+        mask_zero: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if mask_zero:
+            raise ArgumentError(
+                f"expected mask_zero=False, for layers know no masks; found {mask_zero!r}. "
+                "Weight the samples instead, or multiply by (inputs != 0)"
+            )
         self.input_dim = positive(input_dim, "input_dim")
         self.output_dim = positive(output_dim, "output_dim")
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = constraints.get(embeddings_constraint)
+        self.mask_zero = mask_zero
+        self.input_spec = InputSpec()
 
     def build(self, input_shape: Any) -> None:
         self.embeddings = self.add_weight(
@@ -177,5 +185,9 @@ class Embedding(Layer):
             name="embeddings",
         )
 
+    def _admit(self, inputs: Any) -> Any:
+        """Without a cast to the layer's dtype, which would round large numbers."""
+        return super()._admit(inputs) if isinstance(inputs, list | tuple) else as_node(inputs)
+
     def call(self, inputs: Node) -> Node:
-        return take(self.embeddings, inputs if inputs.type.is_integer else cast(inputs, "int32"), axis=0)
+        return take(self.embeddings, inputs if inputs.type.is_integer else cast(inputs, "int64"), axis=0)

@@ -10,22 +10,39 @@ from miai_graph.errors import ArgumentError
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.elementwise import add, maximum, minimum, multiply
-from miai_graph.ops.structure import concatenate
+from miai_graph.ops.structure import concatenate, expand_dims
 
 
-def _check_inputs(layer: Layer, inputs: Any, least: int = 2) -> Sequence[Node]:
-    if not isinstance(inputs, list) or len(inputs) < least:
-        raise ArgumentError(f"expected a list of at least {least} nodes as input of layer {layer.name!r}; found {inputs!r}")
-    return inputs
+class Merge(Layer):
+    """What the layers that join have in common: a list of nodes as input, of floats if one of them is."""
+
+    def call(self, inputs: Any) -> Node:
+        if not isinstance(inputs, list) or not inputs or not all(isinstance(node, Node) for node in inputs):
+            raise ArgumentError(f"expected a list of nodes as input; found {inputs!r}")
+        if any(node.type.is_floating for node in inputs):
+            inputs = [self.as_floats(node) for node in inputs]
+        return self.merge(inputs)
+
+    def merge(self, nodes: Sequence[Node]) -> Node:
+        """The output. A subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__} has no method merge(nodes)")
 
 
-class ElementwiseMerge(Layer):
-    """What the layers that join element by element have in common: inputs that broadcast together."""
+class ElementwiseMerge(Merge):
+    """What the layers that join element by element have in common: inputs broadcast, each sample's with its own.
+
+    An input of fewer axes gets axes of length one, after the batch's.
+    """
 
     function: Callable[[Node, Node], Node]
 
-    def call(self, inputs: Sequence[Node]) -> Node:
-        return reduce(type(self).function, _check_inputs(self, inputs))
+    def merge(self, nodes: Sequence[Node]) -> Node:
+        rank = max(node.ndim for node in nodes)
+        return self.combine([expand_dims(node, range(1, 1 + rank - node.ndim)) for node in nodes])
+
+    def combine(self, nodes: Sequence[Node]) -> Node:
+        """The output, from inputs of one rank."""
+        return reduce(type(self).function, nodes)
 
 
 @registry.register
@@ -57,27 +74,25 @@ class Minimum(ElementwiseMerge):
 
 
 @registry.register
-class Average(Layer):
+class Average(ElementwiseMerge):
     """The mean of the inputs, element by element."""
 
-    def call(self, inputs: Sequence[Node]) -> Node:
-        nodes = _check_inputs(self, inputs)
-        return reduce(add, nodes) * (1.0 / len(nodes))
+    def combine(self, nodes: Sequence[Node]) -> Node:
+        return self.as_floats(reduce(add, nodes)) / len(nodes)
 
 
 @registry.register
-class Subtract(Layer):
+class Subtract(ElementwiseMerge):
     """The first of two inputs less the second, element by element."""
 
-    def call(self, inputs: Sequence[Node]) -> Node:
-        nodes = _check_inputs(self, inputs)
+    def combine(self, nodes: Sequence[Node]) -> Node:
         if len(nodes) != 2:
-            raise ArgumentError(f"expected two nodes as input of layer {self.name!r}; found {len(nodes)}")
+            raise ArgumentError(f"expected a list of two nodes as input; found {len(nodes)}")
         return nodes[0] - nodes[1]
 
 
 @registry.register
-class Concatenate(Layer):
+class Concatenate(Merge):
     """The inputs joined along an axis.
 
     Parameters
@@ -90,5 +105,5 @@ class Concatenate(Layer):
         super().__init__(**options)
         self.axis = axis
 
-    def call(self, inputs: Sequence[Node]) -> Node:
-        return concatenate(_check_inputs(self, inputs, least=1), self.axis)
+    def merge(self, nodes: Sequence[Node]) -> Node:
+        return concatenate(nodes, self.axis)

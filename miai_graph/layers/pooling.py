@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from miai_graph.errors import ArgumentError
-from miai_graph.layers.convolution import check_data_format
+from miai_graph.layers.convolution import check_data_format, valid_or_same
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.convolution import as_pair
@@ -21,7 +21,7 @@ class Pooling2D(Layer):
     strides : from one window to the next; None: as the window is large
     padding : "valid" (whole windows only), or "same"
     data_format : "channels_last" is the only one
-    options : `Layer`'s
+    name, options : `Layer`'s
     """
 
     def __init__(
@@ -30,16 +30,16 @@ class Pooling2D(Layer):
         strides: Any = None,
         padding: str = "valid",
         data_format: str | None = None,
+        name: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(name=name, **options)
         check_data_format(data_format)
-        if not isinstance(padding, str) or padding.lower() not in ("valid", "same"):
-            raise ArgumentError(f"expected padding 'valid' or 'same'; found {padding!r}")
         self.pool_size = as_pair(pool_size, "pool_size")
         self.strides = self.pool_size if strides is None else as_pair(strides, "strides")
-        self.padding = padding.lower()
+        self.padding = valid_or_same(padding)
         self.data_format = data_format
+        self.input_spec = InputSpec(ndim=4)
 
 
 @registry.register
@@ -47,7 +47,7 @@ class MaxPooling2D(Pooling2D):
     """The greatest element of each window. See `Pooling2D` for the parameters."""
 
     def call(self, inputs: Node) -> Node:
-        return max_pool2d(inputs, self.pool_size, self.strides, self.padding)
+        return max_pool2d(self.as_floats(inputs), self.pool_size, self.strides, self.padding)
 
 
 @registry.register
@@ -55,7 +55,7 @@ class AveragePooling2D(Pooling2D):
     """The mean of each window; padding does not count. See `Pooling2D` for the parameters."""
 
     def call(self, inputs: Node) -> Node:
-        return average_pool2d(inputs, self.pool_size, self.strides, self.padding)
+        return average_pool2d(self.as_floats(inputs), self.pool_size, self.strides, self.padding)
 
 
 class GlobalPooling2D(Layer):
@@ -73,6 +73,7 @@ class GlobalPooling2D(Layer):
         check_data_format(data_format)
         self.data_format = data_format
         self.keepdims = keepdims
+        self.input_spec = InputSpec(ndim=4)
 
 
 @registry.register
@@ -80,7 +81,7 @@ class GlobalAveragePooling2D(GlobalPooling2D):
     """The mean of each channel over the image: [batch, channels]. See `GlobalPooling2D` for the parameters."""
 
     def call(self, inputs: Node) -> Node:
-        return global_average_pool2d(inputs, self.keepdims)
+        return global_average_pool2d(self.as_floats(inputs), self.keepdims)
 
 
 @registry.register

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from miai_graph.errors import ArgumentError
+from miai_graph.layers.core import positive
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.ops.random import bernoulli
-from miai_graph.types import broadcast_shapes
-from miai_graph.ops.structure import cast
+from miai_graph.ops.random import as_seed, bernoulli
+from miai_graph.ops.structure import zeros_like
+from miai_graph.types import Shape, broadcast_shapes
 
 
 @registry.register
@@ -24,7 +26,7 @@ class Dropout(Layer):
     rate : the probability of an element to be dropped, from 0 to 1
     noise_shape : the shape of the mask, which broadcasts to the input's; None in it stands for the input's own length.
         (None, 1, 1, None) drops whole channels of images.
-    seed : of the masks; None: the one of `set_seed`
+    seed : of the masks; None: the one of `set_seed`. Two layers have different masks, of one seed too
     options : `Layer`'s
     """
 
@@ -35,20 +37,31 @@ class Dropout(Layer):
         if isinstance(rate, bool) or not 0 <= rate <= 1:
             raise ArgumentError(f"expected a rate from 0 to 1; found {rate!r}")
         self.rate = rate
-        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
-        self.seed = seed
+        self.noise_shape = None if noise_shape is None else _as_noise_shape(noise_shape)
+        self.seed = None if seed is None else as_seed(seed)
+        self.input_spec = InputSpec()
 
     def call(self, inputs: Node, training: bool = False) -> Node:
         if not training or self.rate == 0:
             return inputs
-        shape = inputs.type.shape
-        if self.noise_shape is not None:
-            if len(self.noise_shape) != inputs.ndim:
-                raise ArgumentError(f"expected a noise_shape of {inputs.ndim} lengths; found {self.noise_shape}")
-            mask_shape = tuple(own if dim is None else dim for own, dim in zip(shape, self.noise_shape, strict=True))
-            broadcast_shapes(mask_shape, shape)
-            shape = mask_shape
+        values = self.as_floats(inputs)
         if self.rate == 1:
-            return inputs * 0.0
-        kept = cast(bernoulli(shape, 1.0 - self.rate, seed=self.seed), inputs.dtype)
-        return inputs * (kept * (1.0 / (1.0 - self.rate)))
+            return zeros_like(values)
+        kept = bernoulli(self._mask_shape(values.type.shape), 1.0 - self.rate, values.dtype, self.seed)
+        return values * (kept * (1.0 / (1.0 - self.rate)))
+
+    def _mask_shape(self, shape: Shape) -> Shape:
+        if self.noise_shape is None:
+            return shape
+        if len(self.noise_shape) != len(shape):
+            raise ArgumentError(f"expected a noise_shape of {len(shape)} lengths; found {self.noise_shape}")
+        mask_shape = tuple(own if dim is None else dim for own, dim in zip(shape, self.noise_shape, strict=True))
+        if broadcast_shapes(mask_shape, shape) != shape:
+            raise ArgumentError(f"expected a noise_shape that broadcasts to the input's; found {self.noise_shape}")
+        return mask_shape
+
+
+def _as_noise_shape(noise_shape: Any) -> tuple[int | None, ...]:
+    if isinstance(noise_shape, str | int):
+        raise ArgumentError(f"expected a noise_shape that is a tuple of lengths and None; found {noise_shape!r}")
+    return tuple(None if dim is None else positive(dim, "a length of noise_shape") for dim in noise_shape)

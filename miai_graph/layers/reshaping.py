@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from miai_graph.errors import ArgumentError
 from miai_graph.layers.convolution import check_data_format
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.structure import reshape, transpose
+from miai_graph.types import int_dims
 
 
 @registry.register
@@ -19,12 +23,11 @@ class Flatten(Layer):
         super().__init__(**options)
         check_data_format(data_format)
         self.data_format = data_format
+        self.input_spec = InputSpec(min_ndim=1)
 
     def call(self, inputs: Node) -> Node:
-        features = 1
-        for dim in inputs.shape[1:]:
-            features *= dim or 0
-        return reshape(inputs, (inputs.type.shape[0], features))
+        batch, *features = inputs.type.shape
+        return reshape(inputs, (batch, math.prod(int_dims(tuple(features)))))
 
 
 @registry.register
@@ -39,7 +42,10 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: Sequence[int], **options: Any) -> None:
         super().__init__(**options)
+        if not all(isinstance(length, int) and length >= -1 for length in target_shape):
+            raise ArgumentError(f"expected a target_shape of integers, without the batch; found {target_shape!r}")
         self.target_shape = tuple(target_shape)
+        self.input_spec = InputSpec(min_ndim=1)
 
     def call(self, inputs: Node) -> Node:
         return reshape(inputs, (inputs.type.shape[0], *self.target_shape))
@@ -57,7 +63,10 @@ class Permute(Layer):
 
     def __init__(self, dims: Sequence[int], **options: Any) -> None:
         super().__init__(**options)
+        if sorted(dims) != list(range(1, len(dims) + 1)):
+            raise ArgumentError(f"expected dims with each of 1 to {len(dims)} once; found {dims!r}")
         self.dims = tuple(dims)
+        self.input_spec = InputSpec(ndim=len(dims) + 1)
 
     def call(self, inputs: Node) -> Node:
         return transpose(inputs, (0, *self.dims))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from miai_graph import constraints, initializers, regularizers
-from miai_graph.context import build_context, name_scope
+from miai_graph.context import build_context, current_context, name_scope
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -17,6 +19,24 @@ from miai_graph.registry import Configurable
 from miai_graph.types import as_dtype, as_shape, user_shape
 
 Rule = Callable[[Node], Node]
+
+_weight_scope: ContextVar[str | None] = ContextVar("miai_graph_weight_scope", default=None)
+
+
+def weight_scope() -> str:
+    """What comes before the names of weights that are made now: the layers being built or called, outermost first."""
+    building = _weight_scope.get()
+    return current_context().scope if building is None else building
+
+
+@contextmanager
+def use_weight_scope(scope: str | None) -> Iterator[None]:
+    """Within the block, names of weights start with the scope; None: with that of nodes."""
+    token = _weight_scope.set(scope)
+    try:
+        yield
+    finally:
+        _weight_scope.reset(token)
 
 
 class WeightOwner(Configurable):
@@ -70,7 +90,7 @@ class WeightOwner(Configurable):
         value = np.asarray(initializers.get(initializer or default)(dims, kind), kind)
         if value.shape != dims:
             raise ShapeError(f"expected values of shape {dims} from the initializer of {name!r}; found {value.shape}")
-        with build_context(call=None):
+        with build_context(call=None, scope=weight_scope()):
             weight = (parameter if trainable else variable)(value, name=name)
         self._own_weights.append(weight)
         if regularizer is not None:
@@ -93,13 +113,13 @@ class WeightOwner(Configurable):
         """The layers right below this one, in the order of the attributes that hold them."""
         return list(dict.fromkeys(part for part in self._owned_parts() if isinstance(part, WeightOwner)))
 
-    def walk(self) -> Iterator[Any]:
-        """This layer and all below it, each once, outer ones first."""
+    def walk(self, *, frozen: bool = True) -> Iterator[Any]:
+        """This layer and all below it, each once, outer ones first; without `frozen`, only what may be trained."""
         seen: set[int] = set()
         waiting: list[Any] = [self]
         while waiting:
             layer = waiting.pop(0)
-            if id(layer) not in seen:
+            if id(layer) not in seen and (frozen or layer.trainable):
                 seen.add(id(layer))
                 yield layer
                 waiting = [*layer.sublayers, *waiting]
@@ -117,13 +137,8 @@ class WeightOwner(Configurable):
     @property
     def trainable_weights(self) -> list[Node]:
         """The parameters that optimizers may change now."""
-        return list(dict.fromkeys(self._unfrozen_weights()))
-
-    def _unfrozen_weights(self) -> Iterator[Node]:
-        if self._trainable:
-            yield from (weight for weight in self._weights_of_its_own() if variable_of(weight).trainable)
-            for layer in self.sublayers:
-                yield from layer._unfrozen_weights()
+        weights = (weight for layer in self.walk(frozen=False) for weight in layer._weights_of_its_own())
+        return [weight for weight in dict.fromkeys(weights) if variable_of(weight).trainable]
 
     @property
     def non_trainable_weights(self) -> list[Node]:

@@ -15,7 +15,7 @@ from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import as_floats, same_rank
 from miai_graph.node import Node, describe
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import absolute, clip, log, not_equal, square, where
+from miai_graph.ops.elementwise import absolute, clip, identity, log, not_equal, square, where
 from miai_graph.ops.reductions import logsumexp, mean
 from miai_graph.ops.softmax import sigmoid_cross_entropy, softmax_cross_entropy, sparse_softmax_cross_entropy
 from miai_graph.ops.structure import cast, expand_dims, moveaxis, squeeze, sum
@@ -33,7 +33,7 @@ def logits_of(y_pred: Node, activation: str, **attributes: Any) -> Node | None:
     activation : "softmax" or "sigmoid"
     attributes : those that the activation must have, such as its axis
     """
-    while y_pred.op.name == "identity":
+    while y_pred.op is identity:
         (y_pred,) = y_pred.inputs
     if y_pred.op.name != activation or dict(y_pred.attributes) != attributes:
         return None

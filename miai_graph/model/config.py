@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,71 +10,92 @@ import numpy as np
 from miai_graph.errors import SavingError
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, LayerCall, registry
-from miai_graph.model.rebuild import Unit, flat_nodes
-from miai_graph.node import Node, apply, describe
+from miai_graph.model.rebuild import Unit, flat, mapped
+from miai_graph.node import Node, apply
 from miai_graph.op import as_node, constant, ops
-from miai_graph.ops.leaves import is_variable
+from miai_graph.ops.leaves import is_variable, parameter, variable, variable_of
+from miai_graph.registry import as_config
 from miai_graph.types import BatchDim
 
 
-def functional_config(inputs: list[Node], outputs: list[Node], units: list[Unit], layers: list[Layer]) -> dict[str, Any]:
-    """The parts of a functional model as plain data. Values are told by number, in the order in which they come about."""
-    numbers: dict[Node, int] = {node: place for place, node in enumerate(inputs)}
+def input_config(node: Node) -> dict[str, Any]:
+    """An input as the arguments of `Input`."""
+    return {"batch_shape": list(node.shape), "dtype": node.dtype.name, "name": node.name}
+
+
+def functional_config(inputs: Any, outputs: Any, units: Sequence[Unit], layers: Sequence[Layer]) -> dict[str, Any]:
+    """The parts of a functional model as plain data. Values are told by number, in the order in which they come about.
+
+    Parameters
+    ----------
+    inputs, outputs : nodes, or nested lists and dictionaries of them
+    """
+    numbers: dict[Node, int] = {node: place for place, node in enumerate(flat(inputs))}
     calls = []
     for unit in units:
-        produced = [unit] if isinstance(unit, Node) else flat_nodes(unit.outputs)
+        produced = [unit] if isinstance(unit, Node) else flat(unit.outputs)
         calls.append(_op_config(unit, numbers) if isinstance(unit, Node) else _call_config(unit, numbers, layers))
         for node in produced:
             numbers[node] = len(numbers)
     return {
-        "inputs": [
-            {"batch_shape": list(node.shape), "dtype": node.dtype.name, "name": node.name} for node in inputs
-        ],
+        "inputs": [input_config(node) for node in flat(inputs)],
+        "input_structure": mapped(numbers.__getitem__, inputs),
         "layers": [registry.serialize(layer) for layer in layers],
         "calls": calls,
-        "outputs": [numbers[node] for node in outputs],
+        "outputs": mapped(numbers.__getitem__, outputs),
     }
 
 
-def _call_config(call: LayerCall, numbers: Mapping[Node, int], layers: list[Layer]) -> dict[str, Any]:
-    arguments = {name: value for name, value in call.arguments.items() if value is not None}
+def _call_config(call: LayerCall, numbers: Mapping[Node, int], layers: Sequence[Layer]) -> dict[str, Any]:
+    def argument(value: Any) -> Any:
+        return {"value": numbers[value]} if isinstance(value, Node) else as_config(value)
+
+    arguments = {name: mapped(argument, value) for name, value in call.arguments.items() if value is not None}
     place = next(place for place, layer in enumerate(layers) if layer is call.layer)
-    return {"layer": place, "inputs": _numbered(call.inputs, numbers), "arguments": arguments}
-
-
-def _numbered(nodes: Any, numbers: Mapping[Node, int]) -> Any:
-    return [_numbered(part, numbers) for part in nodes] if isinstance(nodes, list | tuple) else numbers[nodes]
+    return {"layer": place, "inputs": mapped(numbers.__getitem__, call.inputs), "arguments": arguments}
 
 
 def _op_config(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
     if is_variable(node):
-        raise SavingError(
-            f"expected weights that belong to layers; found {describe(node)}, which stands between layers. "
-            "Put it into a layer of your own (see layers.Layer.add_weight)"
-        )
+        key = variable_of(node)
+        return {"variable": key.name, "shape": list(node.shape), "dtype": node.dtype.name, "trainable": key.trainable}
     attributes = {name: encode(value) for name, value in node.attributes.items()}
     return {"op": node.op.name, "inputs": [numbers[source] for source in node.inputs], "attributes": attributes}
 
 
-def functional_parts(config: Mapping[str, Any]) -> tuple[list[Node], list[Node]]:
+def functional_parts(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Build inputs and outputs from what `functional_config` gave, with new layers."""
     inputs = [Input(**entry) for entry in config["inputs"]]
     layers: list[Layer] = [registry.get(entry) for entry in config["layers"]]
     values: list[Node] = list(inputs)
     for call in config["calls"]:
-        if "op" in call:
-            values.append(_apply_op(call, values))
-        else:
-            arguments = call["arguments"]
-            values += flat_nodes(layers[call["layer"]](_chosen(call["inputs"], values), **arguments))
-    return inputs, [values[number] for number in config["outputs"]]
+        values += _made_again(call, layers, values)
+    return mapped(values.__getitem__, config["input_structure"]), mapped(values.__getitem__, config["outputs"])
 
 
-def _chosen(numbers: Any, values: list[Node]) -> Any:
-    return [_chosen(part, values) for part in numbers] if isinstance(numbers, list) else values[numbers]
+def _made_again(entry: Mapping[str, Any], layers: Sequence[Layer], values: Sequence[Node]) -> Iterator[Node]:
+    if "variable" in entry:
+        zeros = np.zeros(entry["shape"], entry["dtype"])
+        yield (parameter if entry["trainable"] else variable)(zeros, entry["variable"])
+    elif "op" in entry:
+        yield _apply_op(entry, values)
+    else:
+        arguments = {name: _argument(value, values) for name, value in entry["arguments"].items()}
+        inputs = mapped(values.__getitem__, entry["inputs"])
+        yield from flat(layers[entry["layer"]](inputs, **arguments))
 
 
-def _apply_op(entry: Mapping[str, Any], values: list[Node]) -> Node:
+def _argument(value: Any, values: Sequence[Node]) -> Any:
+    match value:
+        case {"value": int(number)}:
+            return values[number]
+        case list():
+            return [_argument(part, values) for part in value]
+        case _:
+            return value
+
+
+def _apply_op(entry: Mapping[str, Any], values: Sequence[Node]) -> Node:
     attributes = {name: decode(value) for name, value in entry["attributes"].items()}
     op = ops.get(entry["op"])
     if op is None:
@@ -93,6 +114,10 @@ def encode(value: Any) -> Any:
             return {"array": value.tolist(), "dtype": value.dtype.name, "shape": list(value.shape)}
         case np.dtype():
             return {"dtype": value.name}
+        case np.generic():
+            return value.item()
+        case slice():
+            return {"slice": [value.start, value.stop, value.step]}
         case BatchDim():
             return {"batch": value.multiple}
         case None | bool() | int() | float() | str():
@@ -110,6 +135,8 @@ def decode(value: Any) -> Any:
             return np.array(items, dtype).reshape(shape)
         case {"dtype": name}:
             return np.dtype(name)
+        case {"slice": bounds}:
+            return slice(*bounds)
         case {"batch": multiple}:
             return BatchDim(multiple)
         case _:

@@ -2,16 +2,19 @@
 
 A functional model is what lies between its inputs and outputs: calls of layers, and single ops between them. To build it
 again, each layer is called again, once for each call, and each other node is applied again.
+
+Inputs, outputs and arguments of calls are single nodes, or lists and dictionaries of them, one in another if need be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from miai_graph.context import build_context
 from miai_graph.errors import ModelError
 from miai_graph.layers.layer import Layer, LayerCall
-from miai_graph.node import Node, describe, reapply
+from miai_graph.node import Node, apply, describe
 from miai_graph.ops.leaves import is_input
 
 Unit = LayerCall | Node
@@ -40,53 +43,82 @@ def units_between(inputs: Sequence[Node], outputs: Sequence[Node]) -> list[Unit]
             units[id(node)] = node.index, node
             waiting.extend(node.inputs)
         else:
-            produced = flat_nodes(call.outputs)
+            produced = flat(call.outputs)
             if not any(node is own for own in produced):
                 raise ModelError(
                     f"expected outputs of layers; found {describe(node)}, which lies inside of layer {call.layer.name!r}"
                 )
             units[id(call)] = min(own.index for own in produced), call
-            waiting.extend(flat_nodes(call.inputs))
-    return [unit for _, unit in sorted(units.values(), key=lambda pair: pair[0])]
+            waiting.extend(nodes_of_call(call))
+    return [unit for _, unit in sorted(units.values(), key=_position)]
 
 
-def rebuild(
-    units: Sequence[Unit], replacements: Mapping[Node, Node], outputs: Sequence[Node], layers: Mapping[Layer, Layer]
-) -> list[Node]:
-    """The outputs, computed from the replacements of the inputs.
+def _position(entry: tuple[int, Unit]) -> int:
+    return entry[0]
+
+
+def rebuild(units: Sequence[Unit], replacements: Mapping[Node, Node], outputs: Sequence[Node]) -> list[Node]:
+    """The outputs, computed from the replacements of the inputs; layers are called again and share their weights.
 
     Parameters
     ----------
     units : what `units_between` gave
-    layers : layers to be called in the place of others (empty: each layer itself, sharing its weights)
     """
     replaced = dict(replacements)
+
+    def other(value: Any) -> Any:
+        return replaced[value] if isinstance(value, Node) else value
+
     for unit in units:
         if isinstance(unit, Node):
-            replaced[unit] = reapply_as_user(unit, replaced)
+            replaced[unit] = _apply_again(unit, [replaced[source] for source in unit.inputs])
         else:
-            layer = layers.get(unit.layer, unit.layer)
-            results = layer(replace_nodes(unit.inputs, replaced), **unit.arguments)
-            replaced.update(zip(flat_nodes(unit.outputs), flat_nodes(results), strict=True))
+            arguments = {name: mapped(other, value) for name, value in unit.arguments.items()}
+            results = unit.layer(mapped(other, unit.inputs), **arguments)
+            replaced.update(zip(flat(unit.outputs), flat(results), strict=True))
     return [replaced[node] for node in outputs]
 
 
-def reapply_as_user(node: Node, replaced: Mapping[Node, Node]) -> Node:
+def _apply_again(node: Node, inputs: Sequence[Node]) -> Node:
     """A single op of the user's between layers, on other inputs; variables and constants are themselves."""
-    return reapply(node, [replaced[source] for source in node.inputs]) if node.inputs else node
+    if not inputs:
+        return node
+    with build_context(source=node.source):
+        return apply(node.op, inputs, node.attributes, node.name.rpartition("/")[2])
 
 
-def replace_nodes(nodes: Any, replaced: Mapping[Node, Node]) -> Any:
-    if isinstance(nodes, list | tuple):
-        return [replace_nodes(part, replaced) for part in nodes]
-    return replaced[nodes]
+def nodes_of_call(call: LayerCall) -> list[Node]:
+    """The nodes that a layer was called on, those among its further arguments included."""
+    given = [*flat(call.inputs), *flat(list(call.arguments.values()))]
+    return [node for node in given if isinstance(node, Node)]
 
 
-def flat_nodes(nodes: Any) -> list[Node]:
-    """The nodes of a nested list, in order."""
-    if isinstance(nodes, list | tuple):
-        return [node for part in nodes for node in flat_nodes(part)]
-    return [] if nodes is None else [nodes]
+def flat(value: Any) -> list[Any]:
+    """The leaves of nested lists and dictionaries, in order; None is no leaf."""
+    if isinstance(value, Mapping):
+        return flat(list(value.values()))
+    if isinstance(value, list | tuple):
+        return [leaf for part in value for leaf in flat(part)]
+    return [] if value is None else [value]
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same nested lists and dictionaries, with a function applied to each leaf."""
+    if isinstance(value, Mapping):
+        return {name: mapped(function, part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [mapped(function, part) for part in value]
+    return value if value is None else function(value)
+
+
+def packed(structure: Any, leaves: Iterable[Any]) -> Any:
+    """The leaves in the nested lists and dictionaries of a structure, whose own leaves they replace."""
+    remaining = iter(leaves)
+
+    def following(_: Any) -> Any:
+        return next(remaining)
+
+    return mapped(following, structure)
 
 
 def layers_of(units: Sequence[Unit]) -> list[Layer]:
