@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from miai_graph import __version__
+from miai_graph.demo import run_demo
 from miai_graph.doctor import examine
 from miai_graph.errors import MiaiGraphError
 
@@ -45,8 +46,6 @@ def main() -> None:
 )
 def demo(epochs: int, executor: str, seed: int, output: Path) -> None:
     """Train a convolutional network on handwritten digits; draw the model, the curves and what it reads."""
-    from miai_graph.demo import run_demo
-
     run_demo(output, epochs=epochs, executor=executor, seed=seed, verbose="auto")
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from miai_graph import layers
+from miai_graph import layers, views
 from miai_graph.context import set_seed
 from miai_graph.digits import load_digits
 from miai_graph.model import Sequential
-from miai_graph.views import plot_history, plot_model, plot_predictions
 
 
 def make_digits_cnn() -> Sequential:
@@ -72,9 +71,9 @@ def run_demo(
     history.timing.table(limit=12)
     predictions = model.predict(digits.test_images, verbose=0)
     folder.mkdir(parents=True, exist_ok=True)
-    plot_model(model, folder / "model.png", timing=history.timing)
-    plot_history(history, folder / "curves.png")
-    plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png")
+    views.plot_model(model, folder / "model.png", timing=history.timing)
+    views.plot_history(history, folder / "curves.png")
+    views.plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png")
     print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
     print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")

@@ -70,6 +70,24 @@ def test_serial_gives_what_the_interpreter_does(sample: Sample, floating: str) -
             assert_close(found, wanted, times=10)
 
 
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3e38, -3e38, 1.0, -1.0]
+
+
+@of_both_precisions
+@of_each_sample
+def test_serial_treats_special_values_as_the_interpreter_does(sample: Sample, floating: str) -> None:
+    node, inputs = sample.node(floating)
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.choice(SPECIAL, array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
+        for array in sample.arrays(4, floating)
+    ]
+    (expected,), _ = evaluate(mg.Graph([node]), dict(zip(inputs, arrays, strict=True)), batch_size=4)
+    (found,) = mg.function(inputs, [node])(*arrays)
+    if (sample.op, node.dtype.kind) != ("cast", "i"):  # which integer nan becomes is not specified
+        assert_close(found, expected, times=10)
+
+
 def loss_of(node: mg.Node) -> mg.Node:
     """A scalar that depends on each element in a way of its own, and more than linearly."""
     return mg.sum(mg.tanh(0.3 * node) * (node + 1.0))

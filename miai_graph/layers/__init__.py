@@ -6,6 +6,7 @@ One file a kind; to add a layer, write a class in the file where it belongs and 
 from miai_graph.layers.activation import Activation, ReLU, Softmax
 from miai_graph.layers.convolution import Conv2D
 from miai_graph.layers.core import Dense, Embedding, Input
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, LayerCall, Trace, collect_updates_and_losses, registry
 from miai_graph.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from miai_graph.layers.normalization import BatchNormalization, LayerNormalization
@@ -33,6 +34,7 @@ __all__ = [
     "GlobalAveragePooling2D",
     "GlobalMaxPooling2D",
     "Input",
+    "InputSpec",
     "Layer",
     "LayerCall",
     "LayerNormalization",

@@ -34,7 +34,8 @@ class Conv2D(Layer):
     """A two-dimensional convolution with a bias: y = activation(x ∗ kernel + bias).
 
     Input [batch, height, width, channels], output [batch, new height, new width, filters]. Weights: kernel [kernel
-    height, kernel width, channels / groups, filters], bias [filters]. As in all such libraries the kernel is not flipped.
+    height, kernel width, channels / groups, filters], bias [filters]. As in all such libraries, the kernel is not
+    flipped.
 
     Parameters
     ----------
@@ -107,5 +108,7 @@ class Conv2D(Layer):
         self.input_spec = InputSpec(ndim=4, axes={-1: channels})
 
     def call(self, inputs: Node) -> Node:
-        outputs = conv2d(self.as_floats(inputs), self.kernel, self.strides, self.padding, self.dilation_rate, self.groups)
+        outputs = conv2d(
+            self.as_floats(inputs), self.kernel, self.strides, self.padding, self.dilation_rate, self.groups
+        )
         return self.activation(outputs if self.bias is None else outputs + self.bias)

@@ -20,7 +20,7 @@ from miai_graph.ops.linalg import matmul
 from miai_graph.ops.structure import cast
 
 
-def Input(
+def Input(  # noqa: N802
     shape: Sequence[int] | None = None,
     batch_size: int | None = None,
     dtype: Any = None,
@@ -139,13 +139,13 @@ def add_bias(layer: Any, length: int) -> Node | None:
 class Embedding(Layer):
     """Rows of a table, looked up by number: y = embeddings[x].
 
-    Input of integers, any shape; output with one more axis, of `output_dim`. Weight: embeddings [input_dim, output_dim].
-    Floats are cut to integers.
+    Input of integers (floats are cut to them), any shape; output with one more axis, of `output_dim`. Weight:
+    embeddings [input_dim, output_dim].
 
     Parameters
     ----------
-    input_dim : the number of rows; inputs are from 0 to input_dim - 1 (negative ones count from the back), and one outside
-        raises when the graph runs
+    input_dim : the number of rows; inputs are from 0 to input_dim - 1 (negative ones count from the back), and one
+        outside raises when the graph runs
     output_dim : the length of a row
     embeddings_initializer, embeddings_regularizer, embeddings_constraint : of the table
     mask_zero : False is the only one: there are no masks

@@ -37,9 +37,7 @@ class InputSpec:
         most = self.max_ndim if self.ndim is None else self.ndim
         if (least is not None and node.ndim < least) or (most is not None and node.ndim > most):
             return False
-        return all(
-            -node.ndim <= axis < node.ndim and node.shape[axis] == length for axis, length in self.axes.items()
-        )
+        return all(-node.ndim <= axis < node.ndim and node.shape[axis] == length for axis, length in self.axes.items())
 
     def __str__(self) -> str:
         parts = [f"{self.ndim} axes"] if self.ndim is not None else []

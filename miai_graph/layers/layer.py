@@ -84,12 +84,16 @@ def training_mode(training: bool | None) -> Iterator[None]:
         _mode.reset(token)
 
 
+def _no_call(self: Layer, *_: Any, **__: Any) -> Any:
+    raise ModelError(f"expected layer class {type(self).__name__} to define call(self, inputs); found none")
+
+
 class Layer(WeightOwner):
     """A part of a model, with weights of its own.
 
     A subclass defines `call`, which builds nodes from nodes, and, if it has weights, `build`, which makes them with
-    `add_weight` when the shape of the input is known. It keeps the arguments of its constructor as attributes of the same
-    names, so that it can be saved.
+    `add_weight` when the shape of the input is known. It keeps the arguments of its constructor as attributes of the
+    same names, so that it can be saved.
 
     >>> class Scale(mg.layers.Layer):
     ...     def build(self, input_shape):
@@ -102,7 +106,7 @@ class Layer(WeightOwner):
     trainable : whether optimizers may change the weights; it may be set later
     name : unique in a model; by default the class's name with a number
     dtype : of the weights, and of inputs that are floats, which are cast; float32 by default
-    activity_regularizer : a penalty on the output, added to the loss of a model, divided by the length of its first axis
+    activity_regularizer : a penalty on the output, divided by the length of its first axis, added to the model's loss
 
     Attributes
     ----------
@@ -149,9 +153,8 @@ class Layer(WeightOwner):
         """Make the weights. `input_shape` is a tuple with None for the batch, or a list of them for several inputs."""
         self.built = True
 
-    def call(self, inputs: Any, **arguments: Any) -> Any:
-        """The nodes of the output. A parameter `training` gets whether the graph is for training."""
-        raise ModelError(f"expected layer class {type(self).__name__} to define call; found none")
+    call: Callable[..., Any] = _no_call
+    """Called with the inputs, returns the nodes of the output. `training`, if it is a parameter, says what for."""
 
     # What subclasses use
 
@@ -164,7 +167,8 @@ class Layer(WeightOwner):
 
         Parameters
         ----------
-        value : gets the value before (or the one that an earlier call in the same model gave it) and returns the new one
+        value : gets the value before (or the one that an earlier call in the same model gave it) and returns the new
+            one
         """
         updates = self._trace_of_call("add_update").updates
         updates[weight] = value(updates.get(weight, weight))

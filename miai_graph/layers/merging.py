@@ -38,11 +38,16 @@ class ElementwiseMerge(Merge):
 
     def merge(self, nodes: Sequence[Node]) -> Node:
         rank = max(node.ndim for node in nodes)
-        return self.combine([expand_dims(node, range(1, 1 + rank - node.ndim)) for node in nodes])
+        return self.combine([_with_rank(node, rank) for node in nodes])
 
     def combine(self, nodes: Sequence[Node]) -> Node:
         """The output, from inputs of one rank."""
         return reduce(type(self).function, nodes)
+
+
+def _with_rank(node: Node, rank: int) -> Node:
+    missing = rank - node.ndim
+    return expand_dims(node, range(1, 1 + missing)) if missing else node
 
 
 @registry.register

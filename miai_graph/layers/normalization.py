@@ -7,6 +7,7 @@ from typing import Any
 
 from miai_graph import constraints, initializers, regularizers
 from miai_graph.errors import ArgumentError, ShapeError
+from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.elementwise import rsqrt, square
@@ -42,6 +43,8 @@ class Normalization(Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if not epsilon >= 0:
+            raise ArgumentError(f"expected an epsilon of at least 0; found {epsilon!r}")
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
@@ -51,6 +54,7 @@ class Normalization(Layer):
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
+        self.input_spec = InputSpec(min_ndim=1)
 
     def _add_gamma_and_beta(self, shape: Sequence[int]) -> None:
         self.gamma = self.beta = None
@@ -127,6 +131,8 @@ class BatchNormalization(Normalization):
         )
         if not 0 <= momentum <= 1:
             raise ArgumentError(f"expected a momentum from 0 to 1; found {momentum!r}")
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise ArgumentError(f"expected an axis that is an integer; found {axis!r}")
         self.axis = axis
         self.momentum = momentum
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
@@ -135,24 +141,26 @@ class BatchNormalization(Normalization):
     def build(self, input_shape: Any) -> None:
         axis = normalize_axis(self.axis, len(input_shape))
         if input_shape[axis] is None:
-            raise ShapeError(f"expected channels along axis {self.axis} for layer {self.name!r}; found {input_shape}")
+            raise ShapeError(f"expected channels along axis {self.axis}; found the batch, in shape {input_shape}")
         channels = (input_shape[axis],)
         self._add_gamma_and_beta(channels)
         self.moving_mean = self.add_weight(channels, self.moving_mean_initializer, trainable=False, name="moving_mean")
         self.moving_variance = self.add_weight(
             channels, self.moving_variance_initializer, trainable=False, name="moving_variance"
         )
+        self.input_spec = InputSpec(ndim=len(input_shape), axes={axis: input_shape[axis]})
 
     def call(self, inputs: Node, training: bool = False) -> Node:
-        axis = normalize_axis(self.axis, inputs.ndim)
-        shape = [1] * inputs.ndim
+        values = self.as_floats(inputs)
+        axis = normalize_axis(self.axis, values.ndim)
+        shape = [1] * values.ndim
         shape[axis] = self.moving_mean.type.size
         if not (training and self.trainable):
-            differences = inputs - reshape(self.moving_mean, shape)
+            differences = values - reshape(self.moving_mean, shape)
             return self._shift_and_scale(differences, reshape(self.moving_variance, shape), shape)
-        others = [place for place in range(inputs.ndim) if place != axis]
-        batch_mean = mean(inputs, others, keepdims=True)
-        differences = inputs - batch_mean
+        others = [place for place in range(values.ndim) if place != axis]
+        batch_mean = mean(values, others, keepdims=True)
+        differences = values - batch_mean
         batch_variance = mean(square(differences), others, keepdims=True)
         self._move(self.moving_mean, batch_mean)
         self._move(self.moving_variance, batch_variance)
@@ -210,12 +218,15 @@ class LayerNormalization(Normalization):
     def build(self, input_shape: Any) -> None:
         axes = normalize_axes(self.axis, len(input_shape))
         if any(input_shape[axis] is None for axis in axes):
-            raise ShapeError(f"expected axes other than the batch for layer {self.name!r}; found {self.axis}")
-        self._add_gamma_and_beta([input_shape[axis] for axis in axes])
+            raise ShapeError(f"expected axes other than the batch; found {self.axis} in shape {input_shape}")
+        lengths = {axis: input_shape[axis] for axis in axes}
+        self._add_gamma_and_beta(list(lengths.values()))
+        self.input_spec = InputSpec(ndim=len(input_shape), axes=lengths)
 
     def call(self, inputs: Node) -> Node:
-        axes = normalize_axes(self.axis, inputs.ndim)
-        shape = [dim or 1 if axis in axes else 1 for axis, dim in enumerate(inputs.shape)]
-        differences = inputs - mean(inputs, axes, keepdims=True)
+        values = self.as_floats(inputs)
+        axes = normalize_axes(self.axis, values.ndim)
+        shape = [dim if axis in axes and dim is not None else 1 for axis, dim in enumerate(values.shape)]
+        differences = values - mean(values, axes, keepdims=True)
         variance = mean(square(differences), axes, keepdims=True)
         return self._shift_and_scale(differences, variance, shape)

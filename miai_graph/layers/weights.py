@@ -42,8 +42,8 @@ def use_weight_scope(scope: str | None) -> Iterator[None]:
 class WeightOwner(Configurable):
     """The part of a layer that has to do with weights.
 
-    Weights are made by `add_weight`, or are parameters and variables that are kept as attributes. Layers that are kept as
-    attributes, or in lists, tuples and dictionaries that are, belong to the layer, whenever they were put there.
+    Weights are made by `add_weight`, or are parameters and variables that are kept as attributes. Layers that are kept
+    as attributes, or in lists, tuples and dictionaries that are, belong to the layer, whenever they were put there.
     """
 
     def __init__(self, name: str, dtype: Any, trainable: bool) -> None:

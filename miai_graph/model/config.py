@@ -116,8 +116,6 @@ def encode(value: Any) -> Any:
             return {"dtype": value.name}
         case np.generic():
             return value.item()
-        case slice():
-            return {"slice": [value.start, value.stop, value.step]}
         case BatchDim():
             return {"batch": value.multiple}
         case None | bool() | int() | float() | str():
@@ -135,8 +133,6 @@ def decode(value: Any) -> Any:
             return np.array(items, dtype).reshape(shape)
         case {"dtype": name}:
             return np.dtype(name)
-        case {"slice": bounds}:
-            return slice(*bounds)
         case {"batch": multiple}:
             return BatchDim(multiple)
         case _:

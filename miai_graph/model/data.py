@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from miai_graph.errors import ArgumentError, FeedError
 from miai_graph.feeding import Batch, Rows
+from miai_graph.node import Node
 from miai_graph.op import Array
 
 Arrays = list[Array]
@@ -18,11 +19,11 @@ Arrays = list[Array]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Arrays in memory: inputs, targets and, perhaps, a weight for each sample."""
+    """Arrays in memory: inputs, targets and, perhaps, weights of the samples for each target."""
 
     inputs: Arrays
     targets: Arrays
-    weights: Array | None = None
+    weights: Arrays
 
     @property
     def size(self) -> int:
@@ -30,11 +31,10 @@ class Dataset:
 
     @property
     def arrays(self) -> Arrays:
-        return [*self.inputs, *self.targets, *([] if self.weights is None else [self.weights])]
+        return [*self.inputs, *self.targets, *self.weights]
 
     def part(self, start: int, stop: int) -> Dataset:
-        weights = None if self.weights is None else self.weights[start:stop]
-        return Dataset([a[start:stop] for a in self.inputs], [a[start:stop] for a in self.targets], weights)
+        return Dataset(*([array[start:stop] for array in group] for group in (self.inputs, self.targets, self.weights)))
 
     def batches(self, batch_size: int, order: Array | None = None) -> Iterator[tuple[Batch, int]]:
         """Batches with their sizes, the last one smaller if it must be; `order` are row numbers."""
@@ -46,6 +46,29 @@ class Dataset:
             else:
                 yield Rows(arrays, order[start:stop]), stop - start
 
+    def weighted_by_class(self, class_weight: Mapping[int, float] | None) -> Dataset:
+        """The dataset with weights from the samples' classes, times their own; classes that are not named count 1.
+
+        Raises
+        ------
+        ArgumentError, FeedError
+            if there is not one target, or it does not hold one class a sample.
+        """
+        if class_weight is None:
+            return self
+        if len(self.targets) != 1:
+            raise ArgumentError(f"expected one target with class_weight; found {len(self.targets)}")
+        (labels,) = self.targets
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            labels = labels.argmax(axis=1)
+        labels = labels.reshape(len(labels), -1)
+        if labels.shape[1] != 1:
+            raise FeedError(f"expected one class a sample with class_weight; found targets of shape {self.targets[0].shape}")
+        weights = np.ones(len(labels), np.float32)
+        for label, weight in class_weight.items():
+            weights[np.rint(labels[:, 0]) == label] = weight
+        return replace(self, weights=[weights * own for own in self.weights] or [weights])
+
 
 def as_arrays(value: Any, names: Sequence[str], what: str) -> Arrays:
     """One array for each name, from an array, a list of arrays, or a dictionary by name.
@@ -56,60 +79,55 @@ def as_arrays(value: Any, names: Sequence[str], what: str) -> Arrays:
         if there are too few or too many, one has no samples or no batch axis, or is not of numbers.
     """
     if isinstance(value, Mapping):
-        missing = [name for name in names if name not in value]
-        unknown = [name for name in value if name not in names]
-        if missing or unknown:
-            raise FeedError(f"expected {what} for {', '.join(names)}; found {', '.join(map(str, value))}")
+        if set(value) != set(names):
+            raise FeedError(f"expected {what} for {', '.join(names)}; found {', '.join(map(str, value)) or 'none'}")
         parts = [value[name] for name in names]
     elif len(names) == 1:
-        single = isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], np.ndarray)
+        single = isinstance(value, list | tuple) and len(value) == 1 and hasattr(value[0], "__array__")
         parts = list(value) if single else [value]
     elif isinstance(value, list | tuple) and len(value) == len(names):
         parts = list(value)
     else:
         found = f"{len(value)} arrays" if isinstance(value, list | tuple) else type(value).__name__
         raise FeedError(f"expected a list of {len(names)} arrays as {what}, for {', '.join(names)}; found {found}")
-    return [_as_samples(part, f"{what} {name!r}") for part, name in zip(parts, names, strict=True)]
+    return [as_samples(part, f"{what} {name!r}") for part, name in zip(parts, names, strict=True)]
 
 
-def _as_samples(value: Any, what: str) -> Array:
+def as_samples(value: Any, what: str) -> Array:
+    """The value as an array of numbers with a sample a row.
+
+    Raises
+    ------
+    FeedError
+        if it is none.
+    """
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise FeedError(f"expected an array as {what}; found {type(value).__name__} ({error})") from None
     if array.dtype.kind not in "fiub":
         raise FeedError(f"expected numbers as {what}; found an array of dtype {array.dtype}")
     if array.ndim == 0 or len(array) == 0:
         raise FeedError(f"expected at least one sample as {what}; found shape {array.shape}")
-    return array
+    # Rows are gathered from whole arrays, which takes long if they must be made contiguous for each batch.
+    return np.ascontiguousarray(array)
 
 
-def as_dataset(
-    x: Any, y: Any, sample_weight: Any, input_names: Sequence[str], target_names: Sequence[str]
-) -> Dataset:
-    """The arrays as a dataset.
+def with_last_axis(arrays: Arrays, nodes: Sequence[Node]) -> Arrays:
+    """The arrays, with an axis of length one added where an input [batch, …, 1] is given without its last axis."""
+    return [
+        array[..., np.newaxis] if array.ndim == node.ndim - 1 and node.shape[-1] == 1 else array
+        for array, node in zip(arrays, nodes, strict=True)
+    ]
 
-    Raises
-    ------
-    FeedError
-        if the arrays have different numbers of samples, targets or weights hold nan, or there are no samples.
-    """
-    inputs = as_arrays(x, input_names, "input")
-    targets = [] if y is None else as_arrays(y, target_names, "target")
-    weights = None if sample_weight is None else _as_samples(sample_weight, "sample_weight")
-    dataset = Dataset(inputs, targets, weights)
+
+def check_lengths(dataset: Dataset) -> None:
+    """Raise FeedError if the arrays differ in the number of samples."""
     for array in dataset.arrays:
         if len(array) != dataset.size:
             raise FeedError(
                 f"expected as many samples in each array; found {', '.join(str(len(other)) for other in dataset.arrays)}"
             )
-    for name, target in zip(target_names, targets, strict=False):
-        check_no_nan(target, f"target {name!r}")
-    if weights is not None:
-        check_no_nan(weights, "sample_weight")
-        if weights.ndim != 1:
-            raise FeedError(f"expected one sample_weight a sample; found shape {weights.shape}")
-    return dataset
 
 
 def check_no_nan(array: Array, what: str) -> None:
@@ -122,6 +140,26 @@ def check_no_nan(array: Array, what: str) -> None:
         raise FeedError(f"expected numbers as {what}; found nan at position {place} ({int(bad.sum())} in all)")
 
 
+def as_weights(value: Any, names: Sequence[str]) -> Arrays:
+    """Weights for each target, from those for all of them, or a list or dictionary with some for each.
+
+    Raises
+    ------
+    FeedError
+        if they do not fit the targets' number, or are not numbers.
+    """
+    if value is None:
+        return []
+    for_each = isinstance(value, Mapping) or (isinstance(value, list | tuple) and hasattr(value[0], "__array__"))
+    if for_each:
+        arrays = as_arrays(value, names, "sample_weight")
+    else:
+        arrays = [as_samples(value, "sample_weight")] * len(names)
+    for array in arrays:
+        check_no_nan(array, "sample_weight")
+    return arrays
+
+
 def split_validation(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """The last part of the samples for validation, before any shuffling, as in Keras."""
     if not 0 < fraction < 1:
@@ -132,33 +170,18 @@ def split_validation(dataset: Dataset, fraction: float) -> tuple[Dataset, Datase
     return dataset.part(0, cut), dataset.part(cut, dataset.size)
 
 
-def weights_by_class(class_weight: Mapping[int, float], targets: Arrays, weights: Array | None) -> Array:
-    """A weight for each sample from its class, times its own; classes that are not named count 1."""
-    if len(targets) != 1:
-        raise ArgumentError(f"expected one target with class_weight; found {len(targets)}")
-    (labels,) = targets
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        labels = labels.argmax(axis=1)
-    labels = labels.reshape(len(labels), -1)
-    if labels.shape[1] != 1:
-        raise FeedError(f"expected one class a sample with class_weight; found targets of shape {targets[0].shape}")
-    result = np.ones(len(labels), np.float32)
-    for label, weight in class_weight.items():
-        result[labels[:, 0] == label] = weight
-    return result if weights is None else result * weights
-
-
 def is_batches(x: Any) -> bool:
-    """Whether x is an iterable of batches rather than arrays."""
-    return isinstance(x, Iterator) or (
-        isinstance(x, Iterable) and not isinstance(x, np.ndarray | Sequence | Mapping) and not hasattr(x, "__array__")
-    )
+    """Whether x gives batches, by iteration or by number, rather than being arrays."""
+    if isinstance(x, np.ndarray | Sequence | Mapping) or hasattr(x, "__array__"):
+        return False
+    return isinstance(x, Iterable) or (hasattr(x, "__getitem__") and hasattr(x, "__len__"))
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
-    """(x, y, sample_weight) from a batch that may lack the later ones."""
-    if not isinstance(batch, tuple):
+    """(x, y, sample_weight) from a tuple or list that may lack the later ones, or from x alone."""
+    if not isinstance(batch, tuple | list):
         return batch, None, None
     if not 1 <= len(batch) <= 3:
-        raise FeedError(f"expected batches (x,), (x, y) or (x, y, sample_weight); found a tuple of {len(batch)}")
-    return (*batch, *[None] * (3 - len(batch)))  # type: ignore[return-value]
+        raise FeedError(f"expected batches (x,), (x, y) or (x, y, sample_weight); found {len(batch)} parts")
+    x, y, sample_weight = (*batch, None, None)[:3]
+    return x, y, sample_weight

@@ -6,10 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph import losses
 from miai_graph.errors import FeedError
-from miai_graph.losses import SparseCategoricalCrossentropy
 from miai_graph.node import Node
 from miai_graph.op import Array
+
+_COMPARING = (
+    losses.mean_squared_error,
+    losses.mean_absolute_error,
+    losses.huber,
+    losses.binary_crossentropy,
+    losses.categorical_crossentropy,
+)
+"""The losses that need a true value for each prediction."""
 
 
 def check_labels_of(loss: Any, target: Array, output: Node, name: str) -> Array:
@@ -18,38 +27,43 @@ def check_labels_of(loss: Any, target: Array, output: Node, name: str) -> Array:
     Raises
     ------
     FeedError
-        if class numbers are broken or out of range, or the target has another shape than the loss can compare to the output.
+        if class numbers are broken or out of range, labels are no probabilities, or the target has another shape than the
+        loss can compare to the output. The user's own losses may take targets of any shape.
     """
-    if isinstance(loss, SparseCategoricalCrossentropy):
-        return _class_numbers(loss, target, output, name)
-    if loss is not None:
+    function = getattr(loss, "fn", None)
+    if function is losses.sparse_categorical_crossentropy:
+        return _class_numbers(loss.options, target, output, name)
+    if function in _COMPARING:
         _check_comparable(target, output, name)
+    if function is losses.binary_crossentropy:
+        _check_between_0_and_1(target, name)
     return target
 
 
-def _class_numbers(loss: Any, target: Array, output: Node, name: str) -> Array:
-    classes = output.shape[-1]
-    if target.dtype.kind == "f":
-        whole = target.astype(np.int64)
-        if (whole != target).any():
-            place = _first(whole != target)
-            raise FeedError(f"expected whole class numbers as target {name!r}; found {target[place]} at position {place}")
-        target = whole
-    if target.shape[1:] not in (output.shape[1:-1], (*output.shape[1:-1], 1)):
+def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Array:
+    axis = options.get("axis", -1) % output.ndim
+    classes = output.shape[axis] or 0
+    expected = (*output.shape[1:axis], *output.shape[axis + 1 :])
+    if target.shape[1:] not in (expected, (*expected, 1)):
         raise FeedError(
-            f"expected a class number for each row of output {name!r}, shape {output.shape[:-1]}; found target shape "
+            f"expected a class number for each row of output {name!r}, shape {(None, *expected)}; found target shape "
             f"{(None, *target.shape[1:])}. For rows of probabilities use categorical_crossentropy"
         )
-    outside = (target < 0) | (target >= (classes or 0))
-    if getattr(loss, "ignore_class", None) is not None:
-        outside &= target != loss.ignore_class
+    if target.dtype.kind == "f":
+        broken = target != np.floor(target)
+        if broken.any():
+            place = _first(broken)
+            raise FeedError(f"expected whole class numbers as target {name!r}; found {target[place]} at position {place}")
+    outside = (target < 0) | (target >= classes)
+    if options.get("ignore_class") is not None:
+        outside &= target != options["ignore_class"]
     if outside.any():
         place = _first(outside)
         raise FeedError(
-            f"expected class numbers from 0 to {(classes or 0) - 1} as target {name!r}, for the output has {classes} classes; "
+            f"expected class numbers from 0 to {classes - 1} as target {name!r}, for the output has {classes} classes; "
             f"found {target[place]} at position {place}"
         )
-    return target
+    return target if target.dtype.kind in "iu" else target.astype(np.int64)
 
 
 def _check_comparable(target: Array, output: Node, name: str) -> None:
@@ -58,6 +72,16 @@ def _check_comparable(target: Array, output: Node, name: str) -> None:
         raise FeedError(
             f"expected a target of shape {output.shape}, as output {name!r} has; found {(None, *found)}. "
             "For class numbers use sparse_categorical_crossentropy"
+        )
+
+
+def _check_between_0_and_1(target: Array, name: str) -> None:
+    outside = (target < 0) | (target > 1)
+    if outside.any():
+        place = _first(outside)
+        raise FeedError(
+            f"expected labels from 0 to 1 as target {name!r}, for binary_crossentropy; found {target[place]} at position "
+            f"{place}"
         )
 
 

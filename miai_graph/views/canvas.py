@@ -18,6 +18,8 @@ PADDING = 6.0
 ARROW = 5.0
 NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
 _LEADING = 1.38
+_PILE = 5.0
+_LEGEND_WIDTH = 420.0
 _BAR_WIDTH, _BAR_HEIGHT = 160.0, 9.0
 
 
@@ -45,8 +47,7 @@ class Card:
 
     lines : from top to bottom
     fill, frame : colours; frame_width in points
-    badge : a short text on the upper edge, at the right
-    stacked : whether it stands for several, and is drawn like a pile
+    badge : a short text on the upper edge, at the right, of a card that stands for several; it is drawn as a pile then
     column, group : see `Box`
     """
 
@@ -63,8 +64,9 @@ class Card:
     def box(self) -> Box:
         """The place that it needs."""
         badge = style.text_width(self.badge, NAME_SIZE, True) + 2 * PADDING if self.badge else 0.0
-        width = max([badge, *(line.width for line in self.lines)]) + 2 * PADDING
-        height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7)
+        pile = _PILE if self.badge else 0.0
+        width = max([badge, *(line.width for line in self.lines)]) + 2 * PADDING + pile
+        height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7) + pile
         return Box(self.key, width, height, self.column, self.group)
 
 
@@ -167,29 +169,34 @@ def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
 def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
     box = card.box
     left, top = x - box.width / 2, y - box.height / 2
+    width, height = box.width, box.height
     if card.badge:
-        for step in (5.0, 2.5):
-            _draw_box(axes, left + step, top + step, box.width, box.height, card.fill, card.frame, 0.7)
-    _draw_box(axes, left, top, box.width, box.height, card.fill, card.frame, card.frame_width)
-    line_top = y - sum(line.height for line in card.lines) / 2
+        width, height = width - _PILE, height - _PILE
+        for shift in (_PILE, _PILE / 2):
+            _draw_box(axes, (left + shift, top + shift, width, height), card.fill, card.frame, 0.7)
+    _draw_box(axes, (left, top, width, height), card.fill, card.frame, card.frame_width)
+    line_top = top + (height - sum(line.height for line in card.lines)) / 2
     for line in card.lines:
+        place = left + width / 2, line_top + line.height / 2
         style.plain_text(
-            axes, x, line_top + line.height * 0.5, line.text, line.size, bold=line.bold, color=line.colour,
-            ha="center", va="center_baseline",
-        )  # fmt: skip
+            axes, *place, line.text, line.size, bold=line.bold, color=line.colour, ha="center", va="center_baseline"
+        )
         line_top += line.height
     if card.badge:
-        width = style.text_width(card.badge, NAME_SIZE, True) + 8
-        _draw_box(axes, left + box.width - width + 4, top - 7, width, 14, style.PAPER, card.frame, 0.9)
-        middle = left + box.width - width / 2 + 4
-        style.plain_text(axes, middle, top, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
+        badge_width = style.text_width(card.badge, NAME_SIZE, True) + 8
+        corner = left + box.width - badge_width + 3, top - 12
+        _draw_box(axes, (*corner, badge_width, 14), style.PAPER, card.frame, 0.9)
+        place = corner[0] + badge_width / 2, corner[1] + 7
+        style.plain_text(axes, *place, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
 
 
 def _draw_box(
-    axes: Axes, left: float, top: float, width: float, height: float, fill: Any, frame: str, frame_width: float
+    axes: Axes, place: tuple[float, float, float, float], fill: Any, frame: str, frame_width: float
 ) -> None:
+    """A rounded rectangle at left, top, with width and height."""
     from matplotlib.patches import FancyBboxPatch
 
+    left, top, width, height = place
     rounding = f"round,pad=0,rounding_size={min(4.0, height / 3)}"
     axes.add_patch(
         FancyBboxPatch(
@@ -199,8 +206,8 @@ def _draw_box(
 
 
 def _legend_rows(sheet: Sheet) -> list[list[tuple[Sample, float]]]:
-    """The samples with their widths, in rows no wider than the drawing (or than three or so samples)."""
-    room = max(sheet.drawing.width, 300.0)
+    """The samples with their widths, in rows no wider than the drawing."""
+    room = max(sheet.drawing.width, _LEGEND_WIDTH)
     rows: list[list[tuple[Sample, float]]] = []
     for sample in sheet.samples:
         width = style.text_width(sample.text, DETAIL_SIZE) + 36
@@ -214,7 +221,7 @@ def _draw_legend(axes: Axes, rows: Sequence[Sequence[tuple[Sample, float]]], top
     for number, row in enumerate(rows):
         x, y = MARGIN, top + number * 16 + 8
         for sample, width in row:
-            _draw_box(axes, x, y - 4.5, 15, 9, sample.fill, sample.frame, sample.frame_width)
+            _draw_box(axes, (x, y - 4.5, 15, 9), sample.fill, sample.frame, sample.frame_width)
             style.plain_text(axes, x + 20, y, sample.text, DETAIL_SIZE, va="center_baseline")
             x += width
 
@@ -231,7 +238,7 @@ def _draw_bar(figure: Figure, greatest: float, top: float, height: float) -> Non
     scale = ScalarMappable(Normalize(0.0, greatest or 1.0), style.share_colours())
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
     bar.outline.set(edgecolor=style.LINE, linewidth=0.6)  # type: ignore[operator]
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if greatest > 0.04 else 1, symbol=" %"))
     axes.tick_params(labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT)
     style.plain_text(
         axes, 0.0, 1.25, "share of the time", DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left"

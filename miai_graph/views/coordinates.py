@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from miai_graph.views.ranks import Rows
 
 _SWEEPS = 24
+_STRAIGHTENINGS = 3
 _WORK = 400_000
 """A bound for vertices times sweeps, for large graphs."""
 
@@ -30,7 +31,8 @@ def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
         order = range(len(rows.members)) if downward else range(len(rows.members) - 1, -1, -1)
         for rank in order:
             _settle(rows, rank, xs, offsets[rank], rows.above if downward else rows.below, both)
-    _straighten(rows, xs, offsets)
+    for _ in range(_STRAIGHTENINGS):
+        _straighten(rows, xs, offsets)
     return xs
 
 
@@ -66,19 +68,18 @@ def _settle(
 
 
 def _straighten(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]]) -> None:
-    """Put the way points of each edge on as few vertical lines as the vertices beside them allow."""
-    neighbours: dict[int, tuple[int | None, float, int | None, float]] = {}
+    """Put the vertices of each chain on as few vertical lines as the vertices beside them allow."""
+    beside: dict[int, tuple[int | None, float, int | None, float]] = {}
     for row, places in zip(rows.members, offsets, strict=True):
         for at, vertex in enumerate(row):
-            if rows.is_way_point(vertex):
-                left = (row[at - 1], places[at] - places[at - 1]) if at > 0 else (None, 0.0)
-                right = (row[at + 1], places[at + 1] - places[at]) if at + 1 < len(row) else (None, 0.0)
-                neighbours[vertex] = (*left, *right)
+            left = (row[at - 1], places[at] - places[at - 1]) if at > 0 else (None, 0.0)
+            right = (row[at + 1], places[at + 1] - places[at]) if at + 1 < len(row) else (None, 0.0)
+            beside[vertex] = (*left, *right)
     for chain in _chains(rows):
         run: list[int] = []
         low, high = -math.inf, math.inf
         for vertex in chain:
-            left, left_gap, right, right_gap = neighbours[vertex]
+            left, left_gap, right, right_gap = beside[vertex]
             least = -math.inf if left is None else xs[left] + left_gap
             most = math.inf if right is None else xs[right] - right_gap
             if max(low, least) > min(high, most):
@@ -90,16 +91,35 @@ def _straighten(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]])
 
 
 def _chains(rows: Rows) -> list[list[int]]:
-    """The way points that follow each other, from top to bottom, longest first."""
+    """Vertices that should stand below each other, from top to bottom; the longest chains first.
+
+    Each leads to the one in the middle of those below, if it is in the middle of those above that one. Way points of one
+    edge always do.
+    """
+    place = {vertex: number for row in rows.members for number, vertex in enumerate(row)}
+    following: dict[int, int] = {}
+    preceded: set[int] = set()
+    pairs = [(upper, lower) for row in rows.members for upper in row for lower in rows.below[upper]]
+    for upper, lower in sorted(pairs, key=lambda pair: -sum(map(rows.is_way_point, pair)) // 2):
+        fits = upper in _middle(rows.above[lower], place) and lower in _middle(rows.below[upper], place)
+        fits = fits or (rows.is_way_point(upper) and rows.is_way_point(lower))
+        if fits and upper not in following and lower not in preceded:
+            following[upper] = lower
+            preceded.add(lower)
     chains = []
-    for vertex in range(rows.boxes, len(rows.ranks)):
-        if any(rows.is_way_point(upper) for upper in rows.above[vertex]):
-            continue
-        chain = [vertex]
-        while following := [lower for lower in rows.below[chain[-1]] if rows.is_way_point(lower)]:
-            chain.append(following[0])
-        chains.append(chain)
+    for vertex in range(len(rows.ranks)):
+        if vertex not in preceded:
+            chain = [vertex]
+            while chain[-1] in following:
+                chain.append(following[chain[-1]])
+            chains.append(chain)
     return sorted(chains, key=len, reverse=True)
+
+
+def _middle(vertices: Sequence[int], place: Mapping[int, int]) -> list[int]:
+    """The one in the middle, from left to right, or the two."""
+    ordered = sorted(vertices, key=place.__getitem__)
+    return ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
 
 
 def _align(run: Sequence[int], xs: list[float], low: float, high: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, FORWARD, UPDATE
@@ -164,6 +165,7 @@ class _CardMaker:
         if share is not None:
             fill = style.share_colour(*share)
             lines += [Line(format_share(share[0]), bold=True)] if share[0] > 0 else []
+            lines = [replace(line, colour=style.TEXT) for line in lines]
         lines += self._update_lines(piece)
         is_output = any(node in self.outputs for node in piece.nodes)
         scope = outer_scope(node.scope)

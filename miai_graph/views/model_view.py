@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.errors import ArgumentError
@@ -112,6 +113,7 @@ class _CardMaker:
         fill, frame = _colours(first)
         if self.greatest is not None and not first.is_input:
             fill = style.share_colour(self._share(run.units), self.greatest)
+            lines = [replace(line, colour=style.TEXT) for line in lines]
         is_output = any(unit.is_output for unit in run.units)
         return Card(key, lines, fill, frame, 2.2 if is_output else 0.9, f"×{run.times}" if run.times > 1 else "")
 
@@ -175,10 +177,10 @@ def _kind(unit: Unit) -> str:
         return "input"
     if unit.layer is None:
         return "single op"
-    return "layer with weights" if unit.layer.weights else "layer without"
+    return "layer with weights" if unit.layer.weights else "layer without weights"
 
 
 def _legend(units: Sequence[Unit]) -> list[Sample]:
     samples = {_kind(unit): Sample(_kind(unit), *_colours(unit)) for unit in units}
-    order = ["input", "layer with weights", "layer without", "single op"]
+    order = ["input", "layer with weights", "layer without weights", "single op"]
     return [*(samples[kind] for kind in order if kind in samples), Sample("output", style.PAPER, style.LINE, 2.2)]
