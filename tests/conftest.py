@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import active_children, resource_tracker
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,14 +36,22 @@ def rng() -> np.random.Generator:
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
     """Fail a test that leaves threads or child processes behind."""
-    threads, children = set(threading.enumerate()), set(multiprocessing.active_children())
+    before = running()
     yield
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        left = [item for item in threading.enumerate() if item not in threads and item.is_alive()]
-        left += [item for item in multiprocessing.active_children() if item not in children]
-        if not left:
-            return
+    while left := running() - before:
         if time.monotonic() > deadline:
             pytest.fail(f"expected nothing left running; found {left}")
         time.sleep(0.01)
+
+
+def running() -> set[object]:
+    """The threads of this process, and the numbers of its children (on Linux, of all; else of multiprocessing's)."""
+    found = {child.pid for child in active_children()}
+    for listing in Path("/proc/self/task").glob("*/children"):
+        try:
+            found |= {int(pid) for pid in listing.read_text().split()}
+        except FileNotFoundError:  # a thread that has just ended
+            continue
+    found.discard(getattr(resource_tracker._resource_tracker, "_pid", None))
+    return {*threading.enumerate(), *found}

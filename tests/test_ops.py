@@ -159,10 +159,9 @@ def test_each_op_has_a_sample_and_titles_are_unique() -> None:
 def test_each_public_function_that_builds_nodes_has_a_sample() -> None:
     others = {"assign", "input"}
     sampled = {name for sample in SAMPLES.values() for name in (sample.op, *sample.functions)}
-    public = {name: getattr(mg, name) for name in mg.__all__}
     building = {
         name
-        for name, value in public.items()
+        for name, value in vars(mg).items()
         if isinstance(value, Op)
         or (inspect.isfunction(value) and value.__module__.startswith("miai_graph.ops."))
         or name == "random"

@@ -125,8 +125,8 @@ class Layer(WeightOwner):
     ) -> None:
         if unknown:
             raise ArgumentError(
-                f"expected arguments of {type(self).__name__}{inspect.signature(type(self))}, with the options name, "
-                f"dtype, trainable and activity_regularizer; found {', '.join(unknown)}"
+                f"expected arguments of {type(self).__name__} ({', '.join(inspect.signature(type(self)).parameters)}: name, "
+                f"dtype, trainable and activity_regularizer); found {', '.join(unknown)}"
             )
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise ArgumentError(f"expected a name that is a non-empty string without '/'; found {name!r}")

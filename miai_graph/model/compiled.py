@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from miai_graph import losses, metrics
-from miai_graph.errors import ArgumentError
-from miai_graph.executor import Executor
-from miai_graph.losses import Loss
+from miai_graph import losses, metrics, optimizers
+from miai_graph.errors import ArgumentError, ModelError
+from miai_graph.executor import Executor, as_executor, executor_names
 from miai_graph.metrics import Metric
+from miai_graph.model.rebuild import flat_nodes, mapped
 from miai_graph.node import Node
 from miai_graph.ops.structure import cast
+
+_BY_SHAPE = ("crossentropy", "ce")
+_METRICS_BY_SHAPE = ("accuracy", "acc", *_BY_SHAPE)
+"""Names of which the meaning depends on the shapes of an output and its target."""
 
 
 @dataclass
 class Compiled:
-    """Arguments of `compile`, as the user gave them.
+    """Arguments of `compile`, checked, and what training has come to depend on since.
 
     loss, loss_weights, metrics, weighted_metrics : one for all outputs, a list, or a dictionary by output name
+    seed, stream : where dropout and the shuffling take their numbers from
+    optimized : the parameters that the optimizer was built for, in that order
     """
 
     optimizer: Any
@@ -28,19 +34,90 @@ class Compiled:
     metrics: Any
     weighted_metrics: Any
     executor: str | Executor
+    seed: int
+    stream: int
+    optimized: list[Node] = field(default_factory=list)
 
-    def losses_for(self, names: Sequence[str]) -> list[Loss | None]:
+    def losses_for(self, names: Sequence[str]) -> list[Any]:
         """The loss of each output; None where there is none."""
-        return [losses.get(identifier) for identifier in per_output(self.loss, names, "loss")]
+        return per_output(self.loss, names, "loss")
 
     def loss_weights_for(self, names: Sequence[str]) -> list[float]:
         weights = per_output(self.loss_weights, names, "loss_weights")
         return [1.0 if weight is None else float(weight) for weight in weights]
 
+    def metrics_for(self, names: Sequence[str]) -> list[tuple[list[Any], list[Any]]]:
+        """For each output its metrics, and those that take sample weights."""
+        return list(zip(_metric_lists(self.metrics, names), _metric_lists(self.weighted_metrics, names), strict=True))
+
+    def outputs_with_targets(self, names: Sequence[str]) -> list[int]:
+        """The places of the outputs that have a loss or a metric, and so need a target."""
+        needs = zip(self.losses_for(names), self.metrics_for(names), strict=True)
+        return [place for place, (loss, found) in enumerate(needs) if loss is not None or any(found)]
+
+
+def check_compiled(compiled: Compiled, names: Sequence[str] | None) -> Compiled:
+    """The same with the names of optimizers and losses replaced by objects.
+
+    Parameters
+    ----------
+    names : of the outputs, if they are known
+
+    Raises
+    ------
+    ArgumentError, ExecutorError
+        for unknown names, or entries for other outputs than these.
+    """
+    compiled.optimizer = optimizers.get(compiled.optimizer)
+    if compiled.optimizer is None:
+        raise ArgumentError("expected an optimizer; found None")
+    compiled.loss = _each(_checked_loss, compiled.loss)
+    compiled.metrics = _each(_checked_metric, compiled.metrics)
+    compiled.weighted_metrics = _each(_checked_metric, compiled.weighted_metrics)
+    for weight in flat_nodes(compiled.loss_weights):
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ArgumentError(f"expected numbers as loss_weights; found {weight!r}")
+    if not isinstance(compiled.executor, str) or compiled.executor not in executor_names():
+        as_executor(compiled.executor)
+    if names is not None:
+        compiled.loss_weights_for(names)
+        compiled.outputs_with_targets(names)
+    return compiled
+
+
+def _each(function: Any, value: Any) -> Any:
+    """The function applied to each identifier in lists and dictionaries; a dictionary with a class name is one itself."""
+    if isinstance(value, Mapping) and "class_name" not in value:
+        return {name: _each(function, part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each(function, part) for part in value]
+    return function(value)
+
+
+def _checked_loss(identifier: Any) -> Any:
+    return identifier if identifier in _BY_SHAPE else losses.get(identifier)
+
+
+def _checked_metric(identifier: Any) -> Any:
+    if isinstance(identifier, str):
+        if identifier.lower() not in _METRICS_BY_SHAPE:
+            metrics.get(identifier)
+        return identifier  # reported under the name that the user gave
+    return metrics.get(identifier)
+
+
+def serialized(value: Any, serialize: Any) -> Any:
+    """Identifiers in lists and dictionaries as plain data; names stay names."""
+
+    def plain(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, str) else serialize(leaf)
+
+    return mapped(plain, value)
+
 
 def per_output(value: Any, names: Sequence[str], what: str) -> list[Any]:
     """One entry for each output, from a single one, a list or a dictionary by output name."""
-    if isinstance(value, Mapping) and "class_name" not in value:
+    if isinstance(value, Mapping):
         unknown = [name for name in value if name not in names]
         if unknown:
             raise ArgumentError(f"expected {what} for the outputs {', '.join(names)}; found {', '.join(unknown)}")
@@ -50,6 +127,19 @@ def per_output(value: Any, names: Sequence[str], what: str) -> list[Any]:
             raise ArgumentError(f"expected one {what} for each of {len(names)} outputs; found {len(value)}")
         return list(value)
     return [value] * len(names)
+
+
+def _metric_lists(identifiers: Any, names: Sequence[str]) -> list[list[Any]]:
+    """The metrics of each output. A list of another length than there are outputs is for each of them."""
+    if isinstance(identifiers, Mapping):
+        chosen = per_output(identifiers, names, "metrics")
+    elif isinstance(identifiers, list | tuple):
+        nested = any(isinstance(part, list | tuple) or part is None for part in identifiers)
+        for_each_output = nested or (len(names) > 1 and len(identifiers) == len(names))
+        chosen = per_output(identifiers, names, "metrics") if for_each_output else [identifiers] * len(names)
+    else:
+        chosen = [identifiers] * len(names)
+    return [flat_nodes(part) for part in chosen]
 
 
 @dataclass(frozen=True)
@@ -63,35 +153,30 @@ class PlacedMetric:
 
 
 def place_metrics(
-    compiled: Compiled, names: Sequence[str], targets: Sequence[Node], outputs: Sequence[Node], loss_list: Sequence[Any]
+    compiled: Compiled, names: Sequence[str], targets: Sequence[Node | None], outputs: Sequence[Node], taken: Sequence[str]
 ) -> list[PlacedMetric]:
-    """The metrics of all outputs, with "accuracy" and the like made fit for the output's shape."""
+    """The metrics of all outputs, with "accuracy" and the like made fit for the output's shape.
+
+    Parameters
+    ----------
+    taken : names under which something else is reported
+    """
     placed: list[PlacedMetric] = []
-    for identifiers, weighted in ((compiled.metrics, False), (compiled.weighted_metrics, True)):
-        for output, wanted in enumerate(_lists_per_output(identifiers, names)):
-            for identifier in wanted:
-                metric = metrics.for_outputs(identifier, targets[output], outputs[output], loss_list[output])
+    loss_list = compiled.losses_for(names)
+    for output, lists in enumerate(compiled.metrics_for(names)):
+        target = targets[output]
+        for weighted, identifiers in zip((False, True), lists, strict=True):
+            for identifier in identifiers:
+                assert target is not None
+                loss = losses.for_output(loss_list[output], target, outputs[output])
+                metric = metrics.for_outputs(identifier, target, outputs[output], loss)
                 name = metric.name if len(names) == 1 else f"{names[output]}_{metric.name}"
-                placed.append(PlacedMetric(metric, output, _distinct(name, placed), weighted))
+                placed.append(PlacedMetric(metric, output, distinct(name, [*taken, *(m.name for m in placed)]), weighted))
     return placed
 
 
-def _lists_per_output(identifiers: Any, names: Sequence[str]) -> list[list[Any]]:
-    if identifiers is None:
-        return [[] for _ in names]
-    if isinstance(identifiers, Mapping):
-        chosen = per_output(identifiers, names, "metrics")
-    elif len(names) == 1:
-        chosen = [identifiers]
-    elif isinstance(identifiers, list | tuple) and all(isinstance(part, list | tuple) for part in identifiers):
-        chosen = per_output(identifiers, names, "metrics")
-    else:
-        chosen = [identifiers] * len(names)
-    return [[] if part is None else list(part) if isinstance(part, list | tuple) else [part] for part in chosen]
-
-
-def _distinct(name: str, placed: Sequence[PlacedMetric]) -> str:
-    taken = {metric.name for metric in placed} | {"loss"}
+def distinct(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number behind it if it is taken."""
     number = 1
     candidate = name
     while candidate in taken:
@@ -100,19 +185,35 @@ def _distinct(name: str, placed: Sequence[PlacedMetric]) -> str:
     return candidate
 
 
-def total_loss(
-    compiled: Compiled, names: Sequence[str], targets: Sequence[Node], outputs: Sequence[Node], weight: Node | None
-) -> tuple[Node | None, list[Node]]:
-    """The weighted sum of the outputs' losses, and each of them."""
-    parts: list[Node] = []
+def output_losses(
+    compiled: Compiled,
+    names: Sequence[str],
+    targets: Sequence[Node | None],
+    outputs: Sequence[Node],
+    weights: Sequence[Node | None],
+) -> tuple[dict[str, Node], Node | None]:
+    """The loss of each output that has one, by the output's name, and their weighted sum.
+
+    Raises
+    ------
+    ModelError
+        if a loss is not a scalar.
+    """
+    parts: dict[str, Node] = {}
     total: Node | None = None
-    for loss, factor, target, output in zip(
-        compiled.losses_for(names), compiled.loss_weights_for(names), targets, outputs, strict=True
-    ):
-        if loss is None:
+    rows = zip(
+        names, compiled.losses_for(names), compiled.loss_weights_for(names), targets, outputs, weights, strict=True
+    )
+    for name, identifier, factor, target, output, weight in rows:
+        if identifier is None:
             continue
-        value = loss(target, output, sample_weight=weight)
-        parts.append(value)
+        value = losses.for_output(identifier, target, output)(target, output, sample_weight=weight)
+        if value.ndim:
+            raise ModelError(
+                f"expected a loss that is a scalar, for output {name!r}; found one of shape {value.shape}. "
+                "Give it another reduction, such as 'sum_over_batch_size'"
+            )
+        parts[name] = value
         scaled = value if factor == 1.0 else value * factor
         total = scaled if total is None else total + cast(scaled, total.dtype)
-    return total, parts
+    return parts, total

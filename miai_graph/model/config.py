@@ -10,7 +10,7 @@ import numpy as np
 from miai_graph.errors import SavingError
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, LayerCall, registry
-from miai_graph.model.rebuild import Unit, flat, mapped
+from miai_graph.model.rebuild import Unit, flat_nodes, mapped
 from miai_graph.node import Node, apply
 from miai_graph.op import as_node, constant, ops
 from miai_graph.ops.leaves import is_variable, parameter, variable, variable_of
@@ -30,15 +30,15 @@ def functional_config(inputs: Any, outputs: Any, units: Sequence[Unit], layers: 
     ----------
     inputs, outputs : nodes, or nested lists and dictionaries of them
     """
-    numbers: dict[Node, int] = {node: place for place, node in enumerate(flat(inputs))}
+    numbers: dict[Node, int] = {node: place for place, node in enumerate(flat_nodes(inputs))}
     calls = []
     for unit in units:
-        produced = [unit] if isinstance(unit, Node) else flat(unit.outputs)
+        produced = [unit] if isinstance(unit, Node) else flat_nodes(unit.outputs)
         calls.append(_op_config(unit, numbers) if isinstance(unit, Node) else _call_config(unit, numbers, layers))
         for node in produced:
             numbers[node] = len(numbers)
     return {
-        "inputs": [input_config(node) for node in flat(inputs)],
+        "inputs": [input_config(node) for node in flat_nodes(inputs)],
         "input_structure": mapped(numbers.__getitem__, inputs),
         "layers": [registry.serialize(layer) for layer in layers],
         "calls": calls,
@@ -82,7 +82,7 @@ def _made_again(entry: Mapping[str, Any], layers: Sequence[Layer], values: Seque
     else:
         arguments = {name: _argument(value, values) for name, value in entry["arguments"].items()}
         inputs = mapped(values.__getitem__, entry["inputs"])
-        yield from flat(layers[entry["layer"]](inputs, **arguments))
+        yield from flat_nodes(layers[entry["layer"]](inputs, **arguments))
 
 
 def _argument(value: Any, values: Sequence[Node]) -> Any:

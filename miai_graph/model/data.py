@@ -150,7 +150,7 @@ def as_weights(value: Any, names: Sequence[str]) -> Arrays:
     """
     if value is None:
         return []
-    for_each = isinstance(value, Mapping) or (isinstance(value, list | tuple) and hasattr(value[0], "__array__"))
+    for_each = isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(hasattr(part, "__array__") for part in value))
     if for_each:
         arrays = as_arrays(value, names, "sample_weight")
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from miai_graph import losses
 from miai_graph.errors import FeedError
+from miai_graph.model.steps import FeedSpec
 from miai_graph.node import Node
 from miai_graph.op import Array
 
@@ -22,7 +24,8 @@ _COMPARING = (
 
 
 def check_labels_of(loss: Any, target: Array, output: Node, name: str) -> Array:
-    """The target array, as the loss can take it: class numbers as integers.
+    """The target array in the form that is usual for the loss: integers without an axis of one for class numbers, floats of the
+    output's shape for what is compared to it.
 
     Raises
     ------
@@ -33,17 +36,27 @@ def check_labels_of(loss: Any, target: Array, output: Node, name: str) -> Array:
     function = getattr(loss, "fn", None)
     if function is losses.sparse_categorical_crossentropy:
         return _class_numbers(loss.options, target, output, name)
-    if function in _COMPARING:
-        _check_comparable(target, output, name)
     if function is losses.binary_crossentropy:
         _check_between_0_and_1(target, name)
-    return target
+    return _comparable(target, output, name) if function in _COMPARING else target
+
+
+def usual_target(loss: Any, output: Node) -> FeedSpec:
+    """What a target for this loss and output is like, as a rule."""
+    if getattr(loss, "fn", None) is losses.sparse_categorical_crossentropy:
+        axis = loss.options.get("axis", -1) % output.ndim
+        return FeedSpec(_int_dims([*output.shape[1:axis], *output.shape[axis + 1 :]]), "int64")
+    return FeedSpec(_int_dims(output.shape[1:]), "float")
+
+
+def _int_dims(dims: Sequence[int | None]) -> tuple[int, ...]:
+    return tuple(dim or 0 for dim in dims)
 
 
 def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Array:
     axis = options.get("axis", -1) % output.ndim
     classes = output.shape[axis] or 0
-    expected = (*output.shape[1:axis], *output.shape[axis + 1 :])
+    expected = _int_dims([*output.shape[1:axis], *output.shape[axis + 1 :]])
     if target.shape[1:] not in (expected, (*expected, 1)):
         raise FeedError(
             f"expected a class number for each row of output {name!r}, shape {(None, *expected)}; found target shape "
@@ -63,16 +76,19 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
             f"expected class numbers from 0 to {classes - 1} as target {name!r}, for the output has {classes} classes; "
             f"found {target[place]} at position {place}"
         )
-    return target if target.dtype.kind in "iu" else target.astype(np.int64)
+    numbers = target if target.dtype.kind in "iu" else target.astype(np.int64)
+    return numbers.reshape(len(target), *expected)
 
 
-def _check_comparable(target: Array, output: Node, name: str) -> None:
-    expected, found = output.shape[1:], target.shape[1:]
+def _comparable(target: Array, output: Node, name: str) -> Array:
+    expected, found = _int_dims(output.shape[1:]), target.shape[1:]
     if expected != found and expected != (*found, 1) and (*expected, 1) != found:
         raise FeedError(
             f"expected a target of shape {output.shape}, as output {name!r} has; found {(None, *found)}. "
             "For class numbers use sparse_categorical_crossentropy"
         )
+    floats = target if target.dtype.kind == "f" else target.astype(output.dtype)
+    return floats.reshape(len(target), *expected)
 
 
 def _check_between_0_and_1(target: Array, name: str) -> None:

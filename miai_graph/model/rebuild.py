@@ -43,7 +43,7 @@ def units_between(inputs: Sequence[Node], outputs: Sequence[Node]) -> list[Unit]
             units[id(node)] = node.index, node
             waiting.extend(node.inputs)
         else:
-            produced = flat(call.outputs)
+            produced = flat_nodes(call.outputs)
             if not any(node is own for own in produced):
                 raise ModelError(
                     f"expected outputs of layers; found {describe(node)}, which lies inside of layer {call.layer.name!r}"
@@ -75,7 +75,7 @@ def rebuild(units: Sequence[Unit], replacements: Mapping[Node, Node], outputs: S
         else:
             arguments = {name: mapped(other, value) for name, value in unit.arguments.items()}
             results = unit.layer(mapped(other, unit.inputs), **arguments)
-            replaced.update(zip(flat(unit.outputs), flat(results), strict=True))
+            replaced.update(zip(flat_nodes(unit.outputs), flat_nodes(results), strict=True))
     return [replaced[node] for node in outputs]
 
 
@@ -89,16 +89,16 @@ def _apply_again(node: Node, inputs: Sequence[Node]) -> Node:
 
 def nodes_of_call(call: LayerCall) -> list[Node]:
     """The nodes that a layer was called on, those among its further arguments included."""
-    given = [*flat(call.inputs), *flat(list(call.arguments.values()))]
+    given = [*flat_nodes(call.inputs), *flat_nodes(list(call.arguments.values()))]
     return [node for node in given if isinstance(node, Node)]
 
 
-def flat(value: Any) -> list[Any]:
+def flat_nodes(value: Any) -> list[Any]:
     """The leaves of nested lists and dictionaries, in order; None is no leaf."""
     if isinstance(value, Mapping):
-        return flat(list(value.values()))
+        return flat_nodes(list(value.values()))
     if isinstance(value, list | tuple):
-        return [leaf for part in value for leaf in flat(part)]
+        return [leaf for part in value for leaf in flat_nodes(part)]
     return [] if value is None else [value]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from miai_graph.errors import FeedError
@@ -36,6 +36,10 @@ class Source:
         """One pass; `order` is that of the samples, if they are in memory."""
         raise NotImplementedError
 
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> Source:
+        """The same with weights from the samples' classes; see `Dataset.weighted_by_class`."""
+        raise NotImplementedError
+
 
 class ArraySource(Source):
     """Arrays, cut into batches of one size, the last perhaps smaller."""
@@ -56,6 +60,9 @@ class ArraySource(Source):
     def batches(self, order: Array | None = None) -> Batches:
         return self.dataset.batches(self.batch_size, order)
 
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> ArraySource:
+        return ArraySource(self.dataset.weighted_by_class(class_weight), self.batch_size)
+
 
 class IterableSource(Source):
     """Batches of any sizes, from something that can be iterated over, perhaps only once.
@@ -74,6 +81,7 @@ class IterableSource(Source):
     def __init__(self, given: Any, as_dataset: Callable[[Any], Dataset]) -> None:
         self._given = given
         self._as_dataset = as_dataset
+        self._class_weight: Mapping[int, float] | None = None
         iterator = self._iterator()
         self.repeatable = iterator is not given
         first = next(iterator, None)
@@ -81,10 +89,10 @@ class IterableSource(Source):
             raise FeedError("expected at least one batch; found none")
         # A generator's first batch must not be lost by having been looked at.
         self._waiting: Iterator[Any] | None = itertools.chain([first], iterator)
-        dataset = as_dataset(first)
-        self.targets = dataset.targets
-        self.weights = dataset.weights
-        self.batch_size = dataset.size
+        self._first = as_dataset(first)
+        self.targets = self._first.targets
+        self.weights = self._first.weights
+        self.batch_size = self._first.size
         self.steps = len(given) if hasattr(given, "__len__") else None
 
     def _iterator(self) -> Iterator[Any]:
@@ -95,8 +103,13 @@ class IterableSource(Source):
     def batches(self, order: Array | None = None) -> Batches:
         waiting, self._waiting = self._waiting, None
         for batch in self._iterator() if waiting is None else waiting:
-            dataset = self._as_dataset(batch)
+            dataset = self._as_dataset(batch).weighted_by_class(self._class_weight)
             yield dataset.arrays, dataset.size
+
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> IterableSource:
+        self._class_weight = class_weight
+        self.weights = self._first.weighted_by_class(class_weight).weights
+        return self
 
 
 class Epochs:
@@ -129,6 +142,16 @@ class Epochs:
             if entry is None:
                 return
             yield entry
+
+    def has_more(self, step: int) -> bool:
+        """Whether there is a batch for training step `step`."""
+        if self.source.repeatable:
+            return True
+        entry = self._next(step)
+        if entry is None or self._current is None:
+            return False
+        self._current = itertools.chain([entry], self._current)
+        return True
 
     def _next(self, step: int) -> tuple[Batch, int] | None:
         entry = None if self._current is None else next(self._current, None)

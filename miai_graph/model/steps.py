@@ -6,47 +6,61 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-import numpy as np
+from dataclasses import dataclass
 
-from miai_graph.context import UPDATE, build_context
+from miai_graph.context import UPDATE, build_context, current_seed
 from miai_graph.errors import ModelError
-from miai_graph.executor import Executable, Executor, as_executor
+from miai_graph.executor import Executable, Executor
 from miai_graph.function import function
 from miai_graph.gradient import grad
-from miai_graph.graph import Graph
+from miai_graph.graph import Graph, ancestors
 from miai_graph.layers.layer import Trace, collect_updates_and_losses
-from miai_graph.model.compiled import Compiled, PlacedMetric, place_metrics, total_loss
-from miai_graph.node import Node
+from miai_graph.model.compiled import Compiled, PlacedMetric, distinct, output_losses, place_metrics
+from miai_graph.node import Node, reapply
 from miai_graph.op import Array
 from miai_graph.ops.leaves import input as input_node
-from miai_graph.ops.leaves import variable_of
+from miai_graph.ops.random import RandomOp
 from miai_graph.ops.structure import cast
+from miai_graph.passes.rewrite import substitute
 from miai_graph.state import Variable
+from miai_graph.types import BATCH, BatchDim
 
 Build = Callable[..., list[Node]]
 
+STREAMS_A_STEP = 4096
+
 
 @dataclass(frozen=True)
-class TargetSpec:
-    """What is known of a target array before the graph is built: its shape without the batch, and its dtype."""
+class FeedSpec:
+    """What is known of a target or of weights before the graph is built: the shape without the batch, and the dtype."""
 
     shape: tuple[int, ...]
     dtype: str
 
     @classmethod
-    def of(cls, array: Array) -> TargetSpec:
+    def of(cls, array: Array) -> FeedSpec:
         dtype = {"f": "float", "b": "bool"}.get(array.dtype.kind, "int64")
         return cls(array.shape[1:], dtype)
+
+    def input(self, name: str, output: Node) -> Node:
+        """An input for it; floats are of the dtype of the output that it is for."""
+        first = output.type.shape[0] if output.type.shape and not isinstance(output.type.shape[0], BatchDim) else BATCH
+        return input_node(name, (first, *self.shape), output.dtype if self.dtype == "float" else self.dtype)
 
 
 @dataclass(frozen=True)
 class StepKey:
-    """What a step's graph depends on: if it is the same, the step need not be built again."""
+    """What a step's graph depends on: if it is the same, the step need not be built again.
 
-    targets: tuple[TargetSpec, ...]
-    weighted: bool
-    trainable: tuple[Variable, ...]
+    targets, weights : for each output with a target
+    trained : the variables that count: those that are trained, or those with penalties
+    modes : which layers are trainable, where that matters besides
+    """
+
+    targets: tuple[FeedSpec, ...]
+    weights: tuple[FeedSpec, ...]
+    trained: tuple[Variable, ...]
+    modes: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,14 +71,36 @@ class Step:
     ----------
     graph : what it computes
     executable : runs it
-    metrics : those whose totals and counts follow the loss among the outputs
+    losses : the names under which its first outputs are reported
+    metrics : those whose totals and counts follow
     parameters : those that it trains
     """
 
     graph: Graph
     executable: Executable
+    losses: Sequence[str] = ()
     metrics: Sequence[PlacedMetric] = ()
     parameters: Sequence[Node] = ()
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of all that it reports."""
+        return [*self.losses, *(placed.name for placed in self.metrics)]
+
+
+@dataclass
+class _Figures:
+    """What training and testing steps have in common."""
+
+    inputs: list[Node]
+    losses: dict[str, Node]
+    metrics: list[PlacedMetric]
+    totals: list[Node]
+    trace: Trace
+
+    @property
+    def outputs(self) -> list[Node]:
+        return [*self.losses.values(), *self.totals]
 
 
 class StepBuilder:
@@ -86,14 +122,16 @@ class StepBuilder:
         self.build = build
         self.regularization = regularization
 
-    def predict_step(self, executor: str | Executor) -> Step:
+    def predict_step(self, executor: Executor) -> Step:
         with collect_updates_and_losses():
-            outputs = self.build(self.inputs, training=False)
-        return self._compile(self.inputs, outputs, {}, executor)
+            outputs = self.build(training=False)
+        made = function(self.inputs, outputs, {}, executor)
+        return Step(made.graph, made.executable)
 
-    def test_step(self, compiled: Compiled, key: StepKey, executor: str | Executor) -> Step:
-        inputs, loss, placed, totals, _ = self._loss_and_metrics(compiled, key, training=False)
-        return self._compile(inputs, [loss, *totals], {}, executor, placed)
+    def test_step(self, compiled: Compiled, key: StepKey, executor: Executor) -> Step:
+        figures = self._figures(compiled, key, training=False)
+        made = function(figures.inputs, figures.outputs, {}, executor)
+        return Step(made.graph, made.executable, list(figures.losses), figures.metrics)
 
     def train_step(
         self,
@@ -101,81 +139,75 @@ class StepBuilder:
         key: StepKey,
         parameters: Sequence[Node],
         constraints: dict[Node, Callable[[Node], Node]],
-        executor: str | Executor,
+        executor: Executor,
     ) -> Step:
         if not parameters:
             raise ModelError("expected a model with weights to train; found none. Set trainable = True on some layer")
-        inputs, loss, placed, totals, traced = self._loss_and_metrics(compiled, key, training=True)
+        figures = self._figures(compiled, key, training=True)
         optimizer = compiled.optimizer
-        gradients = grad(optimizer.scale_loss(loss), parameters)
-        updates = optimizer.updates(gradients, parameters)
+        gradients = grad(optimizer.scale_loss(figures.losses["loss"]), parameters)
+        updates = {**figures.trace.updates, **optimizer.updates(gradients, parameters)}
         with build_context(phase=UPDATE):
             for weight, rule in constraints.items():
                 if weight in updates:
                     updates[weight] = rule(updates[weight])
-        step = self._compile(inputs, [loss, *totals], {**traced.updates, **updates}, executor, placed)
-        return replace(step, parameters=tuple(parameters))
+        nodes = with_own_streams([*figures.outputs, *updates.values()], compiled.seed, compiled.stream)
+        outputs = nodes[: len(figures.outputs)]
+        updates = dict(zip(updates, nodes[len(outputs) :], strict=True))
+        made = function(figures.inputs, outputs, updates, executor)
+        compiled.optimized += [node for node in parameters if node not in set(compiled.optimized)]
+        return Step(made.graph, made.executable, list(figures.losses), figures.metrics, tuple(parameters))
 
-    def _loss_and_metrics(
-        self, compiled: Compiled, key: StepKey, *, training: bool
-    ) -> tuple[list[Node], Node, list[PlacedMetric], list[Node], Trace]:
-        with collect_updates_and_losses() as traced:
-            outputs = self.build(self.inputs, training=training)
-        targets = [
-            input_node(f"{name}_target", (None, *spec.shape), output.dtype if spec.dtype == "float" else spec.dtype)
-            for name, spec, output in zip(self.output_names, key.targets, outputs, strict=True)
-        ]
-        weight = input_node("sample_weight", (None,), outputs[0].dtype) if key.weighted else None
-        total, _ = total_loss(compiled, self.output_names, targets, outputs, weight)
-        penalties = [*self.regularization(), *traced.losses]
-        for penalty in penalties:
+    def _figures(self, compiled: Compiled, key: StepKey, *, training: bool) -> _Figures:
+        names = self.output_names
+        with collect_updates_and_losses() as trace:
+            outputs = self.build(training=training)
+        targets, weights, fed = self._feeds(compiled, key, outputs)
+        parts, total = output_losses(compiled, names, targets, outputs, weights)
+        for penalty in [*self.regularization(), *trace.losses]:
             total = penalty if total is None else total + cast(penalty, total.dtype)
         if total is None:
             raise ModelError("expected a loss; found none. Give compile(loss=...), or a layer that adds one")
-        placed = place_metrics(compiled, self.output_names, targets, outputs, compiled.losses_for(self.output_names))
+        # As in Keras, the outputs' own losses are reported where there are several outputs.
+        losses = {"loss": total} | {f"{name}_loss": part for name, part in parts.items() if len(names) > 1}
+        placed = place_metrics(compiled, names, targets, outputs, list(losses))
         totals: list[Node] = []
         for item in placed:
-            chosen = weight if item.weighted else None
+            chosen = weights[item.output] if item.weighted else None
             totals += item.metric.totals(targets[item.output], outputs[item.output], chosen)
-        inputs = [*self.inputs, *targets, *([] if weight is None else [weight])]
-        return inputs, total, placed, totals, traced
+        return _Figures([*self.inputs, *fed], losses, placed, totals, trace)
 
-    def _compile(
-        self,
-        inputs: Sequence[Node],
-        outputs: Sequence[Node],
-        updates: dict[Node, Node],
-        executor: str | Executor,
-        placed: Sequence[PlacedMetric] = (),
-    ) -> Step:
-        made = function(inputs, outputs, updates, as_executor(executor))
-        return Step(made.graph, made.executable, placed)
-
-
-class RunningTotals:
-    """The means of an epoch so far: of the loss, weighted by batch sizes, and of the metrics, by their counts."""
-
-    def __init__(self, metrics: Sequence[PlacedMetric]) -> None:
-        self._metrics = metrics
-        self._loss = 0.0
-        self._samples = 0
-        for placed in metrics:
-            placed.metric.reset_state()
-
-    def add(self, outputs: Sequence[Array], samples: int) -> None:
-        """Count one batch, from the outputs of a step."""
-        self._loss += float(outputs[0]) * samples
-        self._samples += samples
-        for place, placed in enumerate(self._metrics):
-            placed.metric.add_totals(float(outputs[1 + 2 * place]), float(outputs[2 + 2 * place]))
-
-    def logs(self) -> dict[str, float]:
-        """The figures by name."""
-        loss = self._loss / self._samples if self._samples else float(np.nan)
-        return {"loss": loss, **{placed.name: float(placed.metric.result()) for placed in self._metrics}}
+    def _feeds(
+        self, compiled: Compiled, key: StepKey, outputs: Sequence[Node]
+    ) -> tuple[list[Node | None], list[Node | None], list[Node]]:
+        """For each output its target and weights, if it has any, and all of them in the order in which they are fed."""
+        places = compiled.outputs_with_targets(self.output_names)
+        targets: list[Node | None] = [None] * len(outputs)
+        weights: list[Node | None] = [None] * len(outputs)
+        fed: list[Node] = []
+        for chosen, specs, suffix in ((targets, key.targets, "target"), (weights, key.weights, "sample_weight")):
+            # Without targets, all losses come from layers.
+            for place, spec in zip(places if specs else [], specs, strict=True):
+                taken = [node.name for node in (*self.inputs, *fed)]
+                node = spec.input(distinct(f"{self.output_names[place]}_{suffix}", taken), outputs[place])
+                chosen[place] = node
+                fed.append(node)
+        return targets, weights, fed
 
 
-def step_key(targets: Sequence[Array], weighted: bool, parameters: Sequence[Node]) -> StepKey:
-    """The key of the step for target arrays like these."""
-    variables = tuple(variable_of(node) for node in parameters)
-    return StepKey(tuple(TargetSpec.of(array) for array in targets), weighted, variables)
+def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node]:
+    """The nodes, with the random ones among their ancestors drawing from a model's own streams, in order.
+
+    So a model draws the same numbers whenever its step is built, and after it was loaded from a file. A seed that is not the
+    one of `set_seed`, but a layer's own, stays.
+    """
+    drawing = [node for node in ancestors(nodes) if isinstance(node.op, RandomOp)]
+    replacements = {}
+    for number, node in enumerate(drawing):
+        own_seed = node.attributes["seed"]
+        changes = {
+            "seed": seed if own_seed == current_seed() else own_seed,
+            "stream": (stream * STREAMS_A_STEP + number) % 2**32,
+        }
+        replacements[node] = reapply(node, node.inputs, {**node.attributes, **changes})
+    return substitute(nodes, replacements) if replacements else list(nodes)

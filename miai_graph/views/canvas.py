@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from miai_graph.views import style
 from miai_graph.views.layout import Box, Drawing, Edge, Point
 
@@ -19,6 +21,7 @@ ARROW = 5.0
 NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
 _LEADING = 1.38
 _PILE = 5.0
+_CORNER = 4.0
 _LEGEND_WIDTH = 420.0
 _BAR_WIDTH, _BAR_HEIGHT = 160.0, 9.0
 
@@ -151,19 +154,36 @@ def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
     from matplotlib.path import Path
 
     vertices, codes = [points[0]], [Path.MOVETO]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
-        if x0 == x1:
-            vertices.append((x1, y1))
-            codes.append(Path.LINETO)
-        else:
+    for place, ((x0, y0), (x1, y1)) in enumerate(zip(points, points[1:], strict=False), 1):
+        if x0 != x1 and y0 != y1:
             middle = (y0 + y1) / 2
             vertices += [(x0, middle), (x1, middle), (x1, y1)]
             codes += [Path.CURVE4] * 3
+        elif place + 1 < len(points) and _is_corner(points[place - 1 : place + 2]):
+            before, after = _around_corner(points[place - 1 : place + 2])
+            vertices += [before, (x1, y1), after]
+            codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
+        else:
+            vertices.append((x1, y1))
+            codes.append(Path.LINETO)
     axes.add_patch(PathPatch(Path(vertices, codes), fill=False, edgecolor=colour, linewidth=0.9, capstyle="butt"))
     x, y = points[-1]
     back = y - ARROW if points[-2][1] < y else y + ARROW
     head = [(x, y), (x - ARROW * 0.45, back), (x + ARROW * 0.45, back)]
     axes.add_patch(Polygon(head, facecolor=colour, edgecolor="none"))
+
+
+def _is_corner(points: Sequence[Point]) -> bool:
+    """Whether a vertical line meets a horizontal one."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    return (x0 == x1 and y1 == y2) or (y0 == y1 and x1 == x2)
+
+
+def _around_corner(points: Sequence[Point]) -> tuple[Point, Point]:
+    """The points shortly before and behind it."""
+    start, corner, end = (np.array(point) for point in points)
+    near = [corner + (other - corner) * min(0.5, _CORNER / max(np.abs(other - corner).sum(), _CORNER)) for other in (start, end)]
+    return (float(near[0][0]), float(near[0][1])), (float(near[1][0]), float(near[1][1]))
 
 
 def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:

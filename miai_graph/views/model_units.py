@@ -10,7 +10,7 @@ from typing import Any
 
 from miai_graph.errors import MiaiGraphError
 from miai_graph.layers.layer import Layer, LayerCall
-from miai_graph.model.rebuild import flat_nodes, units_between
+from miai_graph.model.rebuild import flat_nodes, nodes_of_call, units_between
 from miai_graph.node import Node
 from miai_graph.registry import as_config
 from miai_graph.types import user_shape
@@ -76,7 +76,7 @@ def model_units(model: Any) -> tuple[list[Unit], list[Link]]:
     calls = Counter(part.layer for part in parts if isinstance(part, LayerCall))
     links: dict[Link, None] = {}
     for number, part in enumerate(parts):
-        sources = flat_nodes(part.inputs if isinstance(part, LayerCall) else list(part.inputs))
+        sources = nodes_of_call(part) if isinstance(part, LayerCall) else part.inputs
         outputs = flat_nodes(part.outputs) if isinstance(part, LayerCall) else [part]
         if any(source in made_by for source in sources):
             links.update({(made_by[source], number): None for source in sources if source in made_by})

@@ -18,13 +18,12 @@ def outlined_regions(boxes: Sequence[Box], drawing: Drawing) -> list[list[Point]
 
     Boxes of a group stand side by side in a row, so no other box lies inside.
     """
-    row_of = {y: row for row, y in enumerate(sorted({y for _, y in drawing.centres.values()}))}
     spans: dict[Hashable, dict[int, Span]] = defaultdict(dict)
     sizes: dict[Hashable, int] = defaultdict(int)
     for box in boxes:
         if box.group is None:
             continue
-        region, row = (box.group, box.column), row_of[drawing.centres[box.key][1]]
+        region, row = (box.group, box.column), drawing.rows[box.key]
         spans[region][row] = _joined(_span(box, drawing), spans[region].get(row))
         sizes[region] += 1
     return [
