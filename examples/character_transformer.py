@@ -87,7 +87,9 @@ def main(epochs: int, samples: int, width: int, blocks: int, length: int) -> flo
 
     model = make_model(len(alphabet), width, blocks, heads=4)
     model.compile(
-        optimizer=optimizers.Adam(2e-3), loss=losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+        optimizer=optimizers.Adam(2e-3),
+        loss=losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
     )
     model.summary()
     history = model.fit(windows[:, :-1], windows[:, 1:], batch_size=32, epochs=epochs, verbose=2)

@@ -1,8 +1,8 @@
 """How long a training step of a small network takes here, and in PyTorch if it is installed.
 
-The workload is digits_mlp: 64-128-10 with ReLU, batch 32, SGD with momentum, float32. Each side runs in a process of its own,
-with the same number of threads, in turns; the medians of all rounds are compared. Losses after the same number of steps from
-the same weights are compared too, so that both do the same work.
+The workload is digits_mlp: 64-128-10 with ReLU, batch 32, SGD with momentum, float32. Each side runs in a process of
+its own, with the same number of threads, in turns; the medians of all rounds are compared. Losses after the same number
+of steps from the same weights are printed too: they show that both do the same work.
 
     python examples/compare_with_pytorch.py --rounds 5
 """
@@ -102,7 +102,9 @@ def measure(side: str, seconds: float) -> dict[str, float]:
 def compare(rounds: int, seconds: float, threads: int) -> None:
     """Run the sides in turns and print what was found."""
     sides = [side for side in SIDES if side != "PyTorch" or importlib.util.find_spec("torch")]
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | {
+        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -114,7 +116,9 @@ def compare(rounds: int, seconds: float, threads: int) -> None:
         best = min(run["best_ms"] for run in runs)
         print(f"{side:<12} {median:.3f} ms a step (best {best:.3f}), loss {runs[0]['loss']:.6f}, {threads} thread(s)")
     if len(sides) == 2:
-        ratios = [b["median_ms"] / a["median_ms"] for a, b in zip(results["miai_graph"], results["PyTorch"], strict=True)]
+        ratios = [
+            b["median_ms"] / a["median_ms"] for a, b in zip(results["miai_graph"], results["PyTorch"], strict=True)
+        ]
         print(f"miai_graph takes 1 / {statistics.median(ratios):.1f} of PyTorch's time (median of {rounds} rounds)")
     else:
         print("PyTorch is not installed: pip install torch, to compare")

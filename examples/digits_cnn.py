@@ -1,6 +1,6 @@
-"""Digits with a convolutional network that has skip connections, batch normalization and dropout, in the functional style.
+"""Digits with a convolutional network that has skip connections, batch normalization and dropout: a functional model.
 
-    python examples/digits_cnn.py
+python examples/digits_cnn.py
 """
 
 from __future__ import annotations

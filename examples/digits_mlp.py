@@ -1,6 +1,6 @@
 """Digits with a multilayer perceptron, and where the time of a step goes.
 
-    python examples/digits_mlp.py
+python examples/digits_mlp.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An op and a layer of one's own: softsign, and a layer that scales it with a slope for each feature that is learned.
 
-    python examples/own_op_and_layer.py
+python examples/own_op_and_layer.py
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main(epochs: int) -> float:
     print("the derivatives of softsign are right")
 
     angles = rng.uniform(-3, 3, (2000, 1)).astype("f4")
-    model = mg.Sequential([layers.Input((1,)), layers.Dense(32), ScaledSoftsign(), layers.Dense(32), ScaledSoftsign(), layers.Dense(1)])
+    model = mg.Sequential(
+        [layers.Input((1,)), layers.Dense(32), ScaledSoftsign(), layers.Dense(32), ScaledSoftsign(), layers.Dense(1)]
+    )
     model.compile(optimizer=mg.optimizers.Adam(0.01), loss="mse")
     model.fit(angles, np.sin(2 * angles), epochs=epochs)
     loss = float(model.evaluate(angles, np.sin(2 * angles)))

@@ -42,8 +42,10 @@ def main(epochs: int) -> float:
     predicted = model.predict(x_test)[:, 0] * spread + mean
     error = float(np.abs(predicted - y_test).mean())
     linear = float(np.abs(LinearRegression().fit(x_train, y_train).predict(x_test) - y_test).mean())
-    print(f"mean absolute error: network {error:.1f}, linear regression {linear:.1f}, always the mean "
-          f"{np.abs(y_test - mean).mean():.1f}")
+    print(
+        f"mean absolute error: network {error:.1f}, linear regression {linear:.1f}, always the mean "
+        f"{np.abs(y_test - mean).mean():.1f}"
+    )
     return error
 
 

@@ -1,7 +1,8 @@
 """Derivatives of derivatives: Newton's method, with Hessian-vector products that never form the Hessian.
 
-Logistic regression with a quadratic penalty has one minimum. Gradient descent creeps towards it; Newton's method is there in a
-few steps. Each solves H d = g by conjugate gradients, which need the Hessian only times a vector: the derivative of ⟨g, v⟩.
+Logistic regression with a quadratic penalty has one minimum. Gradient descent creeps towards it; Newton's method is
+there in a few steps. Each solves H d = g by conjugate gradients, which need the Hessian only times a vector: that is
+the derivative of ⟨g, v⟩.
 
     python examples/second_order.py
 """

@@ -1,6 +1,6 @@
 """Two moons: a small network learns to tell two interleaved half-circles apart, and the boundary between them is drawn.
 
-    python examples/two_moons.py
+python examples/two_moons.py
 """
 
 from __future__ import annotations

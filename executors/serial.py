@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from threading import RLock
 from time import perf_counter_ns
 from typing import Any
 
@@ -24,7 +23,9 @@ from miai_graph.plan.bound import BoundPlan, Workspace
 from miai_graph.plan.program import make_program
 from miai_graph.state import state
 from miai_graph.timing import Recorder, Timing, merge_calls
-from miai_graph.types import bind_type
+
+PLANS_LIMIT = 64
+"""For how many batch sizes an executable keeps its plans."""
 
 
 class Serial(Executor):
@@ -77,10 +78,9 @@ class SerialExecutable(Executable):
         self._inputs = tuple(inputs)
         self._has_batch = [bool(node.type.batch_axes) for node in inputs]
         check_inputs(graph, inputs)
-        self._lock = RLock()
         self._workspace = Workspace()
-        self._plans: dict[int, tuple[BoundPlan, Recorder]] = {}
-        self._recorders: list[Recorder] = []
+        self._plans: dict[int, BoundPlan] = {}
+        self._recorders: dict[int, Recorder] = {}
         self._peak_bytes = 0
         state.place(variable_of(node) for node in graph.variables)
         self.program = make_program(simplify(graph))
@@ -95,15 +95,17 @@ class SerialExecutable(Executable):
             yield self._run(batch)
 
     def warmup(self, batch_size: int) -> None:
-        with self._lock:
+        with state.lock:
             self._plan(batch_size)
 
     def _run(self, batch: Batch) -> list[Array]:
         self._executor.require_open()
-        with self._lock, np.errstate(all="ignore"):
+        # Held for the whole step: another thread must neither move the values nor change them meanwhile.
+        with state.lock, np.errstate(all="ignore"):
             start_ns = perf_counter_ns()
             checked = check_batch(self._inputs, batch)
-            plan, recorder = self._plan(checked.size)
+            plan = self._plan(checked.size)
+            recorder = self._recorders[checked.size]
             prepared_ns = perf_counter_ns()
             for position, node in enumerate(self._inputs):
                 target = plan.feeds.get(node)
@@ -111,8 +113,7 @@ class SerialExecutable(Executable):
                     checked.copy_to(position, target, self._has_batch[position])
             plan.run(self.step)
             results = [array.copy() for array in plan.outputs]
-            with state.lock:
-                plan.commit(self._counter)
+            plan.commit(self._counter)
             recorder.add(prepared_ns, plan.stamps, perf_counter_ns())
             if recorder.calls == 1:
                 self._start_up_ns += prepared_ns - start_ns
@@ -126,43 +127,37 @@ class SerialExecutable(Executable):
     def step(self, step: int) -> None:
         self._counter[...] = step
 
-    def _plan(self, batch_size: int) -> tuple[BoundPlan, Recorder]:
-        entry = self._plans.get(batch_size)
-        if entry is not None and entry[0].state_generation == state.generation:
-            return entry
+    def _plan(self, batch_size: int) -> BoundPlan:
+        plan = self._plans.get(batch_size)
+        if plan is not None and plan.state_generation == state.generation:
+            return plan
+        size_bytes = self._workspace.size_bytes
         plan = BoundPlan(self.program, batch_size, state, self._workspace)
+        if self._workspace.size_bytes > size_bytes or len(self._plans) >= PLANS_LIMIT:
+            # The others hold the smaller blocks in memory; those that are needed again are soon made.
+            self._plans.clear()
+        self._plans[batch_size] = plan
         self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
-        if entry is not None:
-            recorder = entry[1]
-        else:
-            costs = [
-                node.op.cost(
-                    bind_type(node.type, batch_size),
-                    *(bind_type(source.type, batch_size) for source in node.inputs),
-                    **node.attributes,
-                )
-                for node in plan.nodes
-            ]
-            recorder = Recorder(plan.nodes, costs)
-            self._recorders.append(recorder)
-        self._plans[batch_size] = plan, recorder
-        return plan, recorder
+        if batch_size not in self._recorders:
+            self._recorders[batch_size] = Recorder(plan.nodes, plan.costs())
+        return plan
 
     @property
     def timing(self) -> Timing:
         names = self.program.graph.names
-        with self._lock:
+        with state.lock:
+            recorders = list(self._recorders.values())
             records = [
                 record
-                for recorder in self._recorders
+                for recorder in recorders
                 for record in recorder.records([names[node] for node in recorder.nodes])
             ]
-            steps = sum(recorder.calls for recorder in self._recorders)
+            steps = sum(recorder.calls for recorder in recorders)
         return Timing(merge_calls(records), steps, self._start_up_ns / 1e9, self._peak_bytes)
 
     def reset_timing(self) -> None:
-        with self._lock:
-            for recorder in self._recorders:
+        with state.lock:
+            for recorder in self._recorders.values():
                 recorder.reset()
             self._start_up_ns = 0
 

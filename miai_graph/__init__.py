@@ -25,45 +25,42 @@ from miai_graph.graph import Graph, check_graph, same_graph
 from miai_graph.node import Node
 from miai_graph.op import Cost, Op, op
 from miai_graph.ops import random
-from miai_graph.ops.convolution import conv2d
-from miai_graph.ops.elementwise import (
+from miai_graph.ops.arithmetic import (
     absolute,
     add,
     clip,
     divide,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    sign,
+    square,
+    subtract,
+)
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import (
     equal,
-    exp,
     greater,
     greater_equal,
     isfinite,
     less,
     less_equal,
-    log,
     logical_and,
     logical_not,
     logical_or,
-    maximum,
-    minimum,
-    multiply,
-    negative,
     not_equal,
-    power,
-    relu,
-    rsqrt,
-    sigmoid,
-    sign,
-    sqrt,
-    square,
-    stop_gradient,
-    subtract,
-    tanh,
-    where,
 )
+from miai_graph.ops.convolution import conv2d
+from miai_graph.ops.elementwise import stop_gradient, where
 from miai_graph.ops.indexing import one_hot, scatter_add, take
+from miai_graph.ops.joining import concatenate, stack
 from miai_graph.ops.leaves import assign, input, parameter, variable
 from miai_graph.ops.linalg import dot, matmul
+from miai_graph.ops.nonlinear import exp, log, power, relu, rsqrt, sigmoid, sqrt, tanh
 from miai_graph.ops.pooling import average_pool2d, global_average_pool2d, global_max_pool2d, max_pool2d
 from miai_graph.ops.reductions import argmax, logsumexp, max, mean, min, shape, var
+from miai_graph.ops.slicing import flip, pad
 from miai_graph.ops.softmax import (
     log_softmax,
     sigmoid_cross_entropy,
@@ -73,18 +70,13 @@ from miai_graph.ops.softmax import (
 )
 from miai_graph.ops.structure import (
     broadcast_to,
-    cast,
-    concatenate,
     expand_dims,
-    flip,
     full_like,
     moveaxis,
     ones_like,
-    pad,
     ravel,
     reshape,
     squeeze,
-    stack,
     sum,
     swapaxes,
     transpose,

@@ -13,9 +13,11 @@ from typing import Any
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
 from miai_graph.op import as_node
-from miai_graph.ops import elementwise
+from miai_graph.ops import nonlinear
 from miai_graph.ops import softmax as _softmax_ops
-from miai_graph.ops.elementwise import absolute, clip, exp, square, where
+from miai_graph.ops.arithmetic import absolute, clip, square
+from miai_graph.ops.elementwise import where
+from miai_graph.ops.nonlinear import exp
 from miai_graph.ops.reductions import as_float_node
 from miai_graph.ops.special import erf, expm1
 from miai_graph.registry import Registry
@@ -62,14 +64,14 @@ def relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None, th
             f"found {negative_slope!r} and {max_value!r}"
         )
     node = as_float_node(x)
-    above = elementwise.relu(node) if threshold == 0 else where(node > threshold, node, 0.0)
+    above = nonlinear.relu(node) if threshold == 0 else where(node > threshold, node, 0.0)
     if max_value is not None:
         above = clip(above, 0.0, float(max_value))
     if negative_slope == 0:
         return above
     if threshold == 0 and max_value is None:
         return where(node > 0.0, node, negative_slope * node)
-    return above - negative_slope * elementwise.relu(threshold - node)
+    return above - negative_slope * nonlinear.relu(threshold - node)
 
 
 @_registry.register
@@ -81,7 +83,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.2) -> Node:
 @_registry.register
 def sigmoid(x: Any) -> Node:
     """1 / (1 + exp(-x)). `miai_graph.losses` finds the logits behind it."""
-    return elementwise.sigmoid(x)
+    return nonlinear.sigmoid(x)
 
 
 @_registry.register
@@ -99,7 +101,7 @@ def log_softmax(x: Any, axis: int = -1) -> Node:
 @_registry.register
 def tanh(x: Any) -> Node:
     """Hyperbolic tangent."""
-    return elementwise.tanh(x)
+    return nonlinear.tanh(x)
 
 
 @_registry.register
@@ -136,7 +138,7 @@ def gelu(x: Any, approximate: bool = False) -> Node:
     node = as_float_node(x)
     if approximate:
         scale = math.sqrt(2.0 / math.pi)
-        return 0.5 * node * (1.0 + elementwise.tanh(node * (scale + 0.044715 * scale * square(node))))
+        return 0.5 * node * (1.0 + nonlinear.tanh(node * (scale + 0.044715 * scale * square(node))))
     return 0.5 * node * (1.0 + erf(node * math.sqrt(0.5)))
 
 
@@ -158,7 +160,7 @@ def softsign(x: Any) -> Node:
 def silu(x: Any) -> Node:
     """x · sigmoid(x), also known as swish. Source: Ramachandran, Zoph and Le 2017, arXiv:1710.05941, section 3."""
     node = as_float_node(x)
-    return node * elementwise.sigmoid(node)
+    return node * nonlinear.sigmoid(node)
 
 
 @_registry.register

@@ -11,7 +11,8 @@ from typing import Any
 
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import clip, maximum, sqrt, square
+from miai_graph.ops.arithmetic import clip, maximum, square
+from miai_graph.ops.nonlinear import sqrt
 from miai_graph.ops.reductions import as_float_node
 from miai_graph.ops.structure import sum
 from miai_graph.registry import Configurable, Registry

@@ -1,4 +1,4 @@
-"""Finds out what a user must know when something does not work: cores, libraries, executors, and what is wrong with them."""
+"""Finds out what a user must know when something does not work: cores, libraries, executors, and what is wrong."""
 
 from __future__ import annotations
 

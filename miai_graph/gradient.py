@@ -15,7 +15,8 @@ from miai_graph.errors import ArgumentError, DTypeError, GradientError, ShapeErr
 from miai_graph.graph import ancestors
 from miai_graph.node import Node, building_on_behalf_of, describe
 from miai_graph.op import as_node
-from miai_graph.ops.structure import cast, full, zeros_like
+from miai_graph.ops.casting import cast
+from miai_graph.ops.structure import full, zeros_like
 
 
 def grad(

@@ -13,8 +13,9 @@ import numpy as np
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.node import Node
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import absolute, maximum, rsqrt, square
+from miai_graph.ops.arithmetic import absolute, maximum, square
 from miai_graph.ops.linalg import matmul
+from miai_graph.ops.nonlinear import rsqrt
 from miai_graph.ops.reductions import as_float_node
 from miai_graph.ops.structure import full, sum, transpose
 from miai_graph.registry import Configurable, Registry

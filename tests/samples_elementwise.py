@@ -7,7 +7,7 @@ import math
 import numpy as np
 from sampling import REPLICATED, SUM, Sample, Split, b, f, i
 
-from miai_graph.ops import elementwise, special, structure
+from miai_graph.ops import casting, elementwise, nonlinear, special
 
 POSITIVE = {"low": 0.2, "high": 3.0}
 
@@ -72,7 +72,7 @@ OF_ONE = [
     Sample("relu", lambda m, x: m.relu(x), [i(None, 3)], gradient=False, reference=lambda x: np.where(x > 0, x, 0)),
     Sample(
         "relu_gradient",
-        lambda m, g, y: elementwise.relu_gradient(g, y),
+        lambda m, g, y: nonlinear.relu_gradient(g, y),
         [f(None, 3), f(None, 3)],
         reference=lambda g, y: np.where(y > 0, g, 0),
     ),
@@ -120,7 +120,7 @@ CASTS = [
     Sample("cast", lambda m, x: x.astype(bool), [i(None, 3, low=0, high=2)], gradient=False, note="to bool"),
     Sample(
         "cast",
-        lambda m, x: structure.cast(x, "uint8"),
+        lambda m, x: casting.cast(x, "uint8"),
         [b(None)],
         gradient=False,
         reference=lambda x: x.astype("uint8"),

@@ -9,7 +9,7 @@ import numpy as np
 from sampling import REPLICATED, SUM, Sample, f, i
 
 from miai_graph.ops import convolution, leaves, pooling, random, softmax
-from miai_graph.ops.elementwise import add
+from miai_graph.ops.arithmetic import add
 
 LOGITS = {"low": -5.0, "high": 5.0}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sampling import MAX, MIN, REPLICATED, SUM, Sample, Split, b, f, i
 
-from miai_graph.ops import indexing, structure
+from miai_graph.ops import indexing, slicing
 
 MOVES = [
     Sample("reshape", lambda m, x: m.reshape(x, (-1, 2, 3)), [f(None, 6)]),
@@ -40,7 +40,7 @@ MOVES = [
     Sample("broadcast_to", lambda m, x: m.broadcast_to(x, (0, 3)), [f(1, 3)], REPLICATED),
     Sample(
         "broadcast_to",
-        lambda m, x: structure.broadcast_to(m.sum(x, 0), (None, 3)),
+        lambda m, x: m.broadcast_to(m.sum(x, 0), (None, 3)),
         [f(None, 3)],
         reference=lambda x: np.broadcast_to(x.sum(0), x.shape),
         note="of a sum owed, over the batch",
@@ -78,7 +78,7 @@ JOINS = [
     Sample("slice", lambda m, x: m.flip(x), [f(None, 3)], "reversed", note="flip of the batch"),
     Sample(
         "scatter_slice",
-        lambda m, g: structure._scatter_slice(g, shape=(*g.type.shape[:1], 6), key=((None, None, 1), (5, None, -2))),
+        lambda m, g: slicing._scatter_slice(g, shape=(*g.type.shape[:1], 6), key=((None, None, 1), (5, None, -2))),
         [f(None, 3)],
         reference=lambda g: np.stack([0 * g[:, 0], g[:, 2], 0 * g[:, 0], g[:, 1], 0 * g[:, 0], g[:, 0]], 1),
     ),

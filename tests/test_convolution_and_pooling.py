@@ -15,8 +15,8 @@ from miai_graph.node import Node
 from miai_graph.op import ops
 from miai_graph.ops import structure
 from miai_graph.ops.convolution import conv2d
-from miai_graph.ops.elementwise import tanh
 from miai_graph.ops.leaves import input
+from miai_graph.ops.nonlinear import tanh
 from miai_graph.ops.pooling import average_pool2d, global_average_pool2d, global_max_pool2d, max_pool2d
 from miai_graph.placement import REPLICATED, Partial, Split, Unsplittable
 from miai_graph.types import TensorType, bind_type

@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-# For each example its arguments at small size, a pattern of the figure that it prints, and the range the figure must lie in.
+# For each example its arguments at small size, a pattern of the figure that it prints, and the range it must lie in.
 RUNS: dict[str, tuple[list[str], str, float, float]] = {
     "two_moons": (["--epochs", "25"], r"held out: ([\d.]+)%", 90, 100),
     "digits_mlp": (["--epochs", "15"], r"held out: ([\d.]+)%", 93, 100),

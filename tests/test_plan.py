@@ -168,9 +168,19 @@ def test_plans_are_kept_by_batch_size_and_their_memory_is_shared() -> None:
     assert step.timing.peak_bytes >= 8 * 50 * 4
     executable.warmup(2)
     assert 2 in executable._plans
-    plans = {size: plan for size, (plan, _) in executable._plans.items()}
+    plans = dict(executable._plans)
     step(np.zeros((8, 50), "f4"))
-    assert {size: plan for size, (plan, _) in executable._plans.items()} == plans
+    assert executable._plans == plans
+
+
+def test_plans_of_smaller_blocks_do_not_stay() -> None:
+    x = mg.input("x", (None, 50))
+    step = mg.function([x], [mg.sum(mg.tanh(mg.exp(x)))])
+    for batch_size in (2, 9):
+        step(np.zeros((batch_size, 50), "f4"))
+    assert list(step.executable._plans) == [9]
+    assert step(np.zeros((2, 50), "f4"))[0] == pytest.approx(np.tanh(1) * 100)
+    assert step.timing.steps == 3
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), ()])

@@ -1,4 +1,4 @@
-"""Kernels for pooling without padding: a window's elements are seen as so many strided images, one for each place in it.
+"""Kernels for pooling without padding: a window's elements are seen as strided images, one for each place in it.
 
 With padding, the definitions serve.
 """

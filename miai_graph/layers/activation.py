@@ -10,7 +10,7 @@ from miai_graph.errors import ArgumentError
 from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import exp
+from miai_graph.ops.nonlinear import exp
 from miai_graph.ops.reductions import logsumexp
 
 

@@ -13,11 +13,10 @@ from miai_graph.errors import ArgumentError
 from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.op import as_node
+from miai_graph.ops.casting import cast
 from miai_graph.ops.indexing import take
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.linalg import matmul
-from miai_graph.ops.structure import cast
 
 
 def Input(  # noqa: N802
@@ -152,6 +151,8 @@ class Embedding(Layer):
     options : `Layer`'s
     """
 
+    autocast = False  # large numbers would be rounded
+
     def __init__(
         self,
         input_dim: int,
@@ -184,10 +185,6 @@ class Embedding(Layer):
             constraint=self.embeddings_constraint,
             name="embeddings",
         )
-
-    def _admit(self, inputs: Any) -> Any:
-        """Without a cast to the layer's dtype, which would round large numbers."""
-        return super()._admit(inputs) if isinstance(inputs, list | tuple) else as_node(inputs)
 
     def call(self, inputs: Node) -> Node:
         return take(self.embeddings, inputs if inputs.type.is_integer else cast(inputs, "int64"), axis=0)

@@ -22,17 +22,19 @@ from miai_graph import regularizers
 from miai_graph.context import build_context, current_context, name_scope, unique_name, user_source_line
 from miai_graph.errors import ArgumentError, GraphError, ModelError, ShapeError
 from miai_graph.layers.input_spec import InputSpec, check_inputs
-from miai_graph.layers.weights import WeightOwner, flat, use_weight_scope, weight_scope
+from miai_graph.layers.nesting import flat, mapped
+from miai_graph.layers.weights import WeightOwner, use_weight_scope, weight_scope
 from miai_graph.node import Node, describe
 from miai_graph.op import as_node
+from miai_graph.ops.casting import cast
 from miai_graph.ops.elementwise import identity
 from miai_graph.ops.reductions import shape
-from miai_graph.ops.structure import cast
 from miai_graph.registry import Configurable, Registry
 
 registry = Registry("a layer", Configurable)
 
-Nodes = Node | Sequence[Node]
+Nodes = Any
+"""A node, or nodes in lists, tuples and dictionaries."""
 
 
 @dataclass(eq=False)
@@ -42,7 +44,7 @@ class LayerCall:
     layer: Layer
     inputs: Nodes
     arguments: Mapping[str, Any]
-    outputs: Nodes | None = None
+    outputs: Nodes = None
 
 
 @dataclass
@@ -105,14 +107,17 @@ class Layer(WeightOwner):
     ----------
     trainable : whether optimizers may change the weights; it may be set later
     name : unique in a model; by default the class's name with a number
-    dtype : of the weights, and of inputs that are floats, which are cast; float32 by default
+    dtype : of the weights, and, with `autocast`, of inputs that are floats; float32 by default
     activity_regularizer : a penalty on the output, divided by the length of its first axis, added to the model's loss
 
     Attributes
     ----------
     built : whether the weights exist
+    autocast : whether inputs that are floats are cast; a subclass may say no
     input_spec : what the inputs must be like: an `InputSpec`, a list of them, or None. A subclass may set it
     """
+
+    autocast: bool = True
 
     def __init__(
         self,
@@ -125,8 +130,8 @@ class Layer(WeightOwner):
     ) -> None:
         if unknown:
             raise ArgumentError(
-                f"expected arguments of {type(self).__name__} ({', '.join(inspect.signature(type(self)).parameters)}: name, "
-                f"dtype, trainable and activity_regularizer); found {', '.join(unknown)}"
+                f"expected arguments of {type(self).__name__}, {', '.join(inspect.signature(type(self)).parameters)} "
+                f"(name, dtype, trainable and activity_regularizer); found {', '.join(unknown)}"
             )
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise ArgumentError(f"expected a name that is a non-empty string without '/'; found {name!r}")
@@ -150,7 +155,7 @@ class Layer(WeightOwner):
     # What subclasses define
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights. `input_shape` is a tuple with None for the batch, or a list of them for several inputs."""
+        """Make the weights. `input_shape` is a tuple with None for the batch; lists and dictionaries are as in the input."""
         self.built = True
 
     call: Callable[..., Any] = _no_call
@@ -219,7 +224,7 @@ class Layer(WeightOwner):
 
         Parameters
         ----------
-        inputs : a node, or a list of nodes; arrays become constants
+        inputs : a node, or nodes in lists and dictionaries; arrays become constants
         training : whether the graph is for training (dropout drops, batch statistics are used); None: as the model
             decides
 
@@ -228,7 +233,7 @@ class Layer(WeightOwner):
         ShapeError, ArgumentError
             if the inputs are not as the layer needs them. The text names the layer, the inputs and the line.
         """
-        nodes = self._admit(inputs)
+        nodes = mapped(self._admit, inputs)
         try:
             check_inputs(self.input_spec, nodes)
             self._ensure_built(nodes)
@@ -247,7 +252,7 @@ class Layer(WeightOwner):
         mode = _mode.get() if training is None else training
         given = {**arguments, "training": mode} if takes_training(self) else arguments
         with build_context(call=call), name_scope(self.name), training_mode(mode):
-            outputs = self._owned(self.call(nodes, **given), call)
+            outputs = mapped(functools.partial(self._owned, call), self.call(nodes, **given))
             if self.activity_regularizer is not None:
                 for output in flat(outputs):
                     self.add_loss(self.activity_regularizer(output) / first_length(output))
@@ -264,27 +269,22 @@ class Layer(WeightOwner):
         self._left = left
         self._first_call = self._first_call or call
 
-    def _admit(self, inputs: Any) -> Any:
-        """The inputs as nodes; floats in the layer's dtype, as in Keras."""
-        if isinstance(inputs, list | tuple):
-            return [self._admit(part) for part in inputs]
-        node = as_node(inputs)
-        return cast(node, self.dtype) if node.type.is_floating else node
+    def _admit(self, value: Any) -> Node:
+        """An input as a node."""
+        node = as_node(value)
+        return cast(node, self.dtype) if self.autocast and node.type.is_floating else node
 
     def _ensure_built(self, nodes: Any) -> None:
         if not self.built:
-            shape = [node.shape for node in nodes] if isinstance(nodes, list) else nodes.shape
+            self._input_shape = mapped(_shape_of, nodes)
             with use_weight_scope(None):
-                self.build(shape)
-            self._input_shape = shape
+                self.build(self._input_shape)
 
-    def _owned(self, outputs: Any, call: LayerCall) -> Any:
-        """The outputs as nodes of this call, even where they are inputs or weights handed through."""
-        if isinstance(outputs, list | tuple):
-            return [self._owned(part, call) for part in outputs]
-        if not isinstance(outputs, Node):
-            raise ModelError(f"expected nodes from call of layer {self.name!r}; found {outputs!r}")
-        return outputs if outputs.call is call else identity(outputs)
+    def _owned(self, call: LayerCall, output: Any) -> Node:
+        """An output as a node of this call, even if it is an input or a weight that is handed through."""
+        if not isinstance(output, Node):
+            raise ModelError(f"expected nodes from call of layer {self.name!r}; found {output!r}")
+        return output if output.call is call else identity(output)
 
     def _located(self, text: str, nodes: Any) -> str:
         """The text of an error with the inputs, the layer and the user's line, unless it has them already."""
@@ -326,6 +326,10 @@ def _building(build: Callable[..., None]) -> Callable[..., None]:
         self.built = True
 
     return build_in_scope
+
+
+def _shape_of(node: Node) -> tuple[int | None, ...]:
+    return node.shape
 
 
 def first_length(node: Node) -> Any:

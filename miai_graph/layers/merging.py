@@ -9,8 +9,9 @@ from typing import Any
 from miai_graph.errors import ArgumentError
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import add, maximum, minimum, multiply
-from miai_graph.ops.structure import concatenate, expand_dims
+from miai_graph.ops.arithmetic import add, maximum, minimum, multiply
+from miai_graph.ops.joining import concatenate
+from miai_graph.ops.structure import expand_dims
 
 
 class Merge(Layer):

@@ -10,7 +10,8 @@ from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import rsqrt, square
+from miai_graph.ops.arithmetic import square
+from miai_graph.ops.nonlinear import rsqrt
 from miai_graph.ops.reductions import mean
 from miai_graph.ops.structure import reshape
 from miai_graph.types import normalize_axes, normalize_axis

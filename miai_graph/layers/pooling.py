@@ -89,4 +89,4 @@ class GlobalMaxPooling2D(GlobalPooling2D):
     """The greatest of each channel over the image: [batch, channels]. See `GlobalPooling2D` for the parameters."""
 
     def call(self, inputs: Node) -> Node:
-        return global_max_pool2d(inputs, self.keepdims)
+        return global_max_pool2d(self.as_floats(inputs), self.keepdims)

@@ -42,9 +42,9 @@ class Dropout(Layer):
         self.input_spec = InputSpec()
 
     def call(self, inputs: Node, training: bool = False) -> Node:
-        if not training or self.rate == 0:
-            return inputs
         values = self.as_floats(inputs)
+        if not training or self.rate == 0:
+            return values
         if self.rate == 1:
             return zeros_like(values)
         kept = bernoulli(self._mask_shape(values.type.shape), 1.0 - self.rate, values.dtype, self.seed)

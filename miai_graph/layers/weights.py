@@ -12,6 +12,7 @@ import numpy as np
 from miai_graph import constraints, initializers, regularizers
 from miai_graph.context import build_context, current_context, name_scope
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
+from miai_graph.layers.nesting import flat
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import assign, is_variable, parameter, variable, variable_of
@@ -207,14 +208,3 @@ class WeightOwner(Configurable):
 
 def _is_not_trainable(weight: Node) -> bool:
     return not variable_of(weight).trainable
-
-
-def flat(value: Any) -> Iterator[Any]:
-    """What is in a list, tuple or dictionary, and in those in it; or the value itself."""
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from flat(part)
-    elif isinstance(value, dict):
-        yield from flat(list(value.values()))
-    else:
-        yield value

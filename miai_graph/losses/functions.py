@@ -15,10 +15,14 @@ from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import as_floats, same_rank
 from miai_graph.node import Node, describe
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import absolute, clip, identity, log, not_equal, square, where
+from miai_graph.ops.arithmetic import absolute, clip, square
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import not_equal
+from miai_graph.ops.elementwise import identity, where
+from miai_graph.ops.nonlinear import log
 from miai_graph.ops.reductions import logsumexp, mean
 from miai_graph.ops.softmax import sigmoid_cross_entropy, softmax_cross_entropy, sparse_softmax_cross_entropy
-from miai_graph.ops.structure import cast, expand_dims, moveaxis, squeeze, sum
+from miai_graph.ops.structure import expand_dims, moveaxis, squeeze, sum
 from miai_graph.types import normalize_axis
 
 EPSILON = 1e-7

@@ -11,9 +11,11 @@ from miai_graph.context import name_scope
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import equal, where
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import equal
+from miai_graph.ops.elementwise import where
 from miai_graph.ops.reductions import mean
-from miai_graph.ops.structure import cast, expand_dims, squeeze, sum
+from miai_graph.ops.structure import expand_dims, squeeze, sum
 from miai_graph.registry import Configurable
 from miai_graph.types import as_dtype
 

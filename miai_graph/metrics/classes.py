@@ -15,8 +15,9 @@ from miai_graph.metrics import functions
 from miai_graph.metrics.metric import Metric, weighted_totals
 from miai_graph.node import Node
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import square
-from miai_graph.ops.structure import cast, expand_dims
+from miai_graph.ops.arithmetic import square
+from miai_graph.ops.casting import cast
+from miai_graph.ops.structure import expand_dims
 from miai_graph.registry import Registry, as_config
 
 _registry = Registry("a metric", Metric)

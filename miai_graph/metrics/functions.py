@@ -10,10 +10,12 @@ from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import same_rank
 from miai_graph.node import Node, describe
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import equal, greater, less_equal, logical_not, where
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import equal, greater, less_equal, logical_not
+from miai_graph.ops.elementwise import where
 from miai_graph.ops.indexing import one_hot
 from miai_graph.ops.reductions import argmax, max
-from miai_graph.ops.structure import cast, expand_dims, squeeze, sum
+from miai_graph.ops.structure import expand_dims, squeeze, sum
 
 
 def accuracy(y_true: Any, y_pred: Any) -> Node:

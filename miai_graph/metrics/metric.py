@@ -13,9 +13,10 @@ from miai_graph.interpreter import evaluate
 from miai_graph.losses.loss import same_rank
 from miai_graph.node import Node
 from miai_graph.op import Array, as_node
+from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.reductions import mean, shape
-from miai_graph.ops.structure import broadcast_to, cast, sum
+from miai_graph.ops.structure import broadcast_to, sum
 from miai_graph.registry import Configurable
 from miai_graph.types import as_dtype
 

@@ -12,7 +12,7 @@ from miai_graph.executor import Executor, as_executor, executor_names
 from miai_graph.metrics import Metric
 from miai_graph.model.rebuild import flat_nodes, mapped
 from miai_graph.node import Node
-from miai_graph.ops.structure import cast
+from miai_graph.ops.casting import cast
 
 _BY_SHAPE = ("crossentropy", "ce")
 _METRICS_BY_SHAPE = ("accuracy", "acc", *_BY_SHAPE)
@@ -153,7 +153,11 @@ class PlacedMetric:
 
 
 def place_metrics(
-    compiled: Compiled, names: Sequence[str], targets: Sequence[Node | None], outputs: Sequence[Node], taken: Sequence[str]
+    compiled: Compiled,
+    names: Sequence[str],
+    targets: Sequence[Node | None],
+    outputs: Sequence[Node],
+    taken: Sequence[str],
 ) -> list[PlacedMetric]:
     """The metrics of all outputs, with "accuracy" and the like made fit for the output's shape.
 
@@ -171,7 +175,9 @@ def place_metrics(
                 loss = losses.for_output(loss_list[output], target, outputs[output])
                 metric = metrics.for_outputs(identifier, target, outputs[output], loss)
                 name = metric.name if len(names) == 1 else f"{names[output]}_{metric.name}"
-                placed.append(PlacedMetric(metric, output, distinct(name, [*taken, *(m.name for m in placed)]), weighted))
+                placed.append(
+                    PlacedMetric(metric, output, distinct(name, [*taken, *(m.name for m in placed)]), weighted)
+                )
     return placed
 
 

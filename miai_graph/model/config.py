@@ -99,7 +99,9 @@ def _apply_op(entry: Mapping[str, Any], values: Sequence[Node]) -> Node:
     attributes = {name: decode(value) for name, value in entry["attributes"].items()}
     op = ops.get(entry["op"])
     if op is None:
-        raise SavingError(f"expected ops that are known here; found {entry['op']!r}. Define it with mg.op before loading")
+        raise SavingError(
+            f"expected ops that are known here; found {entry['op']!r}. Define it with mg.op before loading"
+        )
     if op is constant:
         return as_node(attributes["value"])
     return apply(op, [values[number] for number in entry["inputs"]], attributes)

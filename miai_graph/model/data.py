@@ -63,7 +63,9 @@ class Dataset:
             labels = labels.argmax(axis=1)
         labels = labels.reshape(len(labels), -1)
         if labels.shape[1] != 1:
-            raise FeedError(f"expected one class a sample with class_weight; found targets of shape {self.targets[0].shape}")
+            raise FeedError(
+                f"expected one class a sample with class_weight; found targets of shape {self.targets[0].shape}"
+            )
         weights = np.ones(len(labels), np.float32)
         for label, weight in class_weight.items():
             weights[np.rint(labels[:, 0]) == label] = weight
@@ -150,7 +152,9 @@ def as_weights(value: Any, names: Sequence[str]) -> Arrays:
     """
     if value is None:
         return []
-    for_each = isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(hasattr(part, "__array__") for part in value))
+    for_each = isinstance(value, Mapping) or (
+        isinstance(value, list | tuple) and any(hasattr(part, "__array__") for part in value)
+    )
     if for_each:
         arrays = as_arrays(value, names, "sample_weight")
     else:

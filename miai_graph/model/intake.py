@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miai_graph import losses
-from miai_graph.errors import ArgumentError, FeedError
+from miai_graph.errors import FeedError
 from miai_graph.feeding import check_batch
 from miai_graph.layers.core import Input
 from miai_graph.model.compiled import Compiled
@@ -18,13 +18,10 @@ from miai_graph.model.data import (
     as_weights,
     check_lengths,
     check_no_nan,
-    is_batches,
-    unpack_batch,
     with_last_axis,
 )
 from miai_graph.model.labels import check_labels_of
 from miai_graph.model.rebuild import flat_nodes
-from miai_graph.model.sources import ArraySource, IterableSource, Source
 from miai_graph.model.steps import FeedSpec
 from miai_graph.node import Node
 
@@ -56,25 +53,14 @@ class Intake:
         self.output_names = output_names
         self.compiled = compiled
 
-    def source(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Source:
-        """Batches, from arrays or from an iterable of batches.
+    def dataset(self, x: Any, y: Any = None, sample_weight: Any = None) -> Dataset:
+        """Arrays as a dataset.
 
         Raises
         ------
         ArgumentError, FeedError
             if they do not fit the model, in a message that says how.
         """
-        if is_batches(x):
-            if y is not None or sample_weight is not None:
-                raise ArgumentError("expected batches that hold y and sample_weight; found them as arguments as well")
-            if batch_size is not None:
-                raise ArgumentError("expected no batch_size with an iterable of batches, which have theirs; found one")
-            return IterableSource(x, self._of_batch)
-        dataset = self.dataset(x, y, sample_weight)
-        return ArraySource(dataset, self._batch_size(batch_size, dataset.size))
-
-    def dataset(self, x: Any, y: Any = None, sample_weight: Any = None) -> Dataset:
-        """Arrays as a dataset; errors as for `source`."""
         inputs = with_last_axis(as_arrays(x, self.input_names, "input"), self.inputs)
         places = [] if self.compiled is None else self.compiled.outputs_with_targets(self.output_names)
         targets, weights = self._targets(y, places), self._weights(sample_weight, places)
@@ -84,15 +70,12 @@ class Intake:
         check_batch(self.inputs, [array[: self._fixed_size] for array in inputs])
         return Dataset(inputs, self._checked_targets(targets, places), weights)
 
-    def _of_batch(self, batch: Any) -> Dataset:
-        x, y, sample_weight = unpack_batch(batch)
-        return self.dataset(x) if self.compiled is None else self.dataset(x, y, sample_weight)
-
     @property
     def _fixed_size(self) -> int | None:
         return next((node.shape[0] for node in self.inputs if node.ndim and node.shape[0] is not None), None)
 
-    def _batch_size(self, batch_size: int | None, samples: int) -> int:
+    def batch_size(self, batch_size: int | None, samples: int) -> int:
+        """The batch size given, or the usual one; FeedError if the inputs are for another."""
         fixed = self._fixed_size
         if fixed is not None and (batch_size not in (None, fixed) or samples % fixed):
             raise FeedError(
@@ -166,5 +149,3 @@ def _input_like(value: Any, name: str | None = None) -> Node:
 def input_names(inputs: Any) -> list[str]:
     """What inputs are called in dictionaries of data: by the keys of a dictionary, else by their own names."""
     return list(inputs) if isinstance(inputs, Mapping) else [node.name for node in flat_nodes(inputs)]
-
-

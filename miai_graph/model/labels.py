@@ -66,7 +66,9 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
         broken = target != np.floor(target)
         if broken.any():
             place = _first(broken)
-            raise FeedError(f"expected whole class numbers as target {name!r}; found {target[place]} at position {place}")
+            raise FeedError(
+                f"expected whole class numbers as target {name!r}; found {target[place]} at position {place}"
+            )
     outside = (target < 0) | (target >= classes)
     if options.get("ignore_class") is not None:
         outside &= target != options["ignore_class"]

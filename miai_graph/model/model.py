@@ -136,7 +136,9 @@ class Model(Training, Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Build the outputs on other inputs; the weights are shared."""
         if not self._is_functional:
-            raise ModelError(f"expected model class {type(self).__name__} to define call, or inputs and outputs; found neither")
+            raise ModelError(
+                f"expected model class {type(self).__name__} to define call, or inputs and outputs; found neither"
+            )
         nodes = flat_nodes(inputs)
         if len(nodes) != len(self.inputs):
             raise ArgumentError(f"expected {len(self.inputs)} inputs for model {self.name!r}; found {len(nodes)}")

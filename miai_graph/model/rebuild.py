@@ -37,7 +37,9 @@ def units_between(inputs: Sequence[Node], outputs: Sequence[Node]) -> list[Unit]
             continue
         known.add(node)
         if is_input(node):
-            raise ModelError(f"expected a model that depends on its inputs only; found {describe(node)}. Add it to inputs")
+            raise ModelError(
+                f"expected a model that depends on its inputs only; found {describe(node)}. Add it to inputs"
+            )
         call = node.call
         if call is None:
             units[id(node)] = node.index, node

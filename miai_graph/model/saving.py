@@ -1,8 +1,8 @@
 """Models in files: a zip archive of JSON and safetensors. Nothing in it is code, so loading runs none.
 
-    model.json               version, the model as plain data, and what compile was told
-    weights.safetensors      the weights by name
-    optimizer.safetensors    the optimizer's state by name, if the model is compiled
+model.json               version, the model as plain data, and what compile was told
+weights.safetensors      the weights by name
+optimizer.safetensors    the optimizer's state by name, if the model is compiled
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compi
         content = json.loads(parts["model.json"])
         version = content["format"]
         if version > FORMAT_VERSION:
-            raise SavingError(f"expected a file of format {FORMAT_VERSION} or earlier; found {version}. Update miai-graph")
+            raise SavingError(
+                f"expected a file of format {FORMAT_VERSION} or earlier; found {version}. Update miai-graph"
+            )
         with custom_object_scope(custom_objects):
             model = registry.get(content["model"])
             set_named_weights(model.weights, unpack_arrays(parts["weights.safetensors"]), str(path))
@@ -116,7 +118,9 @@ def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compi
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MiaiGraphError):
             raise
-        raise SavingError(f"expected a model in {path}; found a damaged one ({type(error).__name__}: {error})") from error
+        raise SavingError(
+            f"expected a model in {path}; found a damaged one ({type(error).__name__}: {error})"
+        ) from error
     return model
 
 
@@ -129,7 +133,9 @@ def _read_parts(path: Path) -> dict[str, bytes]:
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise SavingError(f"expected a model written by Model.save; found {path}, which is not ({error})") from error
     if not {"model.json", "weights.safetensors"} <= parts.keys():
-        raise SavingError(f"expected model.json and weights.safetensors in {path}; found {', '.join(parts) or 'nothing'}")
+        raise SavingError(
+            f"expected model.json and weights.safetensors in {path}; found {', '.join(parts) or 'nothing'}"
+        )
     return parts
 
 
@@ -138,7 +144,9 @@ def pack_arrays(nodes: Sequence[Node]) -> bytes:
     from safetensors.numpy import save
 
     names = _file_names(nodes)
-    arrays = {name: np.ascontiguousarray(node.value).reshape(node.shape) for name, node in zip(names, nodes, strict=True)}
+    arrays = {
+        name: np.ascontiguousarray(node.value).reshape(node.shape) for name, node in zip(names, nodes, strict=True)
+    }
     return save(arrays, metadata={"order": json.dumps(names)})
 
 

@@ -118,13 +118,14 @@ class Epochs:
     Parameters
     ----------
     steps : the number of batches in an epoch, which goes on where the last one stopped; None: an epoch is a pass
-    order : from the number of the training step at which a pass begins to the order of its samples
+    shuffled : from the number of samples and that of the training step at which a pass begins to the order of the samples;
+        None: as they are
     """
 
-    def __init__(self, source: Source, steps: int | None, order: Callable[[int], Array | None]) -> None:
+    def __init__(self, source: Source, steps: int | None, shuffled: Callable[[int, int], Array] | None) -> None:
         self.source = source
         self.steps = steps if steps is None or source.steps is None else min(steps, source.steps)
-        self._order = order
+        self._shuffled = shuffled
         self._current: Batches | None = None
 
     @property
@@ -135,13 +136,17 @@ class Epochs:
     def batches(self, first_step: int) -> Batches:
         """An epoch, whose first batch is for training step `first_step`."""
         if self.steps is None:
-            yield from self.source.batches(self._order(first_step))
+            yield from self._pass(first_step)
             return
         for step in range(first_step, first_step + self.steps):
             entry = self._next(step)
             if entry is None:
                 return
             yield entry
+
+    def _pass(self, step: int) -> Batches:
+        samples = self.source.samples
+        return self.source.batches(None if samples is None or self._shuffled is None else self._shuffled(samples, step))
 
     def has_more(self, step: int) -> bool:
         """Whether there is a batch for training step `step`."""
@@ -156,6 +161,6 @@ class Epochs:
     def _next(self, step: int) -> tuple[Batch, int] | None:
         entry = None if self._current is None else next(self._current, None)
         if entry is None and (self._current is None or self.source.repeatable):
-            self._current = self.source.batches(self._order(step))
+            self._current = self._pass(step)
             entry = next(self._current, None)
         return entry

@@ -18,9 +18,9 @@ from miai_graph.layers.layer import Trace, collect_updates_and_losses
 from miai_graph.model.compiled import Compiled, PlacedMetric, distinct, output_losses, place_metrics
 from miai_graph.node import Node, reapply
 from miai_graph.op import Array
+from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.random import RandomOp
-from miai_graph.ops.structure import cast
 from miai_graph.passes.rewrite import substitute
 from miai_graph.state import Variable
 from miai_graph.types import BATCH, BatchDim
@@ -115,7 +115,11 @@ class StepBuilder:
     """
 
     def __init__(
-        self, inputs: Sequence[Node], output_names: Sequence[str], build: Build, regularization: Callable[[], list[Node]]
+        self,
+        inputs: Sequence[Node],
+        output_names: Sequence[str],
+        build: Build,
+        regularization: Callable[[], list[Node]],
     ) -> None:
         self.inputs = list(inputs)
         self.output_names = list(output_names)

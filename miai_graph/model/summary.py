@@ -18,7 +18,12 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
 
     flops = flops_by_layer(model.outputs) if model.built else {}
     table = Table(title=f"{type(model).__name__} {model.name!r}", title_justify="left")
-    for title, side in (("layer (type)", "left"), ("output shape", "left"), ("parameters", "right"), ("flops", "right")):
+    for title, side in (
+        ("layer (type)", "left"),
+        ("output shape", "left"),
+        ("parameters", "right"),
+        ("flops", "right"),
+    ):
         table.add_column(title, justify=side)  # type: ignore[arg-type]
     shapes = output_shapes(model)
     for layer in model.layers:
@@ -48,7 +53,9 @@ def output_shapes(model: Any) -> dict[Layer, str]:
     for node in ancestors(model.outputs if model.built else []):
         if node.call is not None and node.call.outputs is not None:
             outputs = node.call.outputs
-            shapes[node.call.layer] = str(outputs.shape) if isinstance(outputs, Node) else str([o.shape for o in outputs])
+            shapes[node.call.layer] = (
+                str(outputs.shape) if isinstance(outputs, Node) else str([o.shape for o in outputs])
+            )
     return shapes
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, moved_bytes, register
-from miai_graph.ops.structure import promoted
+from miai_graph.ops.casting import promoted
 from miai_graph.placement import Partial, Placement, Split, Unsplittable, bilinear
 from miai_graph.types import BatchDim, Dim, Shape, TensorType, format_shape, int_dims
 

@@ -14,8 +14,9 @@ import numpy as np
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node, describe
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, no_derivative, register, register_function
-from miai_graph.ops.elementwise import add
-from miai_graph.ops.structure import promoted, ravel
+from miai_graph.ops.arithmetic import add
+from miai_graph.ops.casting import promoted
+from miai_graph.ops.structure import ravel
 from miai_graph.placement import REPLICATED, Partial, Placement, Split, Unsplittable, elementwise, placement_of_type
 from miai_graph.types import BatchDim, TensorType, as_dtype, format_shape, normalize_axis
 

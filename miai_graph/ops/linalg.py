@@ -10,7 +10,8 @@ import numpy as np
 from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node, describe
 from miai_graph.op import Array, Cost, Op, moved_bytes, register, register_function
-from miai_graph.ops.structure import _reshape, broadcast_to, expand_dims, promoted, resolve_shape, squeeze, swapaxes
+from miai_graph.ops.casting import promoted
+from miai_graph.ops.structure import _reshape, broadcast_to, expand_dims, resolve_shape, squeeze, swapaxes
 from miai_graph.placement import REPLICATED, Partial, Placement, Split, Unsplittable, placement_of_type
 from miai_graph.types import TensorType, broadcast_shapes, format_shape
 

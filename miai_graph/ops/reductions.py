@@ -15,9 +15,13 @@ import numpy as np
 from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node, functions
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, no_derivative, register, register_function
-from miai_graph.ops.elementwise import equal, exp, isfinite, log, square, stop_gradient, where
+from miai_graph.ops.arithmetic import square
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import equal, isfinite
+from miai_graph.ops.elementwise import stop_gradient, where
 from miai_graph.ops.leaves import batch_size
-from miai_graph.ops.structure import cast, reduction_placement, restore_axes, sum, without_axes
+from miai_graph.ops.nonlinear import exp, log
+from miai_graph.ops.structure import reduction_placement, restore_axes, sum, without_axes
 from miai_graph.placement import Placement, Split, Unsplittable, elementwise
 from miai_graph.types import BatchDim, Shape, TensorType, normalize_axes, normalize_axis
 

@@ -14,10 +14,12 @@ import numpy as np
 from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, as_node, elementwise_cost, moved_bytes, register
-from miai_graph.ops.elementwise import ElementwiseOp, exp, sigmoid
+from miai_graph.ops.casting import cast, promoted
+from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.ops.indexing import as_index_node, one_hot
+from miai_graph.ops.nonlinear import exp, sigmoid
 from miai_graph.ops.reductions import along_other_axes, as_float_node, logsumexp
-from miai_graph.ops.structure import cast, expand_dims, promoted, sum
+from miai_graph.ops.structure import expand_dims, sum
 from miai_graph.placement import Placement, elementwise
 from miai_graph.types import TensorType, format_shape, normalize_axis
 

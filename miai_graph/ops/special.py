@@ -12,7 +12,9 @@ import numpy as np
 
 from miai_graph.node import Node
 from miai_graph.op import Array, elementwise_cost
-from miai_graph.ops.elementwise import ElementwiseOp, exp, named_as, square
+from miai_graph.ops.arithmetic import square
+from miai_graph.ops.elementwise import ElementwiseOp, named_as
+from miai_graph.ops.nonlinear import exp
 
 _NEAR_ZERO = 0.46875
 _NEAR_NUMERATOR = (

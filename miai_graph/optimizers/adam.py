@@ -7,7 +7,8 @@ from typing import Any
 
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import maximum, sqrt, square
+from miai_graph.ops.arithmetic import maximum, square
+from miai_graph.ops.nonlinear import sqrt
 from miai_graph.optimizers.optimizer import Optimizer, registry
 
 

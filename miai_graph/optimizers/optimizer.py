@@ -19,9 +19,13 @@ from miai_graph.graph import Graph
 from miai_graph.interpreter import evaluate
 from miai_graph.node import Node, describe
 from miai_graph.op import as_node
-from miai_graph.ops.elementwise import clip, equal, maximum, minimum, not_equal, sqrt, square, where
+from miai_graph.ops.arithmetic import clip, maximum, minimum, square
+from miai_graph.ops.casting import cast
+from miai_graph.ops.comparisons import equal, not_equal
+from miai_graph.ops.elementwise import where
 from miai_graph.ops.leaves import assign, variable, variable_of
-from miai_graph.ops.structure import cast, sum
+from miai_graph.ops.nonlinear import sqrt
+from miai_graph.ops.structure import sum
 from miai_graph.registry import Configurable, Registry, as_config
 from miai_graph.state import Variable
 from miai_graph.types import int_dims

@@ -7,7 +7,8 @@ from typing import Any
 
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
-from miai_graph.ops.elementwise import rsqrt, square
+from miai_graph.ops.arithmetic import square
+from miai_graph.ops.nonlinear import rsqrt
 from miai_graph.optimizers.optimizer import Optimizer, registry
 
 

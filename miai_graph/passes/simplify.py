@@ -15,9 +15,11 @@ from miai_graph.graph import Graph, structure_key
 from miai_graph.interpreter import evaluate_node
 from miai_graph.node import Node, apply, building_on_behalf_of
 from miai_graph.op import as_node, constant
-from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identity, multiply
+from miai_graph.ops.arithmetic import multiply
+from miai_graph.ops.casting import _cast
+from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identity
 from miai_graph.ops.leaves import is_input, is_variable
-from miai_graph.ops.structure import _broadcast_to, _cast, _reshape, _transpose
+from miai_graph.ops.structure import _broadcast_to, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite
 from miai_graph.types import ElementCount, int_dims
 

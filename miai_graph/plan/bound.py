@@ -21,7 +21,7 @@ from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
-from miai_graph.op import Array
+from miai_graph.op import Array, Cost
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.memory import Lifetime, assign_offsets
 from miai_graph.plan.program import Program, Storage
@@ -41,6 +41,11 @@ class Workspace:
         if block is None or block.size < size_bytes:
             block = self._blocks[purpose] = aligned_bytes(size_bytes)
         return block
+
+    @property
+    def size_bytes(self) -> int:
+        """All that is asked for so far."""
+        return sum(block.size for block in self._blocks.values())
 
 
 class BoundPlan:
@@ -86,7 +91,8 @@ class BoundPlan:
             type = bind_type(node.type, self.batch_size)
             match program.storage[node]:
                 case Storage.FED:
-                    arrays[node] = aligned_bytes(type.size_bytes).view(type.dtype).reshape(type.shape)
+                    block = workspace.block(f"input {node.name}", type.size_bytes)
+                    arrays[node] = block[: type.size_bytes].view(type.dtype).reshape(type.shape)
                 case Storage.STATE:
                     arrays[node] = state.array(variable_of(node))
                 case Storage.CONSTANT:
@@ -135,6 +141,17 @@ class BoundPlan:
 
         inputs = [self._arrays[source] for source in node.inputs]
         return prepare(Request(node, inputs, self._arrays[node], bind_attributes(node, self.batch_size), scratch))
+
+    def costs(self) -> list[Cost]:
+        """The work of each of `nodes`."""
+        return [
+            node.op.cost(
+                bind_type(node.type, self.batch_size),
+                *(bind_type(source.type, self.batch_size) for source in node.inputs),
+                **node.attributes,
+            )
+            for node in self.nodes
+        ]
 
     def _staged(self, node: Node) -> Array:
         """The array of an update's value, apart from the state, so that all updates see the values before."""

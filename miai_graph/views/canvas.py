@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miai_graph.views import style
-from miai_graph.views.layout import Box, Drawing, Edge, Point
+from miai_graph.views.layout import Box, Drawing, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,6 @@ class Sheet:
     """
 
     cards: Sequence[Card]
-    edges: Sequence[Edge]
     drawing: Drawing
     title: str = ""
     samples: Sequence[Sample] = ()
@@ -182,7 +181,10 @@ def _is_corner(points: Sequence[Point]) -> bool:
 def _around_corner(points: Sequence[Point]) -> tuple[Point, Point]:
     """The points shortly before and behind it."""
     start, corner, end = (np.array(point) for point in points)
-    near = [corner + (other - corner) * min(0.5, _CORNER / max(np.abs(other - corner).sum(), _CORNER)) for other in (start, end)]
+    near = [
+        corner + (other - corner) * min(0.5, _CORNER / max(np.abs(other - corner).sum(), _CORNER))
+        for other in (start, end)
+    ]
     return (float(near[0][0]), float(near[0][1])), (float(near[1][0]), float(near[1][1]))
 
 
@@ -210,9 +212,7 @@ def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
         style.plain_text(axes, *place, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
 
 
-def _draw_box(
-    axes: Axes, place: tuple[float, float, float, float], fill: Any, frame: str, frame_width: float
-) -> None:
+def _draw_box(axes: Axes, place: tuple[float, float, float, float], fill: Any, frame: str, frame_width: float) -> None:
     """A rounded rectangle at left, top, with width and height."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -259,7 +259,9 @@ def _draw_bar(figure: Figure, greatest: float, top: float, height: float) -> Non
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
     bar.outline.set(edgecolor=style.LINE, linewidth=0.6)  # type: ignore[operator]
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if greatest > 0.04 else 1, symbol=" %"))
-    axes.tick_params(labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT)
+    axes.tick_params(
+        labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT
+    )
     style.plain_text(
         axes, 0.0, 1.25, "share of the time", DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left"
     )

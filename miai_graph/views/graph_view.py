@@ -19,6 +19,7 @@ from miai_graph.views.folding import Piece, fold_by_layer, outer_scope
 from miai_graph.views.layout import Edge, layered
 from miai_graph.views.regions import outlined_regions
 from miai_graph.views.shares import Shares, check_timing, format_share, rest_note
+from miai_graph.views.wrapping import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,10 +98,9 @@ def _sheet(graph: Graph, pieces: Sequence[Piece], shares: list[float] | None, by
         cards.append(describe.card(number, piece, columns[number], share))
     edges = [Edge(source, target, upward=columns[source] > 0) for source, target in links]
     boxes = [card.box for card in cards]
-    drawing = layered(boxes, edges)
+    drawing = wrapped(layered(boxes, edges), boxes, edges)
     return Sheet(
         cards,
-        edges,
         drawing,
         title=_title(graph, by_layer),
         samples=_legend(cards, pieces, timed=shares is not None),

@@ -62,18 +62,18 @@ class Drawing:
 
     centres : of the boxes, by key
     rows : the number of the row of each box, by key
-    extents : top and bottom of each row
     routes : for each edge, in the order given, the corners of a line from the border of its source to that of its target.
         Edges of one source share the way as long as they can.
     width, height : everything lies between 0 and these
+    extents : top and bottom of each row
     """
 
     centres: Mapping[Hashable, Point]
     rows: Mapping[Hashable, int]
-    extents: Sequence[Point]
     routes: Sequence[Sequence[Point]]
     width: float
     height: float
+    extents: Sequence[Point] = ()
 
 
 def layered(boxes: Sequence[Box], edges: Sequence[Edge], spacing: Spacing | None = None) -> Drawing:
@@ -92,7 +92,7 @@ def layered(boxes: Sequence[Box], edges: Sequence[Edge], spacing: Spacing | None
     if unknown:
         raise ArgumentError(f"expected edges between boxes; found one with the end {unknown[0]!r}, which is no box")
     if not boxes:
-        return Drawing({}, {}, [], [], 0.0, 0.0)
+        return Drawing({}, {}, [], 0.0, 0.0)
     links = [(numbers[edge.source], numbers[edge.target], edge.upward) for edge in edges]
     ranks = assign_ranks(boxes, [(b, a) if upward else (a, b) for a, b, upward in links])
     rows = divide_long_edges(boxes, links, ranks)
@@ -113,10 +113,10 @@ def _drawing(boxes: Sequence[Box], rows: Rows, xs: list[float], spacing: Spacing
     return Drawing(
         {box.key: (xs[number] - left, ys[number]) for number, box in enumerate(boxes)},
         {box.key: rows.ranks[number] for number, box in enumerate(boxes)},
-        extents,
         [[(x - left, y) for x, y in route] for route in routes],
         right - left,
         extents[-1][1],
+        extents,
     )
 
 
@@ -136,10 +136,10 @@ def _route(
         top, bottom = extents[rows.ranks[vertex]]
         points += [(xs[vertex], top), (xs[vertex], bottom)]
     points += [(end, extents[rows.ranks[last]][0]), (end, ys[last] - rows.heights[last] / 2)]
-    return _without_needless_points(points)
+    return without_needless_points(points)
 
 
-def _without_needless_points(points: Sequence[Point]) -> list[Point]:
+def without_needless_points(points: Sequence[Point]) -> list[Point]:
     """Without repeated points and those in the middle of a vertical line."""
     result: list[Point] = []
     for point in points:

@@ -15,6 +15,7 @@ from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_s
 from miai_graph.views.layout import Edge, layered
 from miai_graph.views.model_units import Run, Unit, folded_runs, model_units, relinked, single_runs
 from miai_graph.views.shares import Shares, check_timing, format_share, rest_note
+from miai_graph.views.wrapping import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,9 @@ def plot_model(
     """
     target = style.check_path(path)
     if not isinstance(model, Model):
-        raise ArgumentError(f"expected a Model or Sequential to draw; found {model!r}. mg.Graph(nodes).plot() draws nodes")
+        raise ArgumentError(
+            f"expected a Model or Sequential to draw; found {model!r}. mg.Graph(nodes).plot() draws nodes"
+        )
     check_timing(timing)
     units, links = model_units(model)
     folds = len(units) > MOST_UNITS if fold is None else fold
@@ -71,10 +74,10 @@ def plot_model(
     maker = _CardMaker(runs, timing, show_shapes, show_parameters)
     cards = [maker.card(number, run) for number, run in enumerate(runs)]
     edges = [Edge(source, target) for source, target in relinked(runs, links)]
+    boxes = [card.box for card in cards]
     sheet = Sheet(
         cards,
-        edges,
-        layered([card.box for card in cards], edges),
+        wrapped(layered(boxes, edges), boxes, edges),
         title=f"{type(model).__name__} {model.name}: {model.count_params():,} parameters",
         samples=[] if timing is not None else _legend(units),
         greatest_share=maker.greatest,

@@ -112,9 +112,7 @@ def _from_top_to_bottom(above: Sequence[Sequence[int]], below: Sequence[Sequence
     return order
 
 
-def divide_long_edges(
-    boxes: Sequence[Sized], edges: Sequence[tuple[int, int, bool]], ranks: Sequence[int]
-) -> Rows:
+def divide_long_edges(boxes: Sequence[Sized], edges: Sequence[tuple[int, int, bool]], ranks: Sequence[int]) -> Rows:
     """Rows in which each edge only runs from one to the next, by way points that edges of one source share."""
     rows = Rows(
         ranks=list(ranks),

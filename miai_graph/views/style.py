@@ -41,6 +41,8 @@ PHASE_LINES = {FORWARD: "#5b7c9c", BACKWARD: "#c08a52", UPDATE: "#5a9c86"}
 CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#555555")
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+WRONG = "#b3261e"
+
 FILE_FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
 _MOST_PIXELS = 30_000
@@ -133,3 +135,33 @@ def share_colours() -> Colormap:
 
 def share_colour(share: float, greatest: float) -> Any:
     return share_colours()(share / greatest if greatest else 0.0)
+
+
+@lru_cache
+def side_colours() -> Colormap:
+    """From blue over white to orange: for probabilities, with 0.5 in the middle."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("side", ["#8fbfe6", "#ffffff", "#f6b98a"])
+
+
+def class_fill(place: int) -> tuple[float, float, float]:
+    """The light colour of the region of a class, whose points have the full one."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(CLASS_COLOURS[place % len(CLASS_COLOURS)])
+    return tuple(1 - 0.35 * (1 - part) for part in (red, green, blue))  # type: ignore[return-value]
+
+
+def axes_style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Titles, ticks and a faint grid, the same in all diagrams."""
+    plain = {"parse_math": False, "usetex": False, "color": TEXT}
+    axes.set_title(title, fontproperties=font(10, True), loc="left", **plain)
+    axes.set_xlabel(x_label, fontproperties=font(8.5), **plain)
+    axes.set_ylabel(y_label, fontproperties=font(8.5), **plain)
+    axes.tick_params(colors=LINE, labelcolor=TEXT, labelsize=8, labelfontfamily=FONT, length=3)
+    axes.grid(True, color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_facecolor(PAPER)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color=LINE, linewidth=0.8)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from miai_graph.views.layout import Box, Drawing, Edge, Point
+from miai_graph.views.layout import Box, Drawing, Edge, Point, without_needless_points
 
 _TALLEST = 2.2
 """Drawings are left alone up to this ratio of height to width."""
@@ -15,6 +15,7 @@ _WANTED = 1.3
 _MOST_LINES = 3
 """Where more lines than this run down, there is no cut."""
 _AIR, _LANE = 14.0, 6.0
+_COST_OF_LINE = 80.0
 _NEAR = 1e-6
 
 
@@ -24,20 +25,19 @@ class _Cut:
 
     row : the last one above the cut
     above, below : the y at which that row ends and the next one begins
-    lines : for each source whose edges cross, the x above and below
+    lines : the sources of the edges that cross it, from left to right
     """
 
     row: int
     above: float
     below: float
-    lines: dict[Hashable, tuple[float, float]]
+    lines: Sequence[Hashable]
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows that stay together: how far they are moved, and where they end."""
+    """Rows that stay together: how far they are moved, and where they end then."""
 
-    first_row: int
     shift: Point
     right: float
     bottom: float
@@ -54,42 +54,120 @@ def wrapped(drawing: Drawing, boxes: Sequence[Box], edges: Sequence[Edge]) -> Dr
     if not cuts:
         return drawing
     pieces = _placed_pieces(drawing, boxes, cuts)
-    piece_of = {box.key: sum(drawing.rows[box.key] > cut.row for cut in cuts) for box in boxes}
-    centres = {key: _moved([centre], pieces[piece_of[key]])[0] for key, centre in drawing.centres.items()}
+    piece_of = {key: sum(row > cut.row for cut in cuts) for key, row in drawing.rows.items()}
     routes = [
-        _wrapped_route(route, edge, piece_of[edge.source], piece_of[edge.target], pieces, cuts)
+        _wrapped_route(route, edge.source, piece_of[edge.source], piece_of[edge.target], pieces, cuts)
         for route, edge in zip(drawing.routes, edges, strict=True)
     ]
-    extents = list(drawing.extents)
-    rows = {key: row + piece_of[key] for key, row in drawing.rows.items()}
-    return Drawing(centres, rows, extents, routes, pieces[-1].right, max(piece.bottom for piece in pieces))
+    return Drawing(
+        centres={key: _moved(centre, pieces[piece_of[key]]) for key, centre in drawing.centres.items()},
+        rows={key: row + piece_of[key] for key, row in drawing.rows.items()},
+        routes=routes,
+        width=pieces[-1].right,
+        height=max(piece.bottom for piece in pieces),
+    )
 
 
 def _chosen_cuts(drawing: Drawing, edges: Sequence[Edge]) -> list[_Cut]:
     """Cuts that make pieces of about the same height, where few lines run."""
     possible = [cut for row in range(len(drawing.extents) - 1) if (cut := _cut(drawing, edges, row)) is not None]
-    count = max(2, math.ceil(math.sqrt(drawing.height / (_WANTED * (drawing.width + 2 * _AIR)))))
+    count = max(2, round(math.sqrt(drawing.height / (_WANTED * (drawing.width + 2 * _AIR)))))
     height = drawing.height / count
-    chosen: list[_Cut] = []
+    chosen: dict[int, _Cut] = {}
     for number in range(1, count):
-        near = [cut for cut in possible if abs(cut.above - number * height) < height / 2 and cut not in chosen]
-        if near:
-            chosen.append(min(near, key=lambda cut: abs(cut.above - number * height) + 80 * len(cut.lines)))  # noqa: B023
-    return sorted(chosen, key=lambda cut: cut.row)
+        costs = {
+            cut.row: abs(cut.above - number * height) + _COST_OF_LINE * len(cut.lines)
+            for cut in possible
+            if abs(cut.above - number * height) < height / 2 and cut.row not in chosen
+        }
+        if costs:
+            row = min(costs, key=costs.__getitem__)
+            chosen[row] = next(cut for cut in possible if cut.row == row)
+    return [chosen[row] for row in sorted(chosen)]
 
 
 def _cut(drawing: Drawing, edges: Sequence[Edge], row: int) -> _Cut | None:
     """The cut below a row; None if too many lines cross it, or one that runs up."""
     above, below = drawing.extents[row][1], drawing.extents[row + 1][0]
-    lines: dict[Hashable, tuple[float, float]] = {}
+    lines: dict[Hashable, float] = {}
     for route, edge in zip(drawing.routes, edges, strict=True):
-        if min(drawing.rows[edge.source], drawing.rows[edge.target]) > row:
-            continue
-        if max(drawing.rows[edge.source], drawing.rows[edge.target]) <= row:
-            continue
-        if edge.upward:
-            return None
-        upper = [x for x, y in route if y <= above + _NEAR][-1]
-        lower = next(x for x, y in route if y >= below - _NEAR)
-        lines[edge.source] = (lines.get(edge.source, (upper, lower))[0], lower)
-    return _Cut(row, above, below, lines) if len(lines) <= _MOST_LINES else None
+        ends = sorted((drawing.rows[edge.source], drawing.rows[edge.target]))
+        if ends[0] <= row < ends[1]:
+            if edge.upward:
+                return None
+            lines.setdefault(edge.source, _last_x(route, above))
+    return _Cut(row, above, below, sorted(lines, key=lines.__getitem__)) if len(lines) <= _MOST_LINES else None
+
+
+def _last_x(route: Sequence[Point], above: float) -> float:
+    """Where a line that runs down is when it leaves what lies above."""
+    return [x for x, y in route if y <= above + _NEAR][-1]
+
+
+def _first_x(route: Sequence[Point], below: float) -> float:
+    return next(x for x, y in route if y >= below - _NEAR)
+
+
+def _placed_pieces(drawing: Drawing, boxes: Sequence[Box], cuts: Sequence[_Cut]) -> list[_Piece]:
+    """The pieces side by side, with room for the lines that lead from the end of one to the beginning of the next."""
+    tops = [0.0, *(cut.below for cut in cuts)]
+    bottoms = [*(cut.above for cut in cuts), drawing.height]
+    lines = [*(len(cut.lines) for cut in cuts), 0]
+    head = max(_AIR + _LANE * number for number in lines)
+    pieces: list[_Piece] = []
+    x = 0.0
+    for number, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
+        sides = [
+            drawing.centres[box.key][0] + side * box.width
+            for box in boxes
+            for side in (-0.5, 0.5)
+            if top - _NEAR <= drawing.centres[box.key][1] <= bottom + _NEAR
+        ]
+        sides += [px for route in drawing.routes for px, py in route if top - _NEAR <= py <= bottom + _NEAR]
+        down = head - top if number else 0.0
+        right = x + max(sides) - min(sides)
+        room_below = _AIR + _LANE * lines[number] if lines[number] else 0.0
+        pieces.append(_Piece((x - min(sides), down), right, bottom + down + room_below))
+        x = right + 2 * _AIR + _LANE * lines[number]
+    return pieces
+
+
+def _moved(point: Point, piece: _Piece) -> Point:
+    return point[0] + piece.shift[0], point[1] + piece.shift[1]
+
+
+def _wrapped_route(
+    route: Sequence[Point],
+    source: Hashable,
+    first: int,
+    last: int,
+    pieces: Sequence[_Piece],
+    cuts: Sequence[_Cut],
+) -> list[Point]:
+    """A route from one piece to another: down, to the right, up beside the piece, and into the next from above."""
+    if first == last:
+        return [_moved(point, pieces[first]) for point in route]
+    result: list[Point] = []
+    for number in range(first, last + 1):
+        top = cuts[number - 1].below if number > first else -math.inf
+        bottom = cuts[number].above if number < last else math.inf
+        points = [point for point in route if top - _NEAR <= point[1] <= bottom + _NEAR]
+        if number > first:
+            points.insert(0, (_first_x(route, top), top))
+        if number < last:
+            points.append((_last_x(route, bottom), bottom))
+        moved = [_moved(point, pieces[number]) for point in points]
+        if number > first:
+            result += _connection(result[-1], moved[0], pieces[number - 1], cuts[number - 1], source)
+        result += moved
+    return without_needless_points(result)
+
+
+def _connection(start: Point, end: Point, piece: _Piece, cut: _Cut, source: Hashable) -> list[Point]:
+    """The corners between the end of a piece and the beginning of the next; lines side by side do not cross."""
+    place = list(cut.lines).index(source)
+    outer = len(cut.lines) - 1 - place
+    lane_y = start[1] + _AIR / 2 + _LANE * outer
+    channel_x = piece.right + _AIR + _LANE * outer
+    head_y = end[1] - _AIR / 2 - _LANE * (place + 0.5)
+    return [(start[0], lane_y), (channel_x, lane_y), (channel_x, head_y), (end[0], head_y)]

@@ -1,0 +1,112 @@
+"""The steps of one model, each built when it is first needed and kept as long as its graph stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from miai_graph import losses
+from miai_graph.executor import Executor
+from miai_graph.layers.layer import Layer
+from miai_graph.model.compiled import Compiled
+from miai_graph.model.labels import usual_target
+from miai_graph.model.steps import FeedSpec, Step, StepBuilder, StepKey
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.ops.leaves import variable_of
+from miai_graph.state import Variable
+
+
+class StepCache:
+    """Steps by what they depend on, and by executor.
+
+    Changing which layers are trainable builds another step, and changing back finds the first one; the learning rate and
+    batch sizes do not matter.
+
+    Parameters
+    ----------
+    model : whose weights count
+    builder : of its steps
+    outputs : its output nodes
+    """
+
+    def __init__(self, model: Layer, builder: StepBuilder, outputs: Sequence[Node]) -> None:
+        self._model = model
+        self._builder = builder
+        self._outputs = outputs
+        self._steps: dict[tuple[Any, Executor], Step] = {}
+
+    def predict(self, executor: Executor) -> Step:
+        return self._step("predict", executor, self._builder.predict_step)
+
+    def test(self, compiled: Compiled, targets: Sequence[Array], weights: Sequence[Array], executor: Executor) -> Step:
+        return self._test(compiled, _specs(targets), _specs(weights), executor)
+
+    def train(self, compiled: Compiled, targets: Sequence[Array], weights: Sequence[Array], executor: Executor) -> Step:
+        """The training step; its random numbers go on where the optimizer stands."""
+        step = self._train(compiled, _specs(targets), _specs(weights), executor)
+        step.executable.step = int(compiled.optimizer.iterations.value)
+        return step
+
+    def usual(self, compiled: Compiled, executor: Executor) -> list[Step]:
+        """The steps for targets as they mostly are, without weights."""
+        names = self._builder.output_names
+        loss_list = compiled.losses_for(names)
+        specs = []
+        for place in compiled.outputs_with_targets(names):
+            output = self._outputs[place]
+            # "crossentropy" is taken as if there were one class number a sample.
+            target = FeedSpec((), "int64").input(names[place], output)
+            specs.append(usual_target(losses.for_output(loss_list[place], target, output), output))
+        return [
+            self._train(compiled, tuple(specs), (), executor),
+            self._test(compiled, tuple(specs), (), executor),
+        ]
+
+    def of(self, executor: Executor) -> list[Step]:
+        """All steps that are there for an executor."""
+        return [step for (_, owner), step in self._steps.items() if owner is executor]
+
+    def _test(
+        self, compiled: Compiled, targets: tuple[FeedSpec, ...], weights: tuple[FeedSpec, ...], executor: Executor
+    ) -> Step:
+        key = StepKey(targets, weights, self._penalized())
+        return self._step(("test", key), executor, lambda who: self._builder.test_step(compiled, key, who))
+
+    def _train(
+        self, compiled: Compiled, targets: tuple[FeedSpec, ...], weights: tuple[FeedSpec, ...], executor: Executor
+    ) -> Step:
+        parameters = self._model.trainable_weights
+        key = StepKey(targets, weights, tuple(variable_of(node) for node in parameters), self._modes())
+        constraints = self._model.weight_constraints()
+        return self._step(
+            ("train", key),
+            executor,
+            lambda who: self._builder.train_step(compiled, key, parameters, constraints, who),
+        )
+
+    def _penalized(self) -> tuple[Variable, ...]:
+        """The weights with a penalty that counts: those that are trained."""
+        trained = {variable_of(node) for node in self._model.trainable_weights}
+        penalized = (variable_of(node) for layer in self._model.walk() for node, _ in layer._weight_regularizers)
+        return tuple(variable for variable in penalized if variable in trained)
+
+    def _modes(self) -> tuple[bool, ...]:
+        """Whether layers are trainable that keep moving averages, for these stand still if they are not."""
+        return tuple(
+            layer.trainable
+            for layer in self._model.walk()
+            if any(not variable_of(node).trainable for node in layer.weights)
+        )
+
+    def _step(self, kind: Any, executor: Executor, make: Callable[[Executor], Step]) -> Step:
+        executor.require_open()
+        key = kind, executor
+        if key not in self._steps:
+            self._steps = {key: step for key, step in self._steps.items() if not key[1].closed}
+            self._steps[key] = make(executor)
+        return self._steps[key]
+
+
+def _specs(arrays: Sequence[Array]) -> tuple[FeedSpec, ...]:
+    return tuple(FeedSpec.of(array) for array in arrays)
