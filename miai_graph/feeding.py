@@ -105,6 +105,8 @@ def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
 
 
 def _as_array(node: Node, value: Any) -> Array:
+    if type(value) is np.ndarray and value.dtype == node.type.dtype:
+        return value
     if isinstance(value, Node):
         raise FeedError(f"expected an array for input {describe(node)}; found node {value.name}")
     try:
@@ -129,16 +131,12 @@ def _as_array(node: Node, value: Any) -> Array:
 
 def _check_shape(node: Node, array: Array) -> int | None:
     """The number of samples in an array, or None if its input has no batch axis."""
-    expected = node.type.shape
-    fits = len(expected) == array.ndim and all(
-        found % dim.multiple == 0 if isinstance(dim, BatchDim) else found == dim
-        for dim, found in zip(expected, array.shape, strict=True)
-    )
-    if not fits:
-        raise FeedError(f"expected an array of shape {node.shape} for input {describe(node)}; found {array.shape}")
-    if not expected or not isinstance(expected[0], BatchDim):
-        return None
-    return array.shape[0] // expected[0].multiple
+    expected, found = node.type.shape, array.shape
+    # Only the first dimension of an input can be the batch.
+    has_batch = bool(expected) and isinstance(expected[0], BatchDim)
+    if len(found) != len(expected) or found[has_batch:] != expected[has_batch:]:
+        raise FeedError(f"expected an array of shape {node.shape} for input {describe(node)}; found {found}")
+    return found[0] if has_batch else None
 
 
 def _check_indices(indices: Array, length: int) -> None:

@@ -127,7 +127,7 @@ def as_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
 def input_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
     """The shape of a graph's input: like `as_shape`, with ``None`` nowhere but first."""
     dims = as_shape(shape)
-    if any(isinstance(dim, BatchDim) for dim in dims[1:]):
+    if any(isinstance(dim, BatchDim) and (place > 0 or dim != BATCH) for place, dim in enumerate(dims)):
         raise ShapeError(
             f"expected None, the batch, as the first dimension only; found {user_shape(dims)}. "
             "Give the other dimensions their lengths"

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from miai_graph.errors import ArgumentError, DuplicateNameError, ModelError, SavingError
+from miai_graph.errors import ArgumentError, DuplicateNameError, ModelError, ShapeError
 from miai_graph.graph import Graph
 from miai_graph.layers.core import Input
-from miai_graph.layers.layer import Layer, registry, takes_training, training_mode
-from miai_graph.model.config import functional_config, functional_parts
-from miai_graph.model.rebuild import flat_nodes, layers_of, rebuild, units_between
+from miai_graph.layers.layer import Layer, collect_updates_and_losses, registry, takes_training, training_mode
+from miai_graph.layers.weights import use_weight_scope
+from miai_graph.model.config import functional_config, functional_parts, input_config
+from miai_graph.model.rebuild import Unit, flat_nodes, layers_of, mapped, packed, rebuild, units_between
 from miai_graph.model.saving import load_weights, save_model, save_weights
 from miai_graph.model.summary import print_summary
 from miai_graph.model.training import Training
 from miai_graph.node import Node
-from miai_graph.op import as_node
 from miai_graph.ops.leaves import is_input
 
 
 @registry.register
-class Model(Training, Layer):
+class Model(Training):
     """What lies between input nodes and output nodes.
 
     >>> inputs = layers.Input((64,))
@@ -31,8 +32,8 @@ class Model(Training, Layer):
 
     Parameters
     ----------
-    inputs : a node made by `Input`, or a list of them
-    outputs : a node, or a list of them, computed from the inputs by layers and single ops
+    inputs : a node made by `Input`, or a list or dictionary of them
+    outputs : a node, or a list or dictionary of them, computed from the inputs by layers and single ops
     name : by default the class's name with a number
     options : `Layer`'s
 
@@ -48,38 +49,33 @@ class Model(Training, Layer):
         if (inputs is None) != (outputs is None):
             raise ArgumentError("expected both inputs and outputs, or neither; found one of them")
         super().__init__(name=name, **options)
-        self.stop_training = False
-        self._reset_training()
-        self._inputs: list[Node] | None = None
-        self._outputs: list[Node] = []
-        self._single_output = True
+        self._units: list[Unit] | None = None
+        self._layers: list[Layer] = []
         if inputs is not None:
             self._set_functional(inputs, outputs)
 
     def _set_functional(self, inputs: Any, outputs: Any) -> None:
-        self._inputs = [as_node(node) for node in flat_nodes(inputs)]
-        self._outputs = flat_nodes(outputs)
-        self._single_output = not isinstance(outputs, list | tuple)
-        for node in self._inputs:
+        fed, given = flat_nodes(inputs), flat_nodes(outputs)
+        for node in fed:
             if not is_input(node):
                 raise ArgumentError(f"expected inputs made by layers.Input or mg.input; found {node!r}")
-        for output in self._outputs:
-            if not isinstance(output, Node):
-                raise ArgumentError(f"expected nodes as outputs of a model; found {output!r}")
-        self._units = units_between(self._inputs, self._outputs)
+        for node in given:
+            if not isinstance(node, Node):
+                raise ArgumentError(f"expected nodes as outputs of a model; found {node!r}")
+        if not fed or not given:
+            raise ArgumentError(f"expected at least one input and one output; found {len(fed)} and {len(given)}")
+        _check_distinct_names("inputs", fed)
+        self._units = units_between(fed, given)
         self._layers = layers_of(self._units)
-        self._sublayers["layers"] = self._layers
-        check_distinct_names(self._layers)
+        _check_distinct_names("layers", self._layers)
+        self._input_structure = mapped(_itself, inputs)
+        self._output_structure = mapped(_itself, outputs)
         self.built = True
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers that are called, in order."""
-        return self._layers if self._is_functional else self.sublayers
-
-    @property
-    def _is_functional(self) -> bool:
-        return "layers" in self._sublayers
+        """The layers that are called, in order; those that are attributes, if a subclass defines `call`."""
+        return self.sublayers if self._units is None else list(self._layers)
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of a name, or at an index.
@@ -89,36 +85,46 @@ class Model(Training, Layer):
         ArgumentError
             if there is none, with the names that there are.
         """
-        if index is not None:
-            return self.layers[index]
-        for layer in self.layers:
-            if layer.name == name:
+        layers = self.layers
+        if index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        for layer in layers:
+            if index is None and layer.name == name:
                 return layer
-        raise ArgumentError(f"expected one of the layers {', '.join(l.name for l in self.layers)}; found {name!r}")
+        known = ", ".join(layer.name for layer in layers)
+        raise ArgumentError(f"expected one of the layers {known}; found {name if index is None else index!r}")
+
+    @property
+    def input(self) -> Any:
+        """The input node, or a list or dictionary of them; ModelError if the model is not built yet."""
+        if self._input_structure is None:
+            raise ModelError(
+                f"expected model {self.name!r} to know its inputs; found that it was not built yet. "
+                "Begin it with layers.Input(shape), call model.build(shape), or fit it"
+            )
+        return self._input_structure
+
+    @property
+    def output(self) -> Any:
+        """The output node, or a list or dictionary of them, as they are when the model is used, not trained."""
+        return self._output_structure if self.input is not None else None
 
     @property
     def inputs(self) -> list[Node]:
-        """The input nodes.
-
-        Raises
-        ------
-        ModelError
-            if the model is not built yet.
-        """
-        self._require_built()
-        assert self._inputs is not None
-        return self._inputs
+        """The input nodes, in order."""
+        return flat_nodes(self.input)
 
     @property
     def outputs(self) -> list[Node]:
-        """The output nodes, as they are when the model is used, not trained."""
-        self._require_built()
-        return self._outputs
+        """The output nodes, in order."""
+        return flat_nodes(self.output)
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the layers that give the outputs; if one gives several, with numbers."""
-        names = [node.call.layer.name if node.call is not None else node.name for node in self.outputs]
+        """The keys of a dictionary of outputs, else the names of the layers that give them, with numbers if need be."""
+        if isinstance(self.output, Mapping) and len(self.output) == len(self.outputs):
+            return [str(name) for name in self.output]
+        names = [node.name if node.call is None else node.call.layer.name for node in self.outputs]
         return [name if names.count(name) == 1 else f"{name}_{place}" for place, name in enumerate(names)]
 
     @property
@@ -126,49 +132,78 @@ class Model(Training, Layer):
         """The graph of the outputs."""
         return Graph(self.outputs)
 
-    def _require_built(self) -> None:
-        if self._inputs is None:
-            raise ModelError(
-                f"expected model {self.name!r} to know its inputs; found that it was not built yet. "
-                "Begin it with layers.Input(shape), call model.build(shape), or fit it"
-            )
+    # Building
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Build the outputs on other inputs; the weights are shared."""
-        if not self._is_functional:
+        if self._units is None:
             raise ModelError(
                 f"expected model class {type(self).__name__} to define call, or inputs and outputs; found neither"
             )
-        nodes = flat_nodes(inputs)
-        if len(nodes) != len(self.inputs):
-            raise ArgumentError(f"expected {len(self.inputs)} inputs for model {self.name!r}; found {len(nodes)}")
+        given = self._in_order(inputs)
+        if len(given) != len(self.inputs):
+            raise ArgumentError(f"expected {len(self.inputs)} inputs for model {self.name!r}; found {len(given)}")
+        for own, node in zip(self.inputs, given, strict=True):
+            if own.ndim != node.ndim or own.shape[1:] != node.shape[1:]:
+                raise ShapeError(
+                    f"expected shape {own.shape} for input {own.name!r} of {self.name!r}; found {node.shape}"
+                )
         with training_mode(training):
-            outputs = rebuild(self._units, dict(zip(self.inputs, nodes, strict=True)), self._outputs, {})
-        return outputs[0] if self._single_output else outputs
+            outputs = rebuild(self._units, dict(zip(self.inputs, given, strict=True)), self.outputs)
+        return packed(self._output_structure, outputs)
+
+    def _in_order(self, inputs: Any) -> list[Node]:
+        """Inputs in the order of the model's own, which those in a dictionary may not have."""
+        own = self._input_structure
+        if isinstance(inputs, Mapping) and isinstance(own, Mapping) and set(inputs) == set(own):
+            return flat_nodes([inputs[name] for name in own])
+        return flat_nodes(inputs)
 
     def build(self, input_shape: Any = None) -> None:
-        """Make the weights, for inputs of a shape with None for the batch (or a list of shapes)."""
-        if self._inputs is not None or input_shape is None:
+        """Make the weights, for inputs of a shape with None for the batch, or a list or dictionary of shapes."""
+        if self._input_structure is not None or input_shape is None:
             return
-        shapes = input_shape if isinstance(input_shape, list) else [input_shape]
-        self._build_from([Input(batch_shape=shape) for shape in shapes])
+        if isinstance(input_shape, Mapping):
+            self._build_from({name: Input(batch_shape=shape, name=name) for name, shape in input_shape.items()})
+        elif isinstance(input_shape, list):
+            self._build_from([Input(batch_shape=shape) for shape in input_shape])
+        else:
+            self._build_from(Input(batch_shape=input_shape))
 
-    def _build_from(self, inputs: Sequence[Node]) -> None:
-        """Build a model that was not given as inputs and outputs, by calling it."""
-        self.built = True
-        self._inputs = list(inputs)
-        self._input_shape = [node.shape for node in inputs]
-        outputs = self._build_outputs(inputs, training=False)
-        self._outputs = outputs
-        check_distinct_names(self.layers)
+    def _build_from(self, inputs: Any) -> None:
+        """Build a model that was not given as inputs and outputs, by calling it; all of it, or nothing."""
+        with _undone_if_it_fails(self):
+            if type(self).build is not Model.build and not self.built and not self._is_building:
+                self.build(mapped(_shape_of, inputs))
+            self._input_structure = inputs
+            with collect_updates_and_losses():
+                self._output_structure = self._build_outputs(inputs, training=False)
+            _check_distinct_names("layers", self.layers)
+            self.built = True
 
-    def _build_outputs(self, inputs: Sequence[Node], *, training: bool) -> list[Node]:
-        """The outputs on input nodes, without the call being remembered as one of a layer."""
-        given = list(inputs) if len(inputs) > 1 else inputs[0]
+    def _build_outputs(self, inputs: Any, *, training: bool) -> Any:
         with training_mode(training):
-            outputs = self.call(given, training=training) if takes_training(self) else self.call(given)
-        self._single_output = not isinstance(outputs, list | tuple)
-        return flat_nodes(outputs)
+            return self.call(inputs, training=training) if takes_training(self) else self.call(inputs)
+
+    def _ensure_built(self, nodes: Any) -> None:
+        if isinstance(nodes, Mapping):
+            if not self.built:
+                with use_weight_scope(None):
+                    self.build({name: node.shape for name, node in nodes.items()})
+        else:
+            super()._ensure_built(nodes)
+
+    def _admit(self, inputs: Any) -> Any:
+        if isinstance(inputs, Mapping):
+            return {name: self._admit(part) for name, part in inputs.items()}
+        return super()._admit(inputs)
+
+    def _owned(self, outputs: Any, call: Any) -> Any:
+        if isinstance(outputs, Mapping):
+            return {name: self._owned(part, call) for name, part in outputs.items()}
+        return super()._owned(outputs, call)
+
+    # Looking at it, and files
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print the layers with their output shapes, parameters and flops for one sample.
@@ -190,12 +225,12 @@ class Model(Training, Layer):
         """
         save_model(self, path, overwrite=overwrite)
 
-    def save_weights(self, path: Any) -> None:
-        """Write the weights to a file in the safetensors format."""
-        save_weights(self, path)
+    def save_weights(self, path: Any, *, overwrite: bool = True) -> None:
+        """Write the weights to a file in the safetensors format; errors as for `save`."""
+        save_weights(self, path, overwrite=overwrite)
 
     def load_weights(self, path: Any) -> None:
-        """Set the weights to those of a file that `save_weights` wrote.
+        """Set the weights to those of a file that `save_weights` or `save` wrote.
 
         Raises
         ------
@@ -205,28 +240,66 @@ class Model(Training, Layer):
         load_weights(self, path)
 
     def get_config(self) -> dict[str, Any]:
-        if not self._is_functional:
-            raise SavingError(
-                f"expected a Sequential or functional model, or a get_config of its own, to be saved; found {self!r}"
-            )
-        config = functional_config(self.inputs, self._outputs, self._units, self._layers)
-        return {"name": self.name, **config, "single_output": self._single_output}
+        """The inputs, layers, calls and outputs of a functional model; of a subclass, its constructor's arguments."""
+        if self._units is None or type(self).__init__ is not Model.__init__:
+            return super().get_config()
+        config = functional_config(self._input_structure, self._output_structure, self._units, self._layers)
+        return {**self._options(), **config}
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"name": self.name}
+        if not self._trainable:
+            options["trainable"] = False
+        if self.dtype.name != "float32":
+            options["dtype"] = self.dtype.name
+        return options
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
-        inputs, outputs = functional_parts(config)
-        return cls(inputs, outputs[0] if config["single_output"] else outputs, name=config["name"])
+        """A model of what `get_config` gave, with new weights."""
+        if "calls" not in config:
+            return super().from_config(config)
+        return cls(*functional_parts(config), **_options_in(config))
 
 
-def check_distinct_names(layers: Iterable[Layer]) -> None:
-    """Raise DuplicateNameError if two layers have one name."""
-    by_name: dict[str, Layer] = {}
-    for layer in layers:
-        other = by_name.setdefault(layer.name, layer)
-        if other is not layer:
+def _options_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in ("name", "trainable", "dtype") if name in config}
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _shape_of(node: Node) -> tuple[int | None, ...]:
+    return node.shape
+
+
+def _check_distinct_names(kind: str, named: Iterable[Any]) -> None:
+    """Raise DuplicateNameError if two layers or inputs have one name."""
+    by_name: dict[str, Any] = {}
+    for part in named:
+        other = by_name.setdefault(part.name, part)
+        if other is not part:
             raise DuplicateNameError(
-                f"expected layers of different names in a model; found {other!r} and {layer!r}. Name one of them otherwise"
+                f"expected {kind} of different names in a model; found {other!r} and {part!r}. Name one of them otherwise"
             )
+
+
+@contextmanager
+def _undone_if_it_fails(model: Layer) -> Iterator[None]:
+    """If the block raises, layers that were not built are as they were: without weights for inputs that did not fit."""
+    before = [(layer, _copied_attributes(layer)) for layer in model.walk() if not layer.built or layer is model]
+    try:
+        yield
+    except BaseException:
+        for layer, attributes in before:
+            vars(layer).clear()
+            vars(layer).update(attributes)
+        raise
+
+
+def _copied_attributes(layer: Layer) -> dict[str, Any]:
+    return {name: value.copy() if type(value) in (list, dict) else value for name, value in vars(layer).items()}
 
 
 @registry.register
@@ -240,11 +313,17 @@ class Sequential(Model):
     layers : layers, the first of which may be an `Input`. Without one the model is built when it meets its first data.
     name : "sequential" with a number by default
     options : `Layer`'s
+
+    Raises
+    ------
+    DuplicateNameError
+        if two layers have one name.
     """
 
     def __init__(self, layers: Sequence[Any] | None = None, *, name: str | None = None, **options: Any) -> None:
         super().__init__(name=name, **options)
         self._chain: list[Layer] = []
+        self._begins_with_input = False
         for layer in layers or []:
             self.add(layer)
 
@@ -260,35 +339,48 @@ class Sequential(Model):
         ------
         ArgumentError
             if it is no layer, or an input that does not stand first.
+        DuplicateNameError
+            if another layer has its name, or it is in the model already.
         """
         if isinstance(layer, Node):
-            if not is_input(layer) or self._chain or self._inputs is not None:
+            if not is_input(layer) or self._chain or self._input_structure is not None:
                 raise ArgumentError(f"expected an Input as first entry of a Sequential model only; found {layer!r}")
-            self._inputs = [layer]
-            self._outputs = [layer]
+            self._input_structure = self._output_structure = layer
+            self._begins_with_input = True
             return
         if not isinstance(layer, Layer):
             raise ArgumentError(f"expected layers in a Sequential model; found {layer!r}")
-        check_distinct_names([*self._chain, layer])
-        if isinstance(layer, Model) and not self._chain and self._inputs is None and layer._inputs is not None:
-            self._inputs = [Input(batch_shape=node.shape, dtype=node.dtype) for node in layer.inputs]
-            self._outputs = list(self._inputs)
-        self._chain.append(layer)
-        self._sublayers["chain"] = list(self._chain)
-        self._reset_training(keep_compiled=True)
-        if self._inputs is not None:
-            self._outputs = [layer(self._outputs[0])]
+        if any(layer is other for other in self._chain):
+            raise DuplicateNameError(f"expected different layers in a Sequential model; found {layer!r} twice")
+        _check_distinct_names("layers", [*self._chain, layer])
+        if not self._chain and self._input_structure is None:
+            self._begin_like(layer)
+        if self._input_structure is not None:
+            self._output_structure = layer(self._output_structure)
             self.built = True
+        self._chain.append(layer)
+        self._steps = None
+
+    def _begin_like(self, layer: Layer) -> None:
+        """Take the inputs of a first layer that is a model and knows them."""
+        if isinstance(layer, Model) and layer._input_structure is not None:
+            self._input_structure = mapped(_another_input, layer._input_structure)
+            self._output_structure = self._input_structure
 
     def pop(self) -> Layer:
-        """Take the last layer away and return it."""
+        """Take the last layer away and return it.
+
+        Raises
+        ------
+        ModelError
+            if there is none.
+        """
         if not self._chain:
             raise ModelError(f"expected a layer to take away from model {self.name!r}; found none")
         last = self._chain.pop()
-        self._sublayers["chain"] = list(self._chain)
-        self._reset_training(keep_compiled=True)
-        if self._inputs is not None:
-            self._outputs = self._build_outputs(self._inputs, training=False)
+        self._steps = None
+        if self._input_structure is not None:
+            self._output_structure = self._build_outputs(self._input_structure, training=False)
         return last
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -299,13 +391,22 @@ class Sequential(Model):
         return inputs
 
     def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"name": self.name, "layers": [registry.serialize(layer) for layer in self._chain]}
-        if self._inputs is not None:
-            (node,) = self._inputs
-            config["input"] = {"batch_shape": list(node.shape), "dtype": node.dtype.name, "name": node.name}
-        return config
+        """The layers, and the input if it was given; of a subclass, its constructor's arguments."""
+        if type(self).__init__ is not Sequential.__init__:
+            return super().get_config()
+        config: dict[str, Any] = {"layers": [registry.serialize(layer) for layer in self._chain]}
+        if self._begins_with_input:
+            config["input"] = input_config(self._input_structure)
+        return {**self._options(), **config}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Sequential:
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """A model of what `get_config` gave, with new weights."""
+        if "layers" not in config:
+            return super().from_config(config)
         first = [Input(**config["input"])] if "input" in config else []
-        return cls([*first, *(registry.get(layer) for layer in config["layers"])], name=config["name"])
+        return cls([*first, *(registry.get(layer) for layer in config["layers"])], **_options_in(config))
+
+
+def _another_input(node: Node) -> Node:
+    return Input(batch_shape=node.shape, dtype=node.dtype)

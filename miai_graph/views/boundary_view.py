@@ -33,8 +33,8 @@ def plot_decision_boundary(
 
     Parameters
     ----------
-    predict : a function of points [n, 2] (float32), such as ``model.predict``, that gives probabilities of class 1 ([n] or
-        [n, 1]), scores of classes [n, classes], the greatest of which counts, or the classes as integers [n]
+    predict : a function of points [n, 2] (float32), such as ``model.predict``, that gives probabilities of class 1
+        ([n] or [n, 1]), scores of classes [n, classes], the greatest of which counts, or the classes as integers [n]
     x : the samples [n, 2]
     y : their classes, integers [n] or [n, 1]
     path : a file to write, .png, .svg or .pdf; None: none
@@ -62,7 +62,7 @@ def plot_decision_boundary(
     grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
     values = _predicted(as_numbers(predict(grid), "predictions"), len(grid))
 
-    figure = style.new_figure(_WIDTH, _HEIGHT, layout="constrained")
+    figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
     axes = figure.add_subplot()
     style.axes_style(axes, title="", x_label="feature 0", y_label="feature 1")
     axes.grid(False)
@@ -121,6 +121,7 @@ def _draw_probabilities(figure: Figure, axes: Axes, across: Array, up: Array, va
     if values.min() < 0.5 < values.max():
         axes.contour(across, up, values.reshape(shape), levels=[0.5], colors=style.TEXT, linewidths=1.4)
     bar = figure.colorbar(filled, ax=axes, ticks=levels[::2], format=PercentFormatter(1.0, decimals=0, symbol=" %"))
+    bar.outline.set(edgecolor=style.LINE, linewidth=0.8)
     bar.ax.tick_params(labelsize=8, labelcolor=style.TEXT, color=style.LINE, labelfontfamily=style.FONT)
     bar.set_label("probability of class 1", fontproperties=style.font(8.5), color=style.TEXT)
 

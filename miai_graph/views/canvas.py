@@ -1,9 +1,10 @@
-"""Drawings of cards (boxes with lines of text) and arrows, with a title and a legend, as figures. One unit is a point."""
+"""Drawings of cards (boxes with lines of text) and arrows, with title and legend, as figures. One unit is a point."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
     from matplotlib.path import Path
 
     vertices, codes = [points[0]], [Path.MOVETO]
-    for place, ((x0, y0), (x1, y1)) in enumerate(zip(points, points[1:], strict=False), 1):
+    for place, ((x0, y0), (x1, y1)) in enumerate(pairwise(points), 1):
         if x0 != x1 and y0 != y1:
             middle = (y0 + y1) / 2
             vertices += [(x0, middle), (x1, middle), (x1, y1)]
@@ -257,7 +258,7 @@ def _draw_bar(figure: Figure, greatest: float, top: float, height: float) -> Non
     axes = figure.add_axes(place)
     scale = ScalarMappable(Normalize(0.0, greatest or 1.0), style.share_colours())
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
-    bar.outline.set(edgecolor=style.LINE, linewidth=0.6)  # type: ignore[operator]
+    bar.outline.set(edgecolor=style.LINE, linewidth=0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if greatest > 0.04 else 1, symbol=" %"))
     axes.tick_params(
         labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from miai_graph.views.ranks import Rows
 
@@ -16,8 +17,8 @@ _WORK = 400_000
 def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
     """An x for each vertex: `beside` between boxes, `edge` where one of two is a way point.
 
-    Rows go, again and again, as near as they can to the means of their neighbours, in the rows above, then below, at last
-    in both. Long edges weigh most, so they become straight.
+    Rows go, again and again, as near as they can to the means of their neighbours: in the rows above, then below, and
+    at last in both. Long edges weigh most, so they become straight.
     """
     xs = [0.0] * len(rows.ranks)
     offsets = [_packed(rows, row, beside, edge) for row in rows.members]
@@ -39,7 +40,7 @@ def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
 def _packed(rows: Rows, row: Sequence[int], beside: float, edge: float) -> list[float]:
     """The places of a row's vertices if they stand as close together as they may."""
     places = [0.0]
-    for left, right in zip(row, row[1:], strict=False):
+    for left, right in pairwise(row):
         gap = edge if rows.is_way_point(left) or rows.is_way_point(right) else beside
         gap = max(gap, beside) if int(rows.columns[left]) != int(rows.columns[right]) else gap
         places.append(places[-1] + (rows.widths[left] + rows.widths[right]) / 2 + gap)
@@ -69,19 +70,13 @@ def _settle(
 
 def _straighten(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]]) -> None:
     """Put the vertices of each chain on as few vertical lines as the vertices beside them allow."""
-    beside: dict[int, tuple[int | None, float, int | None, float]] = {}
-    for row, places in zip(rows.members, offsets, strict=True):
-        for at, vertex in enumerate(row):
-            left = (row[at - 1], places[at] - places[at - 1]) if at > 0 else (None, 0.0)
-            right = (row[at + 1], places[at + 1] - places[at]) if at + 1 < len(row) else (None, 0.0)
-            beside[vertex] = (*left, *right)
-    for chain in _chains(rows):
+    place = {vertex: number for row in rows.members for number, vertex in enumerate(row)}
+    for chain in _chains(rows, place):
         run: list[int] = []
         low, high = -math.inf, math.inf
         for vertex in chain:
-            left, left_gap, right, right_gap = beside[vertex]
-            least = -math.inf if left is None else xs[left] + left_gap
-            most = math.inf if right is None else xs[right] - right_gap
+            rank = rows.ranks[vertex]
+            least, most = _limits(rows.members[rank], offsets[rank], place[vertex], xs)
             if max(low, least) > min(high, most):
                 _align(run, xs, low, high)
                 run, low, high = [], -math.inf, math.inf
@@ -90,13 +85,19 @@ def _straighten(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]])
         _align(run, xs, low, high)
 
 
-def _chains(rows: Rows) -> list[list[int]]:
+def _limits(row: Sequence[int], offsets: Sequence[float], at: int, xs: Sequence[float]) -> tuple[float, float]:
+    """How far a member of a row can go to the left and to the right while the others stay."""
+    least = xs[row[at - 1]] + offsets[at] - offsets[at - 1] if at > 0 else -math.inf
+    most = xs[row[at + 1]] - offsets[at + 1] + offsets[at] if at + 1 < len(row) else math.inf
+    return least, most
+
+
+def _chains(rows: Rows, place: Mapping[int, int]) -> list[list[int]]:
     """Vertices that should stand below each other, from top to bottom; the longest chains first.
 
-    Each leads to the one in the middle of those below, if it is in the middle of those above that one. Way points of one
-    edge always do.
+    Each leads to the one in the middle of those below, if it is in the middle of those above that one. Way points of
+    one edge always do.
     """
-    place = {vertex: number for row in rows.members for number, vertex in enumerate(row)}
     following: dict[int, int] = {}
     preceded: set[int] = set()
     pairs = [(upper, lower) for row in rows.members for upper in row for lower in rows.below[upper]]

@@ -1,4 +1,4 @@
-"""Folding a graph: the nodes of one layer and phase become one piece, such that pieces depend on each other without a cycle."""
+"""Folding a graph: the nodes of one layer and phase become one piece, and the pieces make a graph without cycles."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def plot_graph(
     ----------
     graph : what to draw
     path : a file to write, .png, .svg or .pdf; None: none
-    by : "op": a box a node, with its op, name and type; "layer": a box for each layer and phase. By default "op" for up to
-        120 nodes
+    by : "op": a box a node, with its op, name and type; "layer": a box for each layer and phase. By default "op"
+        for up to 120 nodes
     timing : colours the boxes by their share of the time
     dpi : pixels an inch, for .png
 
@@ -69,7 +69,7 @@ def plot_graph(
 
 
 def _shares(pieces: Sequence[Piece], names: Mapping[Node, str], shares: Shares, by_layer: bool) -> list[float]:
-    """The share of each piece: by its layer and phase where it is all that there is of them, else by its nodes' names."""
+    """The share of each piece: by its layer and phase where it is all there is of them, else by its nodes' names."""
     kinds = Counter((piece.scope, piece.phase) for piece in pieces)
     scopes = {piece.scope for piece in pieces if piece.scope}
     of_layers = {phase: shares.of_layers(scopes, phase) for phase in {piece.phase for piece in pieces}}

@@ -50,7 +50,7 @@ def plot_history(
     names = list(dict.fromkeys(name.removeprefix(VALIDATION) for name in curves))
     columns = min(len(names), _MOST_IN_A_ROW)
     rows = math.ceil(len(names) / columns)
-    figure = style.new_figure(columns * _WIDTH, rows * _HEIGHT, layout="constrained")
+    figure = style.new_figure(columns * _WIDTH, rows * _HEIGHT, constrained=True)
     for number, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, number + 1)
         _draw_curves(axes, name, curves, epochs)
@@ -86,14 +86,14 @@ def _draw_curves(axes: Axes, name: str, curves: Mapping[str, Sequence[float]], e
         if key in curves:
             values = np.array(curves[key])
             # A curve that begins late, as with validation_freq, cannot be told from one that ends early.
-            marks = {"marker": marker, "markersize": 4} if len(epochs) <= _MOST_MARKED_EPOCHS else {}
+            marks: dict[str, Any] = {"marker": marker, "markersize": 4} if len(epochs) <= _MOST_MARKED_EPOCHS else {}
             axes.plot(epochs[: len(values)], values, color=colour, linestyle=line, linewidth=1.6, label=label, **marks)
             drawn += int(np.isfinite(values).any())
     style.axes_style(axes, title=name, x_label="epoch", y_label="")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    if drawn:
+    if VALIDATION + name in curves:
         axes.legend(frameon=False, prop=style.font(8), labelcolor=style.TEXT)
-    else:
+    if not drawn:
         style.plain_text(axes, 0.5, 0.5, "no finite number", 9, transform=axes.transAxes, ha="center", va="center")

@@ -1,8 +1,8 @@
 """Where boxes and the edges between them go: a layered drawing of a directed acyclic graph, as pure functions.
 
 The way of Sugiyama, Tagawa and Toda (1981): boxes get rows so that edges run down (`ranks`), the boxes of each row are
-ordered so that few edges cross (`ordering`), then they get coordinates that keep edges straight (`coordinates`). An edge
-over several rows has a place of its own in each of them. y grows downwards.
+ordered so that few edges cross (`ordering`), then they get coordinates that keep edges straight (`coordinates`). An
+edge over several rows has a place of its own in each of them. y grows downwards.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Drawing:
 
     centres : of the boxes, by key
     rows : the number of the row of each box, by key
-    routes : for each edge, in the order given, the corners of a line from the border of its source to that of its target.
-        Edges of one source share the way as long as they can.
+    routes : for each edge, in the order given, the corners of a line from the border of its source to that of its
+        target. Edges of one source share the way as long as they can.
     width, height : everything lies between 0 and these
     extents : top and bottom of each row
     """

@@ -45,8 +45,8 @@ def plot_model(
     timing : colours the boxes by their share of the time; what is inside of a layer counts for it
     show_shapes : whether to tell the shape of each output
     show_parameters : whether to tell the number of parameters
-    fold : whether layers that come again and again, one after another, are one box marked ×n. By default for models of more
-        than 24 layers
+    fold : whether layers that come again and again, one after another, are one box marked ×n. By default for models of
+        more than 24 layers
     dpi : pixels an inch, for .png
 
     Returns

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 
 from miai_graph.views.ranks import Rows
 
@@ -83,7 +84,7 @@ def _group_places(row: Sequence[int], wanted: dict[int, float], rows: Rows) -> d
 def count_crossings(members: Sequence[Sequence[int]], below: Sequence[Sequence[int]]) -> int:
     """How many pairs of edges between neighbouring rows cross."""
     total = 0
-    for row, next_row in zip(members, members[1:], strict=False):
+    for row, next_row in pairwise(members):
         place = {vertex: number for number, vertex in enumerate(next_row)}
         ends: list[int] = []
         for vertex in row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 from miai_graph.errors import ArgumentError
@@ -137,7 +138,7 @@ def divide_long_edges(boxes: Sequence[Sized], edges: Sequence[tuple[int, int, bo
             path.append(way_points[place])
         path.append(target)
         path = path[::-1] if upward else path
-        for upper, lower in zip(path, path[1:], strict=False):
+        for upper, lower in pairwise(path):
             if (upper, lower) not in linked:
                 linked.add((upper, lower))
                 rows.below[upper].append(lower)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _CELL_WIDTH, _CELL_HEIGHT, _PICTURE = 96.0, 116.0, 72.0
 _HEAD = 40.0
-_MOST_CHARACTERS = 15
 _TOLERANCE = 1e-3
 
 
@@ -47,14 +46,14 @@ def plot_predictions(
     *,
     dpi: float = style.DPI,
 ) -> Figure:
-    """Draw the first images with the classes predicted for them; wrong ones have a cross, a thick frame, and the true class.
+    """Draw the first images with the classes predicted and true; wrong ones have a cross and a thick frame.
 
     Parameters
     ----------
     images : [samples, height, width] or [samples, height, width, channels], with 1, 3 or 4 channels
     labels : the true classes: integers [samples], or [samples, classes] with 1 at the class
-    predictions : probabilities [samples, classes]; [samples] or [samples, 1] for the probability of class 1; or the classes
-        as integers. What is no probability, as logits, is shown without a number.
+    predictions : probabilities [samples, classes]; [samples] or [samples, 1] for the probability of class 1; or the
+        classes as integers. What is no probability, as logits, is shown without a number.
     path : a file to write, .png, .svg or .pdf; None: none
     count : how many images
     class_names : what to write instead of the classes' numbers
@@ -84,7 +83,7 @@ def plot_predictions(
     columns = min(number, max(5, math.ceil(math.sqrt(number * 1.4))))
     rows = math.ceil(number / columns)
     right = sum(verdict.is_right for verdict in verdicts)
-    title = f"{right} of {len(verdicts)} predicted right ({right / len(verdicts):.1%})"
+    title = f"{right} of {len(verdicts)} predicted right" + (f", the first {number}" if number < len(verdicts) else "")
     width = max(columns * _CELL_WIDTH, style.text_width(title, 11, True)) + 24
     height = rows * _CELL_HEIGHT + _HEAD
     figure = style.new_figure(width, height)
@@ -110,15 +109,14 @@ def _draw_image(axes: Axes, image: Array, verdict: _Verdict) -> None:
 
 
 def _draw_verdict(sheet: Axes, x: float, y: float, verdict: _Verdict, class_names: Sequence[str] | None) -> None:
-    probability = "" if verdict.probability is None else f" {verdict.probability:.0%}".replace("%", " %")
-    name = style.shortened(_class_name(verdict.predicted, class_names), _MOST_CHARACTERS - len(probability) // 2)
-    options = {"ha": "center", "va": "center_baseline"}
-    if verdict.is_right:
-        style.plain_text(sheet, x, y + 11, f"{name}{probability}", 8, **options)
-        return
-    style.plain_text(sheet, x, y + 11, f"✗ {name}{probability}", 8, bold=True, color=style.WRONG, **options)
-    true = style.shortened(_class_name(verdict.true, class_names), _MOST_CHARACTERS - 3)
-    style.plain_text(sheet, x, y + 22, f"true: {true}", 8, **options)
+    probability = "" if verdict.probability is None else f" ({verdict.probability:.0%})".replace("%", " %")
+    predicted, true = (_class_name(number, class_names) for number in (verdict.predicted, verdict.true))
+    text = style.fitting("" if verdict.is_right else "✗ ", predicted, probability, _CELL_WIDTH - 4, 8, bold=True)
+    colour = style.TEXT if verdict.is_right else style.WRONG
+    options: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
+    style.plain_text(sheet, x, y + 11, text, 8, bold=not verdict.is_right, color=colour, **options)
+    colour = style.FAINT_TEXT if verdict.is_right else style.TEXT
+    style.plain_text(sheet, x, y + 22, style.fitting("true ", true, "", _CELL_WIDTH - 4, 8), 8, color=colour, **options)
 
 
 def _class_name(number: int, class_names: Sequence[str] | None) -> str:

@@ -1,14 +1,14 @@
 """How pictures look, the one palette, and how they become files. Matplotlib is imported here when it is first needed.
 
-Colours are light with dark text on them. They can be told apart with any kind of colour vision, and never mean something
-alone: places, frames, marks or texts say the same.
+Colours are light with dark text on them. They can be told apart with any kind of colour vision, and never mean
+something alone: places, frames, marks or texts say the same.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from miai_graph.context import BACKWARD, FORWARD, UPDATE
 from miai_graph.errors import ArgumentError, SavingError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so pictures are the same everywhere."""
@@ -65,13 +66,21 @@ def check_path(path: Any) -> Path | None:
     return Path(path)
 
 
-def new_figure(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure, sizes in points, apart from pyplot: it goes when nobody refers to it, and needs no display."""
+def new_figure(width: float, height: float, *, constrained: bool = False) -> Figure:
+    """An empty figure, apart from pyplot: it goes when nobody refers to it, and needs no display.
+
+    Parameters
+    ----------
+    width, height : in points
+    constrained : whether matplotlib finds room for axes and their texts
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / 72, height / 72), facecolor=PAPER, **options)
+    figure = Figure(figsize=(width / 72, height / 72), facecolor=PAPER, layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)
+    if constrained:
+        cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.1)
     return figure
 
 
@@ -101,6 +110,7 @@ def save(figure: Figure, path: Path | None, dpi: float = DPI) -> Figure:
 @lru_cache
 def font(size: float, bold: bool = False) -> FontProperties:
     from matplotlib.font_manager import FontProperties
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     return FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
 
@@ -123,6 +133,14 @@ def plain_text(axes: Axes, x: float, y: float, text: str, size: float, *, bold: 
 def shortened(text: str, most: int) -> str:
     """The text, or its end, which in names tells most, behind an ellipsis."""
     return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
+def fitting(before: str, text: str, behind: str, width: float, size: float, *, bold: bool = False) -> str:
+    """Three texts in one, no wider than `width`: the one in the middle is shortened if need be."""
+    length = len(text)
+    while text_width(before + shortened(text, length) + behind, size, bold) > width and length > 1:
+        length -= 1
+    return before + shortened(text, length) + behind
 
 
 @lru_cache
@@ -155,7 +173,7 @@ def class_fill(place: int) -> tuple[float, float, float]:
 
 def axes_style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Titles, ticks and a faint grid, the same in all diagrams."""
-    plain = {"parse_math": False, "usetex": False, "color": TEXT}
+    plain: dict[str, Any] = {"parse_math": False, "usetex": False, "color": TEXT}
     axes.set_title(title, fontproperties=font(10, True), loc="left", **plain)
     axes.set_xlabel(x_label, fontproperties=font(8.5), **plain)
     axes.set_ylabel(y_label, fontproperties=font(8.5), **plain)
