@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import views
 from miai_graph.op import Array
 from miai_graph.timing import Timing
 
-Logs = dict[str, float]
+Logs = dict[str, Any]
 
 
 class Callback:
@@ -22,11 +21,12 @@ class Callback:
     Attributes
     ----------
     model : the model that is trained; a callback may set ``model.stop_training = True``
-    params : a dictionary of epochs, steps and verbose
+    params : a dictionary: "verbose"; "steps", the number of batches; in `fit` also "epochs" and "metrics", the names of
+        all that will be reported
     """
 
     model: Any = None
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = MappingProxyType({})
 
     def set_model(self, model: Any) -> None:
         """Told once, before anything else."""
@@ -76,7 +76,7 @@ class Callback:
         """Before a batch of prediction."""
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """After a batch of prediction."""
+        """After a batch of prediction; `logs` has its "outputs"."""
 
 
 class History(Callback):
@@ -156,13 +156,8 @@ class EarlyStopping(Callback):
         self.best_weights: list[Array] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        value = (logs or {}).get(self.monitor)
-        if value is None:
-            raise ArgumentError(
-                f"expected a figure that training reports as monitor of EarlyStopping; found {self.monitor!r}. "
-                f"There are: {', '.join(logs or {})}"
-            )
-        if epoch < self.start_from_epoch:
+        value = self._monitored(logs or {})
+        if value is None or epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
             self.best_weights, self.best_epoch = self.model.get_weights(), epoch
@@ -180,13 +175,23 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.stopped_epoch and self.verbose:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+            print(f"epoch {self.stopped_epoch + 1}: early stopping")
         if self.restore_best_weights and self.best_weights is not None:
+            if self.verbose:
+                print(f"weights set back to those of epoch {self.best_epoch + 1}, the best one")
             self.model.set_weights(self.best_weights)
 
+    def _monitored(self, logs: Logs) -> float | None:
+        """The figure, or None if it will be reported, but not in this epoch."""
+        value = logs.get(self.monitor)
+        if value is None and self.monitor not in self.params.get("metrics", ()):
+            raise ArgumentError(
+                f"expected a figure that training reports as monitor of EarlyStopping; found {self.monitor!r}. "
+                f"There are: {', '.join(logs)}"
+            )
+        return value
+
     def _is_better(self, value: float, than: float) -> bool:
-        if np.isnan(value):
-            return False
         return value - self.min_delta > than if self.mode == "max" else value + self.min_delta < than
 
 

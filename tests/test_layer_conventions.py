@@ -294,6 +294,21 @@ def test_what_is_handed_through_is_a_node_of_the_call() -> None:
     np.testing.assert_array_equal(mg.function([x, y], [first, second])(*arrays), arrays)
 
 
+def test_inputs_and_outputs_may_be_dictionaries() -> None:
+    class Joined(layers.Layer):
+        def build(self, input_shape):
+            self.shapes = input_shape
+
+        def call(self, inputs):
+            return {"sum": inputs["a"] + inputs["b"][0], "same": inputs["a"]}
+
+    layer, x, y = Joined(), features(2), features(2, name="y", dtype="float64")
+    outputs = layer({"a": x, "b": (y,)})
+    assert layer.shapes == {"a": (None, 2), "b": [(None, 2)]}
+    assert {name: node.dtype.name for name, node in outputs.items()} == {"sum": "float32", "same": "float32"}
+    assert outputs["same"].call.outputs is outputs
+
+
 def test_arguments_reach_call_even_if_it_is_wrapped() -> None:
     def logged(function):
         @functools.wraps(function)

@@ -155,7 +155,7 @@ class Layer(WeightOwner):
     # What subclasses define
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights. `input_shape` is a tuple with None for the batch, in lists and dictionaries as the input is."""
+        """Make the weights. `input_shape` is a tuple with None for the batch, or a list of them for several inputs."""
         self.built = True
 
     call: Callable[..., Any] = _no_call

@@ -21,13 +21,13 @@ def check_epochs(epochs: Any, initial_epoch: Any) -> None:
     """Raise ArgumentError unless both are integers of at least 0, the first the greater one."""
     if not (_is_integer(initial_epoch, at_least=0) and _is_integer(epochs, at_least=initial_epoch)):
         raise ArgumentError(
-            f"expected integers of at least 0 as epochs and initial_epoch, which epochs count from; found {epochs!r} and "
-            f"{initial_epoch!r}"
+            f"expected integers of at least 0 as epochs and initial_epoch, from which epochs count; "
+            f"found {epochs!r} and {initial_epoch!r}"
         )
 
 
 def _is_integer(value: Any, *, at_least: int) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | np.integer) and value >= at_least
+    return not isinstance(value, bool) and isinstance(value, int | np.integer) and bool(value >= at_least)
 
 
 def check_repeatable(source: Source, steps: int | None, passes: int, name: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from miai_graph import losses, metrics, optimizers
 from miai_graph.errors import ArgumentError, ModelError
 from miai_graph.executor import Executor, as_executor, executor_names
+from miai_graph.layers.nesting import mapped
 from miai_graph.metrics import Metric
-from miai_graph.model.rebuild import flat_nodes, mapped
+from miai_graph.model.rebuild import flat_nodes
 from miai_graph.node import Node
 from miai_graph.ops.casting import cast
 
@@ -86,7 +87,7 @@ def check_compiled(compiled: Compiled, names: Sequence[str] | None) -> Compiled:
 
 
 def _each(function: Any, value: Any) -> Any:
-    """The function applied to each identifier in lists and dictionaries; a dictionary with a class name is one itself."""
+    """The function applied to each identifier in lists and dictionaries; one with a class name is an identifier."""
     if isinstance(value, Mapping) and "class_name" not in value:
         return {name: _each(function, part) for name, part in value.items()}
     if isinstance(value, list | tuple):

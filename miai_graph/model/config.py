@@ -10,7 +10,8 @@ import numpy as np
 from miai_graph.errors import SavingError
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, LayerCall, registry
-from miai_graph.model.rebuild import Unit, flat_nodes, mapped
+from miai_graph.layers.nesting import mapped
+from miai_graph.model.rebuild import Unit, flat_nodes
 from miai_graph.node import Node, apply
 from miai_graph.op import as_node, constant, ops
 from miai_graph.ops.leaves import is_variable, parameter, variable, variable_of

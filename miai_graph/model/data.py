@@ -127,9 +127,8 @@ def check_lengths(dataset: Dataset) -> None:
     """Raise FeedError if the arrays differ in the number of samples."""
     for array in dataset.arrays:
         if len(array) != dataset.size:
-            raise FeedError(
-                f"expected as many samples in each array; found {', '.join(str(len(other)) for other in dataset.arrays)}"
-            )
+            lengths = ", ".join(str(len(other)) for other in dataset.arrays)
+            raise FeedError(f"expected as many samples in each array; found {lengths}")
 
 
 def check_no_nan(array: Array, what: str) -> None:
@@ -152,15 +151,13 @@ def as_weights(value: Any, names: Sequence[str]) -> Arrays:
     """
     if value is None:
         return []
+    what = "sample_weight"
     for_each = isinstance(value, Mapping) or (
         isinstance(value, list | tuple) and any(hasattr(part, "__array__") for part in value)
     )
-    if for_each:
-        arrays = as_arrays(value, names, "sample_weight")
-    else:
-        arrays = [as_samples(value, "sample_weight")] * len(names)
+    arrays = as_arrays(value, names, what) if for_each else [as_samples(value, what)] * len(names)
     for array in arrays:
-        check_no_nan(array, "sample_weight")
+        check_no_nan(array, what)
     return arrays
 
 

@@ -72,8 +72,8 @@ class Evaluation(Layer):
     ) -> None:
         """Say how the model is trained. Keras's arguments, and the executor.
 
-        Shuffling and dropout draw their numbers from the seed of `set_seed` and from the number of training steps done; both are
-        saved with the model.
+        Shuffling and dropout draw their numbers from the seed of `set_seed` and the number of training steps done; both
+        are saved with the model.
 
         Parameters
         ----------
@@ -103,7 +103,8 @@ class Evaluation(Layer):
         """What compile was told."""
         if self._compiled is None:
             raise ModelError(
-                f"expected model {self.name!r} to be compiled; found that it is not. Call model.compile(optimizer, loss)"
+                f"expected model {self.name!r} to be compiled; found that it is not. "
+                "Call model.compile(optimizer, loss)"
             )
         return self._compiled
 
@@ -199,7 +200,7 @@ class Evaluation(Layer):
         return packed(self._output_structure, self._step_cache.predict(self._executor(None)).executable(*data.arrays))
 
     def warmup(self, batch_size: int = 32, *, executor: str | Executor | None = None) -> None:
-        """Start the executor and prepare all steps for batches of a size, so that the first batch is as fast as the others.
+        """Start the executor and prepare all steps for batches of a size, so that the first is as fast as the others.
 
         Targets are taken to be as they mostly are for the losses: class numbers, or of the outputs' shapes.
         """
@@ -262,8 +263,8 @@ class Evaluation(Layer):
             return ArraySource(dataset, intake.batch_size(batch_size, dataset.size))
         if y is not None or sample_weight is not None or batch_size is not None:
             raise ArgumentError(
-                "expected batches that hold y and sample_weight and have their sizes; found y, sample_weight or batch_size as "
-                "arguments as well"
+                "expected batches that hold y and sample_weight and have their sizes; found y, sample_weight or "
+                "batch_size as arguments as well"
             )
 
         def as_dataset(batch: Any) -> Dataset:

@@ -24,14 +24,15 @@ _COMPARING = (
 
 
 def check_labels_of(loss: Any, target: Array, output: Node, name: str) -> Array:
-    """The target array in the form that is usual for the loss: integers without an axis of one for class numbers, floats of the
-    output's shape for what is compared to it.
+    """The target array in the form that is usual for the loss.
+
+    That is integers without an axis of one for class numbers, and floats of the output's shape for what is compared.
 
     Raises
     ------
     FeedError
-        if class numbers are broken or out of range, labels are no probabilities, or the target has another shape than the
-        loss can compare to the output. The user's own losses may take targets of any shape.
+        if class numbers are broken or out of range, labels are no probabilities, or the target has another shape than
+        the loss can compare to the output. The user's own losses may take targets of any shape.
     """
     function = getattr(loss, "fn", None)
     if function is losses.sparse_categorical_crossentropy:
@@ -98,8 +99,8 @@ def _check_between_0_and_1(target: Array, name: str) -> None:
     if outside.any():
         place = _first(outside)
         raise FeedError(
-            f"expected labels from 0 to 1 as target {name!r}, for binary_crossentropy; found {target[place]} at position "
-            f"{place}"
+            f"expected labels from 0 to 1 as target {name!r}, for binary_crossentropy; "
+            f"found {target[place]} at position {place}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +10,14 @@ from miai_graph.errors import ArgumentError, DuplicateNameError, ModelError, Sha
 from miai_graph.graph import Graph
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, collect_updates_and_losses, registry, takes_training, training_mode
-from miai_graph.layers.weights import use_weight_scope
-from miai_graph.model.config import functional_config, functional_parts, input_config
-from miai_graph.model.rebuild import Unit, flat_nodes, layers_of, mapped, packed, rebuild, units_between
+from miai_graph.layers.nesting import mapped
+from miai_graph.model.config import functional_config, functional_parts
+from miai_graph.model.rebuild import Unit, flat_nodes, layers_of, packed, rebuild, units_between
 from miai_graph.model.saving import load_weights, save_model, save_weights
 from miai_graph.model.summary import print_summary
 from miai_graph.model.training import Training
 from miai_graph.node import Node
+from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import is_input
 
 
@@ -45,6 +46,8 @@ class Model(Training):
         if two layers, or two inputs, have one name.
     """
 
+    autocast = False  # its layers do that, each for itself
+
     def __init__(self, inputs: Any = None, outputs: Any = None, *, name: str | None = None, **options: Any) -> None:
         if (inputs is None) != (outputs is None):
             raise ArgumentError("expected both inputs and outputs, or neither; found one of them")
@@ -64,10 +67,10 @@ class Model(Training):
                 raise ArgumentError(f"expected nodes as outputs of a model; found {node!r}")
         if not fed or not given:
             raise ArgumentError(f"expected at least one input and one output; found {len(fed)} and {len(given)}")
-        _check_distinct_names("inputs", fed)
+        check_distinct_names("inputs", fed)
         self._units = units_between(fed, given)
         self._layers = layers_of(self._units)
-        _check_distinct_names("layers", self._layers)
+        check_distinct_names("layers", self._layers)
         self._input_structure = mapped(_itself, inputs)
         self._output_structure = mapped(_itself, outputs)
         self.built = True
@@ -143,13 +146,15 @@ class Model(Training):
         given = self._in_order(inputs)
         if len(given) != len(self.inputs):
             raise ArgumentError(f"expected {len(self.inputs)} inputs for model {self.name!r}; found {len(given)}")
+        replacements: dict[Node, Node] = {}
         for own, node in zip(self.inputs, given, strict=True):
             if own.ndim != node.ndim or own.shape[1:] != node.shape[1:]:
                 raise ShapeError(
                     f"expected shape {own.shape} for input {own.name!r} of {self.name!r}; found {node.shape}"
                 )
+            replacements[own] = cast(node, own.dtype) if own.type.is_floating else node
         with training_mode(training):
-            outputs = rebuild(self._units, dict(zip(self.inputs, given, strict=True)), self.outputs)
+            outputs = rebuild(self._units, replacements, self.outputs)
         return packed(self._output_structure, outputs)
 
     def _in_order(self, inputs: Any) -> list[Node]:
@@ -178,30 +183,12 @@ class Model(Training):
             self._input_structure = inputs
             with collect_updates_and_losses():
                 self._output_structure = self._build_outputs(inputs, training=False)
-            _check_distinct_names("layers", self.layers)
+            check_distinct_names("layers", self.layers)
             self.built = True
 
     def _build_outputs(self, inputs: Any, *, training: bool) -> Any:
         with training_mode(training):
             return self.call(inputs, training=training) if takes_training(self) else self.call(inputs)
-
-    def _ensure_built(self, nodes: Any) -> None:
-        if isinstance(nodes, Mapping):
-            if not self.built:
-                with use_weight_scope(None):
-                    self.build({name: node.shape for name, node in nodes.items()})
-        else:
-            super()._ensure_built(nodes)
-
-    def _admit(self, inputs: Any) -> Any:
-        if isinstance(inputs, Mapping):
-            return {name: self._admit(part) for name, part in inputs.items()}
-        return super()._admit(inputs)
-
-    def _owned(self, outputs: Any, call: Any) -> Any:
-        if isinstance(outputs, Mapping):
-            return {name: self._owned(part, call) for name, part in outputs.items()}
-        return super()._owned(outputs, call)
 
     # Looking at it, and files
 
@@ -250,8 +237,6 @@ class Model(Training):
         options: dict[str, Any] = {"name": self.name}
         if not self._trainable:
             options["trainable"] = False
-        if self.dtype.name != "float32":
-            options["dtype"] = self.dtype.name
         return options
 
     @classmethod
@@ -259,11 +244,12 @@ class Model(Training):
         """A model of what `get_config` gave, with new weights."""
         if "calls" not in config:
             return super().from_config(config)
-        return cls(*functional_parts(config), **_options_in(config))
+        return cls(*functional_parts(config), **options_in(config))
 
 
-def _options_in(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in ("name", "trainable", "dtype") if name in config}
+def options_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of every model in its configuration."""
+    return {name: config[name] for name in ("name", "trainable") if name in config}
 
 
 def _itself(value: Any) -> Any:
@@ -274,14 +260,15 @@ def _shape_of(node: Node) -> tuple[int | None, ...]:
     return node.shape
 
 
-def _check_distinct_names(kind: str, named: Iterable[Any]) -> None:
+def check_distinct_names(kind: str, named: Iterable[Any]) -> None:
     """Raise DuplicateNameError if two layers or inputs have one name."""
     by_name: dict[str, Any] = {}
     for part in named:
         other = by_name.setdefault(part.name, part)
         if other is not part:
             raise DuplicateNameError(
-                f"expected {kind} of different names in a model; found {other!r} and {part!r}. Name one of them otherwise"
+                f"expected {kind} of different names in a model; found {other!r} and {part!r}. "
+                "Name one of them otherwise"
             )
 
 
@@ -300,113 +287,3 @@ def _undone_if_it_fails(model: Layer) -> Iterator[None]:
 
 def _copied_attributes(layer: Layer) -> dict[str, Any]:
     return {name: value.copy() if type(value) in (list, dict) else value for name, value in vars(layer).items()}
-
-
-@registry.register
-class Sequential(Model):
-    """Layers one after another.
-
-    >>> model = mg.Sequential([layers.Input((64,)), layers.Dense(128, activation="relu"), layers.Dense(10)])
-
-    Parameters
-    ----------
-    layers : layers, the first of which may be an `Input`. Without one the model is built when it meets its first data.
-    name : "sequential" with a number by default
-    options : `Layer`'s
-
-    Raises
-    ------
-    DuplicateNameError
-        if two layers have one name.
-    """
-
-    def __init__(self, layers: Sequence[Any] | None = None, *, name: str | None = None, **options: Any) -> None:
-        super().__init__(name=name, **options)
-        self._chain: list[Layer] = []
-        self._begins_with_input = False
-        for layer in layers or []:
-            self.add(layer)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """The layers in order."""
-        return list(self._chain)
-
-    def add(self, layer: Any) -> None:
-        """Put a layer at the end.
-
-        Raises
-        ------
-        ArgumentError
-            if it is no layer, or an input that does not stand first.
-        DuplicateNameError
-            if another layer has its name, or it is in the model already.
-        """
-        if isinstance(layer, Node):
-            if not is_input(layer) or self._chain or self._input_structure is not None:
-                raise ArgumentError(f"expected an Input as first entry of a Sequential model only; found {layer!r}")
-            self._input_structure = self._output_structure = layer
-            self._begins_with_input = True
-            return
-        if not isinstance(layer, Layer):
-            raise ArgumentError(f"expected layers in a Sequential model; found {layer!r}")
-        if any(layer is other for other in self._chain):
-            raise DuplicateNameError(f"expected different layers in a Sequential model; found {layer!r} twice")
-        _check_distinct_names("layers", [*self._chain, layer])
-        if not self._chain and self._input_structure is None:
-            self._begin_like(layer)
-        if self._input_structure is not None:
-            self._output_structure = layer(self._output_structure)
-            self.built = True
-        self._chain.append(layer)
-        self._steps = None
-
-    def _begin_like(self, layer: Layer) -> None:
-        """Take the inputs of a first layer that is a model and knows them."""
-        if isinstance(layer, Model) and layer._input_structure is not None:
-            self._input_structure = mapped(_another_input, layer._input_structure)
-            self._output_structure = self._input_structure
-
-    def pop(self) -> Layer:
-        """Take the last layer away and return it.
-
-        Raises
-        ------
-        ModelError
-            if there is none.
-        """
-        if not self._chain:
-            raise ModelError(f"expected a layer to take away from model {self.name!r}; found none")
-        last = self._chain.pop()
-        self._steps = None
-        if self._input_structure is not None:
-            self._output_structure = self._build_outputs(self._input_structure, training=False)
-        return last
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Call one layer after another."""
-        with training_mode(training):
-            for layer in self._chain:
-                inputs = layer(inputs)
-        return inputs
-
-    def get_config(self) -> dict[str, Any]:
-        """The layers, and the input if it was given; of a subclass, its constructor's arguments."""
-        if type(self).__init__ is not Sequential.__init__:
-            return super().get_config()
-        config: dict[str, Any] = {"layers": [registry.serialize(layer) for layer in self._chain]}
-        if self._begins_with_input:
-            config["input"] = input_config(self._input_structure)
-        return {**self._options(), **config}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """A model of what `get_config` gave, with new weights."""
-        if "layers" not in config:
-            return super().from_config(config)
-        first = [Input(**config["input"])] if "input" in config else []
-        return cls([*first, *(registry.get(layer) for layer in config["layers"])], **_options_in(config))
-
-
-def _another_input(node: Node) -> Node:
-    return Input(batch_shape=node.shape, dtype=node.dtype)

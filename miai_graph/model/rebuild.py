@@ -1,19 +1,20 @@
 """Building the graph of a functional model again, on other inputs or for another mode.
 
-A functional model is what lies between its inputs and outputs: calls of layers, and single ops between them. To build it
-again, each layer is called again, once for each call, and each other node is applied again.
+A functional model is what lies between its inputs and outputs: calls of layers, and single ops between them. To build
+it again, each layer is called again, once for each call, and each other node is applied again.
 
 Inputs, outputs and arguments of calls are single nodes, or lists and dictionaries of them, one in another if need be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from miai_graph.context import build_context
 from miai_graph.errors import ModelError
 from miai_graph.layers.layer import Layer, LayerCall
+from miai_graph.layers.nesting import flat, mapped
 from miai_graph.node import Node, apply, describe
 from miai_graph.ops.leaves import is_input
 
@@ -48,7 +49,8 @@ def units_between(inputs: Sequence[Node], outputs: Sequence[Node]) -> list[Unit]
             produced = flat_nodes(call.outputs)
             if not any(node is own for own in produced):
                 raise ModelError(
-                    f"expected outputs of layers; found {describe(node)}, which lies inside of layer {call.layer.name!r}"
+                    f"expected outputs of layers; found {describe(node)}, "
+                    f"which lies inside of layer {call.layer.name!r}"
                 )
             units[id(call)] = min(own.index for own in produced), call
             waiting.extend(nodes_of_call(call))
@@ -97,20 +99,7 @@ def nodes_of_call(call: LayerCall) -> list[Node]:
 
 def flat_nodes(value: Any) -> list[Any]:
     """The leaves of nested lists and dictionaries, in order; None is no leaf."""
-    if isinstance(value, Mapping):
-        return flat_nodes(list(value.values()))
-    if isinstance(value, list | tuple):
-        return [leaf for part in value for leaf in flat_nodes(part)]
-    return [] if value is None else [value]
-
-
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same nested lists and dictionaries, with a function applied to each leaf."""
-    if isinstance(value, Mapping):
-        return {name: mapped(function, part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [mapped(function, part) for part in value]
-    return value if value is None else function(value)
+    return [leaf for leaf in flat(value) if leaf is not None]
 
 
 def packed(structure: Any, leaves: Iterable[Any]) -> Any:

@@ -11,78 +11,94 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from miai_graph import losses, metrics, optimizers
-from miai_graph.errors import MiaiGraphError, SavingError
+from miai_graph.context import unique_name
+from miai_graph.errors import ArgumentError, SavingError
+from miai_graph.executor import executor_names
+from miai_graph.layers.core import Input
 from miai_graph.layers.layer import registry
-from miai_graph.node import Node
-from miai_graph.op import Array
-from miai_graph.ops.leaves import assign
+from miai_graph.layers.nesting import mapped
+from miai_graph.model.arrays import pack_arrays, set_arrays, unpack_arrays
+from miai_graph.model.compiled import serialized
+from miai_graph.model.config import input_config
+from miai_graph.model.rebuild import flat_nodes, packed
 from miai_graph.registry import custom_object_scope
 
 FORMAT_VERSION = 1
+ZIP_START = b"PK\x03\x04"
 
 
 def save_model(model: Any, path: Any, *, overwrite: bool = True) -> None:
     """See `Model.save`."""
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise SavingError(f"expected a path where no file is, with overwrite=False; found {target}")
-    content = {
-        "format": FORMAT_VERSION,
-        "model": registry.serialize(model),
-        "compiled": None if not model.compiled else _compiled_config(model),
-    }
-    parts = {"model.json": json.dumps(content, indent=1).encode(), "weights.safetensors": pack_arrays(model.weights)}
+    try:
+        content = {
+            "format": FORMAT_VERSION,
+            "model": registry.serialize(model),
+            "inputs": _inputs_config(model),
+            "compiled": _compiled_config(model) if model.compiled else None,
+        }
+        text = json.dumps(content, indent=1)
+    except (ArgumentError, TypeError) as error:
+        raise SavingError(
+            f"expected a model of parts that can be told as plain data, to save it; found one that cannot: {error}"
+        ) from error
+    parts = {"model.json": text.encode(), "weights.safetensors": pack_arrays(model.weights)}
     if model.compiled:
         parts["optimizer.safetensors"] = pack_arrays(model.optimizer.variables)
-    _write_whole(target, _zipped(parts))
-
-
-def _zipped(parts: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in parts.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
+            archive.writestr(zipfile.ZipInfo(name), data)
+    _write_whole(Path(path), buffer.getvalue(), overwrite)
 
 
-def _write_whole(target: Path, data: bytes) -> None:
-    """Write all or nothing: to a file beside, which then takes the place."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, target)
-    except OSError as error:
-        raise SavingError(f"expected a path that can be written; found {target} ({error})") from error
-    finally:
-        beside.unlink(missing_ok=True)
+def _inputs_config(model: Any) -> Any:
+    """The inputs, from which a model that is built when it meets its first data is built again."""
+    structure = model._input_structure
+    nodes = flat_nodes(structure)
+    numbers = iter(range(len(nodes)))
+    return None if not nodes else {"nodes": [*map(input_config, nodes)], "structure": packed(structure, numbers)}
 
 
 def _compiled_config(model: Any) -> dict[str, Any]:
     compiled = model.compiled_arguments
+    who = compiled.executor
+    places = {weight: place for place, weight in enumerate(model.weights)}
     return {
-        "optimizer": optimizers.serialize(compiled.optimizer),
-        "loss": _each(losses.serialize, compiled.loss),
-        "loss_weights": compiled.loss_weights,
-        "metrics": _each(metrics.serialize, compiled.metrics),
-        "weighted_metrics": _each(metrics.serialize, compiled.weighted_metrics),
-        "executor": compiled.executor if isinstance(compiled.executor, str) else "serial",
+        "arguments": {
+            "optimizer": optimizers.serialize(compiled.optimizer),
+            "loss": serialized(compiled.loss, losses.serialize),
+            "loss_weights": compiled.loss_weights,
+            "metrics": serialized(compiled.metrics, metrics.serialize),
+            "weighted_metrics": serialized(compiled.weighted_metrics, metrics.serialize),
+            "executor": who if isinstance(who, str) else who.name,
+        },
+        "seed": compiled.seed,
+        "stream": compiled.stream,
+        "optimized": [places[weight] for weight in compiled.optimized if weight in places],
     }
 
 
-def _each(serialize: Any, value: Any) -> Any:
-    """Identifiers in lists and dictionaries as plain data; names stay names."""
-    if isinstance(value, Mapping):
-        return {name: _each(serialize, part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_each(serialize, part) for part in value]
-    return value if value is None or isinstance(value, str) else serialize(value)
+def _write_whole(target: Path, data: bytes, overwrite: bool) -> None:
+    """Write all or nothing: to a file beside, which then takes the place."""
+    if target.exists() and not overwrite:
+        raise SavingError(f"expected a path where no file is, with overwrite=False; found {target}")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise SavingError(f"expected a path that can be written; found {target} ({error})") from error
 
 
 def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True) -> Any:
@@ -96,112 +112,81 @@ def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compi
     Raises
     ------
     SavingError
-        if there is no such file, it is of another kind, damaged, or of a later version.
+        if there is no such file, it is of another kind, damaged, of a later version, or of parts that are not known.
     """
-    parts = _read_parts(Path(path))
+    parts = _read_parts(_read(Path(path)), str(path))
     try:
         content = json.loads(parts["model.json"])
-        version = content["format"]
-        if version > FORMAT_VERSION:
+        if content["format"] > FORMAT_VERSION:
             raise SavingError(
-                f"expected a file of format {FORMAT_VERSION} or earlier; found {version}. Update miai-graph"
+                f"expected a file of format {FORMAT_VERSION} or earlier; found {content['format']}. Update miai-graph"
             )
         with custom_object_scope(custom_objects):
-            model = registry.get(content["model"])
-            set_named_weights(model.weights, unpack_arrays(parts["weights.safetensors"]), str(path))
+            model = _model_of(content)
+            set_arrays(model.weights, unpack_arrays(parts["weights.safetensors"], str(path)), str(path))
             if compile and content["compiled"] is not None:
-                model.compile(**content["compiled"])
-                state = unpack_arrays(parts["optimizer.safetensors"])
-                if len(state) > len(model.optimizer.variables):
-                    model.optimizer.build(model.trainable_weights)
-                set_named_weights(model.optimizer.variables, state, str(path))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, MiaiGraphError):
-            raise
+                _compile_as_it_was(model, content["compiled"], parts["optimizer.safetensors"], str(path))
+    except SavingError:
+        raise
+    except Exception as error:  # data from outside can be wrong in any way
         raise SavingError(
-            f"expected a model in {path}; found a damaged one ({type(error).__name__}: {error})"
+            f"expected a model that can be built here, in {path}; found none ({type(error).__name__}: {error})"
         ) from error
+    for layer in model.walk():
+        unique_name(layer.name)  # layers that are made from now on get other names
     return model
 
 
-def _read_parts(path: Path) -> dict[str, bytes]:
+def _model_of(content: Mapping[str, Any]) -> Any:
+    model = registry.get(content["model"])
+    inputs = content["inputs"]
+    if inputs is not None and model._input_structure is None:
+        nodes = [Input(**entry) for entry in inputs["nodes"]]
+        model._build_from(mapped(nodes.__getitem__, inputs["structure"]))
+    return model
+
+
+def _compile_as_it_was(model: Any, config: Mapping[str, Any], optimizer_state: bytes, source: str) -> None:
+    arguments = dict(config["arguments"])
+    if arguments["executor"] not in executor_names():
+        del arguments["executor"]  # it was another machine's
+    model.compile(**arguments)
+    compiled, weights = model.compiled_arguments, model.weights
+    compiled.seed, compiled.stream = config["seed"], config["stream"]
+    compiled.optimized = [weights[place] for place in config["optimized"]]
+    compiled.optimizer.build(compiled.optimized)
+    set_arrays(compiled.optimizer.variables, unpack_arrays(optimizer_state, source), source)
+
+
+def _read(path: Path) -> bytes:
     try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
+        return path.read_bytes()
     except OSError as error:
         raise SavingError(f"expected a file that can be read; found {path} ({error})") from error
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise SavingError(f"expected a model written by Model.save; found {path}, which is not ({error})") from error
-    if not {"model.json", "weights.safetensors"} <= parts.keys():
+
+
+def _read_parts(data: bytes, source: str) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+    except Exception as error:  # data from outside can be wrong in any way
         raise SavingError(
-            f"expected model.json and weights.safetensors in {path}; found {', '.join(parts) or 'nothing'}"
-        )
+            f"expected a model written by Model.save; found {source}, which is none or damaged ({error})"
+        ) from error
+    if not {"model.json", "weights.safetensors"} <= parts.keys():
+        found = ", ".join(parts) or "nothing"
+        raise SavingError(f"expected model.json and weights.safetensors in {source}; found {found}")
     return parts
 
 
-def pack_arrays(nodes: Sequence[Node]) -> bytes:
-    """Values by name, as safetensors; the order is kept in the metadata."""
-    from safetensors.numpy import save
-
-    names = _file_names(nodes)
-    arrays = {
-        name: np.ascontiguousarray(node.value).reshape(node.shape) for name, node in zip(names, nodes, strict=True)
-    }
-    return save(arrays, metadata={"order": json.dumps(names)})
-
-
-def _file_names(nodes: Sequence[Node]) -> list[str]:
-    names: list[str] = []
-    for node in nodes:
-        names.append(node.name if node.name not in names else f"{node.name}#{len(names)}")
-    return names
-
-
-def unpack_arrays(data: bytes) -> dict[str, Array]:
-    """The values by name, in the order in which they were packed."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        arrays = load(data)
-        length = int.from_bytes(data[:8], "little")
-        order = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("order", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise SavingError(f"expected arrays in the safetensors format; found damaged ones ({error})") from error
-    return {name: arrays[name] for name in order or arrays}
-
-
-def set_named_weights(nodes: Sequence[Node], arrays: Mapping[str, Array], source: str) -> None:
-    """Set values by name, or by order where the names differ but the shapes agree; all of them or none."""
-    names = _file_names(nodes)
-    if set(names) == set(arrays):
-        values = [arrays[name] for name in names]
-    elif len(names) == len(arrays):
-        values = list(arrays.values())
-    else:
-        raise SavingError(
-            f"expected {len(names)} arrays in {source}: {_some(names)}; found {len(arrays)}: {_some(list(arrays))}"
-        )
-    for node, value in zip(nodes, values, strict=True):
-        if value.shape != node.shape:
-            raise SavingError(f"expected shape {node.shape} for {node.name} in {source}; found {value.shape}")
-    for node, value in zip(nodes, values, strict=True):
-        assign(node, value)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
-
-
-def save_weights(model: Any, path: Any) -> None:
+def save_weights(model: Any, path: Any, *, overwrite: bool = True) -> None:
     """See `Model.save_weights`."""
-    _write_whole(Path(path), pack_arrays(model.weights))
+    _write_whole(Path(path), pack_arrays(model.weights), overwrite)
 
 
 def load_weights(model: Any, path: Any) -> None:
     """See `Model.load_weights`."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SavingError(f"expected a file that can be read; found {path} ({error})") from error
-    set_named_weights(model.weights, unpack_arrays(data), str(path))
+    data = _read(Path(path))
+    if data.startswith(ZIP_START):
+        data = _read_parts(data, str(path))["weights.safetensors"]
+    set_arrays(model.weights, unpack_arrays(data, str(path)), str(path))

@@ -118,7 +118,7 @@ class Epochs:
     Parameters
     ----------
     steps : the number of batches in an epoch, which goes on where the last one stopped; None: an epoch is a pass
-    shuffled : from the number of samples and that of the training step at which a pass begins to the order of the samples;
+    shuffled : from the number of samples and that of the training step at which a pass begins to the samples' order;
         None: as they are
     """
 

@@ -20,8 +20,8 @@ from miai_graph.state import Variable
 class StepCache:
     """Steps by what they depend on, and by executor.
 
-    Changing which layers are trainable builds another step, and changing back finds the first one; the learning rate and
-    batch sizes do not matter.
+    Changing which layers are trainable builds another step, and changing back finds the first one; the learning rate
+    and batch sizes do not matter.
 
     Parameters
     ----------

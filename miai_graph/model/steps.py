@@ -202,8 +202,8 @@ class StepBuilder:
 def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node]:
     """The nodes, with the random ones among their ancestors drawing from a model's own streams, in order.
 
-    So a model draws the same numbers whenever its step is built, and after it was loaded from a file. A seed that is not the
-    one of `set_seed`, but a layer's own, stays.
+    So a model draws the same numbers whenever its step is built, and after it was loaded from a file. A seed that is
+    not the one of `set_seed`, but a layer's own, stays.
     """
     drawing = [node for node in ancestors(nodes) if isinstance(node.op, RandomOp)]
     replacements = {}

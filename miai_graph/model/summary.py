@@ -6,7 +6,9 @@ import io
 from typing import Any
 
 from miai_graph.graph import ancestors
+from miai_graph.interpreter import bind_attributes
 from miai_graph.layers.layer import Layer
+from miai_graph.model.rebuild import flat_nodes
 from miai_graph.node import Node
 from miai_graph.types import bind_type
 
@@ -16,7 +18,8 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    flops = flops_by_layer(model.outputs) if model.built else {}
+    outputs = flat_nodes(model._output_structure)
+    flops = flops_by_layer(outputs)
     table = Table(title=f"{type(model).__name__} {model.name!r}", title_justify="left")
     for title, side in (
         ("layer (type)", "left"),
@@ -25,19 +28,19 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
         ("flops", "right"),
     ):
         table.add_column(title, justify=side)  # type: ignore[arg-type]
-    shapes = output_shapes(model)
+    shapes = output_shapes(outputs)
     for layer in model.layers:
         table.add_row(
             f"{layer.name} ({type(layer).__name__})",
             shapes.get(layer, "?"),
             f"{layer.count_params():,}",
-            f"{flops.get(layer.name, 0):,}" if model.built else "?",
+            f"{flops.get(layer.name, 0):,}" if outputs else "?",
         )
     total = sum(weight.type.size for weight in model.weights)
     trained = sum(weight.type.size for weight in model.trainable_weights)
     size = sum(weight.type.size_bytes for weight in model.weights)
     buffer = io.StringIO()
-    console = Console(file=buffer, width=line_length or Console().width)
+    console = Console(file=buffer, width=line_length or Console().width, markup=False)
     console.print(table)
     console.print(
         f"{total:,} parameters ({_readable(size)}), {trained:,} of them trained; "
@@ -47,26 +50,23 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
     (print_fn or print)(buffer.getvalue().rstrip())
 
 
-def output_shapes(model: Any) -> dict[Layer, str]:
-    """The shapes of the layers' outputs, as text."""
+def output_shapes(outputs: list[Node]) -> dict[Layer, str]:
+    """The shapes of the outputs of the layers by which a model's outputs are computed, as text."""
     shapes: dict[Layer, str] = {}
-    for node in ancestors(model.outputs if model.built else []):
+    for node in ancestors(outputs):
         if node.call is not None and node.call.outputs is not None:
-            outputs = node.call.outputs
-            shapes[node.call.layer] = (
-                str(outputs.shape) if isinstance(outputs, Node) else str([o.shape for o in outputs])
-            )
+            shapes[node.call.layer] = ", ".join(str(own.shape) for own in flat_nodes(node.call.outputs))
     return shapes
 
 
 def flops_by_layer(outputs: list[Node]) -> dict[str, int]:
-    """The arithmetic of the forward pass on one sample, by outermost layer."""
+    """The arithmetic of the forward pass on one sample, by outermost layer; that of single ops between under ""."""
     result: dict[str, int] = {}
     for node in ancestors(outputs):
-        if node.call is not None:
-            types = [bind_type(source.type, 1) for source in node.inputs]
-            cost = node.op.cost(bind_type(node.type, 1), *types, **node.attributes)
-            result[node.call.layer.name] = result.get(node.call.layer.name, 0) + cost.flops
+        types = [bind_type(source.type, 1) for source in node.inputs]
+        cost = node.op.cost(bind_type(node.type, 1), *types, **bind_attributes(node, 1))
+        owner = "" if node.call is None else node.call.layer.name
+        result[owner] = result.get(owner, 0) + cost.flops
     return result
 
 

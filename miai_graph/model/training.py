@@ -57,8 +57,8 @@ class Training(Evaluation):
 
         Parameters
         ----------
-        x, y : arrays with a sample a row, or lists or dictionaries (by input and output name) of them; or x an iterable of
-            batches (x, y) or (x, y, sample_weight)
+        x, y : arrays with a sample a row, or lists or dictionaries (by input and output name) of them; or x an iterable
+            of batches (x, y) or (x, y, sample_weight)
         batch_size : 32 by default; not for an iterable of batches
         epochs : the number of the last epoch, counted from 1
         verbose : "auto" (a bar on a terminal, else nothing), 0 (nothing), 1 (a bar) or 2 (a line an epoch)
@@ -97,6 +97,7 @@ class Training(Evaluation):
         check_epochs(epochs, initial_epoch)
         source = self._source(x, y, sample_weight, batch_size)
         chosen = validation_batch_size or batch_size
+        rest: Source | None
         if validation_data is not None:
             rest = self._validation_source(validation_data, chosen)
         else:

@@ -51,7 +51,7 @@ class Card:
 
     lines : from top to bottom
     fill, frame : colours; frame_width in points
-    badge : a short text on the upper edge, at the right, of a card that stands for several; it is drawn as a pile then
+    badge : a short text in the upper right corner of a card that stands for several; it is drawn as a pile then
     column, group : see `Box`
     """
 
@@ -67,11 +67,14 @@ class Card:
     @property
     def box(self) -> Box:
         """The place that it needs."""
-        badge = style.text_width(self.badge, NAME_SIZE, True) + 2 * PADDING if self.badge else 0.0
         pile = _PILE if self.badge else 0.0
-        width = max([badge, *(line.width for line in self.lines)]) + 2 * PADDING + pile
+        width = max(line.width for line in self.lines) + 2 * PADDING + pile + self.badge_width
         height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7) + pile
         return Box(self.key, width, height, self.column, self.group)
+
+    @property
+    def badge_width(self) -> float:
+        return style.text_width(self.badge, NAME_SIZE, True) + PADDING if self.badge else 0.0
 
 
 @dataclass(frozen=True)
@@ -200,16 +203,15 @@ def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
     _draw_box(axes, (left, top, width, height), card.fill, card.frame, card.frame_width)
     line_top = top + (height - sum(line.height for line in card.lines)) / 2
     for line in card.lines:
-        place = left + width / 2, line_top + line.height / 2
+        place = left + (width - card.badge_width) / 2, line_top + line.height / 2
         style.plain_text(
             axes, *place, line.text, line.size, bold=line.bold, color=line.colour, ha="center", va="center_baseline"
         )
         line_top += line.height
     if card.badge:
-        badge_width = style.text_width(card.badge, NAME_SIZE, True) + 8
-        corner = left + box.width - badge_width + 3, top - 12
-        _draw_box(axes, (*corner, badge_width, 14), style.PAPER, card.frame, 0.9)
-        place = corner[0] + badge_width / 2, corner[1] + 7
+        corner = left + width - card.badge_width - 3, top + 3
+        _draw_box(axes, (*corner, card.badge_width, 14), style.PAPER, card.frame, 0.9)
+        place = corner[0] + card.badge_width / 2, corner[1] + 7
         style.plain_text(axes, *place, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_NODES = 120
 """Larger graphs are drawn by layer, unless the caller says otherwise."""
 
+INPUT, VARIABLE, SMALL = "input", "variable", "constant or view"
+
 _COLUMNS = {FORWARD: 0, BACKWARD: 1, UPDATE: 2}
 _LONGEST_NAME = 34
 
@@ -103,7 +105,7 @@ def _sheet(graph: Graph, pieces: Sequence[Piece], shares: list[float] | None, by
         cards,
         drawing,
         title=_title(graph, by_layer),
-        samples=_legend(cards, pieces, timed=shares is not None),
+        samples=_legend(cards, [_kind(piece, by_layer) for piece in pieces], timed=shares is not None),
         regions=outlined_regions(boxes, drawing),
         edge_colours=[style.PHASE_LINES.get(pieces[target].phase, style.LINE) for _, target in links],
         greatest_share=greatest,
@@ -160,8 +162,10 @@ class _CardMaker:
         share : its share of the time, and the greatest of all; None: not to be shown
         """
         node = piece.nodes[0]
-        lines = self._layer_lines(piece) if self.by_layer and len(piece.nodes) > 1 else self._node_lines(node)
-        fill, frame = _colours(piece)
+        kind = _kind(piece, self.by_layer)
+        alone = not self.by_layer or kind in (INPUT, VARIABLE) or (len(piece.nodes) == 1 and not piece.scope)
+        lines = self._node_lines(node) if alone else self._layer_lines(piece)
+        fill, frame = _colours(piece, kind)
         if share is not None:
             fill = style.share_colour(*share)
             lines += [Line(format_share(share[0]), bold=True)] if share[0] > 0 else []
@@ -198,7 +202,8 @@ class _CardMaker:
         title = style.shortened(piece.scope, _LONGEST_NAME) or listed
         lines = [Line(title, NAME_SIZE, bold=True)]
         lines += [Line(listed)] if piece.scope else []
-        return [*lines, Line(f"{len(piece.nodes)} nodes", colour=style.FAINT_TEXT)]
+        size = f"{len(piece.nodes)} nodes" if len(piece.nodes) > 1 else str(piece.nodes[0].type)
+        return [*lines, Line(size, colour=style.FAINT_TEXT)]
 
     def _update_lines(self, piece: Piece) -> list[Line]:
         targets = [name for node in piece.nodes for name in self.updated.get(node, [])]
@@ -224,33 +229,36 @@ def is_small(node: Node) -> bool:
     return node.op.name in ("constant", "full", "broadcast_to", *RUN_NUMBERS) or node.op.is_view
 
 
-def _colours(piece: Piece) -> tuple[str, str]:
-    """Fill and frame."""
+def _kind(piece: Piece, by_layer: bool) -> str:
+    """What the legend calls it: its phase, unless it is a single node of a kind of its own."""
     node = piece.nodes[0]
     if is_input(node):
+        return INPUT
+    if len(piece.nodes) > 1 or (by_layer and piece.scope):
+        return piece.phase
+    if is_variable(node):
+        return VARIABLE
+    return SMALL if is_small(node) else piece.phase
+
+
+def _colours(piece: Piece, kind: str) -> tuple[str, str]:
+    """Fill and frame."""
+    if kind == INPUT:
         return style.YELLOW, style.DARK_YELLOW
-    if is_variable(node) and len(piece.nodes) == 1:
+    if kind == VARIABLE:
         return style.PURPLE, style.DARK_PURPLE
-    if len(piece.nodes) == 1 and is_small(node):
-        return style.PAPER, style.PHASE_FRAMES.get(piece.phase, style.LINE)
-    return style.PHASE_FILLS.get(piece.phase, style.GREY), style.PHASE_FRAMES.get(piece.phase, style.LINE)
+    fill = style.PAPER if kind == SMALL else style.PHASE_FILLS.get(piece.phase, style.GREY)
+    return fill, style.PHASE_FRAMES.get(piece.phase, style.LINE)
 
 
-def _legend(cards: Sequence[Card], pieces: Sequence[Piece], timed: bool) -> list[Sample]:
-    def kind(piece: Piece) -> str:
-        node = piece.nodes[0]
-        if is_input(node):
-            return "input"
-        if len(piece.nodes) > 1 or not (is_variable(node) or is_small(node)):
-            return piece.phase
-        return "variable" if is_variable(node) else "constant or view"
-
+def _legend(cards: Sequence[Card], kinds: Sequence[str], timed: bool) -> list[Sample]:
     samples = {
-        kind(piece): Sample(kind(piece), style.PAPER if timed else _colours(piece)[0], _colours(piece)[1])
-        for piece in pieces
+        kind: Sample(kind, style.PAPER if timed else card.fill, card.frame)
+        for card, kind in zip(cards, kinds, strict=True)
     }
-    order = ["input", "variable", FORWARD, BACKWARD, UPDATE]
-    shown = [samples[name] for name in sorted(samples, key=lambda name: order.index(name) if name in order else 9)]
+    known = [INPUT, VARIABLE, FORWARD, BACKWARD, UPDATE, SMALL]
+    order = [*known, *sorted(set(samples) - set(known))]
+    shown = [samples[kind] for kind in order if kind in samples]
     if any(card.frame_width > 1 for card in cards):
         shown.append(Sample("output (thick frame)", style.PAPER, style.LINE, 2.2))
     return shown

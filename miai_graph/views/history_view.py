@@ -10,6 +10,7 @@ import numpy as np
 
 from miai_graph.callbacks import History
 from miai_graph.errors import ArgumentError
+from miai_graph.op import Array
 from miai_graph.views import style
 
 if TYPE_CHECKING:
@@ -75,6 +76,15 @@ def _curves(history: Any) -> tuple[dict[str, list[float]], list[int]]:
     return curves, [epoch + 1 for epoch in (known if len(known) == longest else range(longest))]
 
 
+def _epochs_of(values: Array, epochs: Sequence[int]) -> Sequence[int]:
+    """The epochs of a curve's numbers: each, every second, every third …, whichever are as many; else the first."""
+    for every in range(1, len(epochs) + 1):
+        chosen = epochs[every - 1 :: every]
+        if len(chosen) == len(values):
+            return chosen
+    return epochs[: len(values)]
+
+
 def _draw_curves(axes: Axes, name: str, curves: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -85,9 +95,10 @@ def _draw_curves(axes: Axes, name: str, curves: Mapping[str, Sequence[float]], e
     ):
         if key in curves:
             values = np.array(curves[key])
-            # A curve that begins late, as with validation_freq, cannot be told from one that ends early.
             marks: dict[str, Any] = {"marker": marker, "markersize": 4} if len(epochs) <= _MOST_MARKED_EPOCHS else {}
-            axes.plot(epochs[: len(values)], values, color=colour, linestyle=line, linewidth=1.6, label=label, **marks)
+            axes.plot(
+                _epochs_of(values, epochs), values, color=colour, linestyle=line, linewidth=1.6, label=label, **marks
+            )
             drawn += int(np.isfinite(values).any())
     style.axes_style(axes, title=name, x_label="epoch", y_label="")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))

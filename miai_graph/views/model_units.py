@@ -16,6 +16,7 @@ from miai_graph.registry import as_config
 from miai_graph.types import user_shape
 
 _LONGEST_PERIOD = 12
+_LEAST_SAVED = 2
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _chains(units: Sequence[Unit], links: Sequence[Link]) -> list[list[Unit]]:
 
 
 def _repetition(chain: Sequence[Unit], start: int) -> tuple[int, int]:
-    """The period that folds most units away from `start` on, and how often it occurs; 1 and 1 if none does."""
+    """The period that folds most units away from `start` on, and how often it occurs; 1 and 1 if none saves enough."""
     best = 1, 1
     for period in range(1, min(_LONGEST_PERIOD, (len(chain) - start) // 2) + 1):
         pattern = [unit.kind for unit in chain[start : start + period]]
@@ -166,7 +167,7 @@ def _repetition(chain: Sequence[Unit], start: int) -> tuple[int, int]:
         times = 1
         while [unit.kind for unit in chain[start + times * period : start + (times + 1) * period]] == pattern:
             times += 1
-        if times > 1 and (times - 1) * period > (best[1] - 1) * best[0]:
+        if (times - 1) * period > max((best[1] - 1) * best[0], _LEAST_SAVED - 1):
             best = period, times
     return best
 

@@ -83,7 +83,7 @@ def plot_predictions(
     columns = min(number, max(5, math.ceil(math.sqrt(number * 1.4))))
     rows = math.ceil(number / columns)
     right = sum(verdict.is_right for verdict in verdicts)
-    title = f"{right} of {len(verdicts)} predicted right" + (f", the first {number}" if number < len(verdicts) else "")
+    title = f"{right} of {len(verdicts)} predicted right" + (f"; the first {number}" if number < len(verdicts) else "")
     width = max(columns * _CELL_WIDTH, style.text_width(title, 11, True)) + 24
     height = rows * _CELL_HEIGHT + _HEAD
     figure = style.new_figure(width, height)

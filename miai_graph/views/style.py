@@ -110,7 +110,6 @@ def save(figure: Figure, path: Path | None, dpi: float = DPI) -> Figure:
 @lru_cache
 def font(size: float, bold: bool = False) -> FontProperties:
     from matplotlib.font_manager import FontProperties
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     return FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
 
