@@ -17,9 +17,9 @@ def residual_block(x: mg.Node, filters: int) -> mg.Node:
     """Two convolutions, with a way around them."""
     around = x if x.shape[-1] == filters else layers.Conv2D(filters, 1, use_bias=False)(x)
     h = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-    h = layers.ReLU()(layers.BatchNormalization()(h))
+    h = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(h))
     h = layers.Conv2D(filters, 3, padding="same", use_bias=False)(h)
-    h = layers.BatchNormalization()(h)
+    h = layers.BatchNormalization(momentum=0.9)(h)
     return layers.ReLU()(layers.Add()([h, around]))
 
 

@@ -15,7 +15,7 @@ and `function` (who computes it), `timing`; above them `layers`, `losses`, `opti
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from miai_graph import errors, placement
+from miai_graph import errors, placement, views
 from miai_graph.check_gradients import check_gradients
 from miai_graph.context import name_scope, set_seed
 from miai_graph.executor import executor, executor_names
@@ -95,7 +95,6 @@ if TYPE_CHECKING:
         metrics,
         optimizers,
         regularizers,
-        views,
     )
     from miai_graph.model import Model, Sequential, load_model
     from miai_graph.views import plot_model
@@ -118,7 +117,6 @@ _LAZY_MODULES = (
     "metrics",
     "optimizers",
     "regularizers",
-    "views",
 )
 _LAZY_NAMES = {
     "Model": "miai_graph.model",

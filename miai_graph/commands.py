@@ -33,7 +33,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--epochs", default=25, show_default=True, type=click.IntRange(min=1), help="How often to go over the digits."
+    "--epochs", default=15, show_default=True, type=click.IntRange(min=1), help="How often to go over the digits."
 )
 @click.option("--executor", default="serial", show_default=True, help="Who runs the training steps.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, dropout and order.")

@@ -20,13 +20,15 @@ def make_digits_cnn() -> Sequential:
         [
             layers.Input((8, 8, 1), name="image"),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.BatchNormalization(momentum=0.9),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.BatchNormalization(momentum=0.9),
             layers.MaxPooling2D(),
             layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.BatchNormalization(momentum=0.9),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dropout(0.4),
-            layers.Dense(64, activation="relu"),
             layers.Dense(10, activation="softmax"),
         ],
         name="digits_cnn",
@@ -34,7 +36,7 @@ def make_digits_cnn() -> Sequential:
 
 
 def run_demo(
-    folder: Path, *, epochs: int = 25, executor: str = "serial", seed: int = 0, verbose: str | int = "auto"
+    folder: Path, *, epochs: int = 15, executor: str = "serial", seed: int = 0, verbose: str | int = "auto"
 ) -> float:
     """Train, test, and write pictures.
 
@@ -73,7 +75,7 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     views.plot_model(model, folder / "model.png", timing=history.timing)
     views.plot_history(history, folder / "curves.png")
-    views.plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png")
+    views.plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png", count=24)
     print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
     print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")

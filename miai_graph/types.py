@@ -124,10 +124,10 @@ def as_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
     return tuple(BATCH if dim is None else dim if isinstance(dim, BatchDim) else int(dim) for dim in dims)
 
 
-def input_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
-    """The shape of a graph's input: like `as_shape`, with ``None`` nowhere but first."""
+def batch_first_shape(shape: Iterable[int | BatchDim | None] | int) -> Shape:
+    """A user's shape, like `as_shape`, with the batch nowhere but first."""
     dims = as_shape(shape)
-    if any(isinstance(dim, BatchDim) and (place > 0 or dim != BATCH) for place, dim in enumerate(dims)):
+    if any(isinstance(dim, BatchDim) for dim in dims[1:]):
         raise ShapeError(
             f"expected None, the batch, as the first dimension only; found {user_shape(dims)}. "
             "Give the other dimensions their lengths"

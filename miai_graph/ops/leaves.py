@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from miai_graph.context import current_context, unique_name
-from miai_graph.errors import ArgumentError, DTypeError
+from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, as_array, register
 from miai_graph.placement import REPLICATED, Placement, placement_of_type
 from miai_graph.state import Variable, state
-from miai_graph.types import TensorType, as_dtype, input_shape
+from miai_graph.types import BATCH, BatchDim, TensorType, as_dtype, batch_first_shape, user_shape
 
 
 class Leaf(Op):
@@ -153,7 +153,12 @@ def input(name: str, shape: Any, dtype: Any = "float32") -> Node:
     >>> x = mg.input("x", shape=(None, 64))
     """
     _check_name(name)
-    return apply(_input, [], {"type": TensorType(as_dtype(dtype), input_shape(shape))}, name, exact_name=True)
+    dims = batch_first_shape(shape)
+    if dims and isinstance(dims[0], BatchDim) and dims[0] != BATCH:
+        raise ShapeError(
+            f"expected one row a sample in input {name!r}; found {dims[0]} in {user_shape(dims)}. Give None"
+        )
+    return apply(_input, [], {"type": TensorType(as_dtype(dtype), dims)}, name, exact_name=True)
 
 
 def parameter(value: Any, name: str | None = None, *, dtype: Any = None) -> Node:

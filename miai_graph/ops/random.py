@@ -27,7 +27,7 @@ from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, moved_bytes, no_derivative, register
 from miai_graph.ops.leaves import first_row, step
 from miai_graph.placement import Placement, placement_of_type
-from miai_graph.types import BatchDim, Shape, TensorType, as_dtype, as_shape, format_shape, input_shape, int_dims
+from miai_graph.types import BatchDim, Shape, TensorType, as_dtype, as_shape, batch_first_shape, format_shape, int_dims
 
 ROUNDS = 10
 WORDS_PER_BLOCK = 4
@@ -112,7 +112,7 @@ class RandomOp(Op):
     ) -> TensorType:
         if types != (_RUN_NUMBER, _RUN_NUMBER):
             raise ShapeError(f"expected step() and first_row(), int64 scalars; found {', '.join(map(str, types))}")
-        dims = input_shape(shape)
+        dims = batch_first_shape(shape)
         if dims and isinstance(dims[0], BatchDim) and dims[0].multiple != rows_per_sample:
             raise ShapeError(f"expected the rows of {format_shape(dims)} a sample; found {rows_per_sample}")
         return TensorType(dtype, dims)

@@ -10,6 +10,9 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.ops.leaves import is_input, is_variable
 
+Key = tuple[Hashable, ...]
+"""What the nodes of a piece have in common."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -36,10 +39,10 @@ def fold_by_layer(graph: Graph) -> list[Piece]:
     Inputs, and variables of no layer, are pieces of their own; nodes of no layer are together if they are connected.
     """
     keys = {node: _key(node) for node in graph.nodes}
-    entangled = _entangled(graph, keys)
-    if entangled:
-        levels = _levels(graph, keys)
-        keys = {node: (*key, levels[node]) if key in entangled else key for node, key in keys.items()}
+    circles = _circles(graph, keys)
+    if circles:
+        levels = _levels(graph, keys, circles)
+        keys = {node: (*key, levels[node]) if key in circles else key for node, key in keys.items()}
     members: dict[Hashable, list[Node]] = defaultdict(list)
     parts = _connected_parts(graph, keys)
     for node in graph.nodes:
@@ -47,38 +50,43 @@ def fold_by_layer(graph: Graph) -> list[Piece]:
     return [Piece(outer_scope(nodes[0].scope), nodes[0].phase, nodes) for nodes in members.values()]
 
 
-def _key(node: Node) -> tuple[Hashable, ...]:
+def _key(node: Node) -> Key:
     scope = outer_scope(node.scope)
     alone = is_input(node) or (is_variable(node) and not scope)
     return (id(node),) if alone else (scope, node.phase)
 
 
-def _entangled(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> set[tuple[Hashable, ...]]:
-    """The keys whose pieces would depend on each other in a circle."""
+def _circles(graph: Graph, keys: Mapping[Node, Key]) -> dict[Key, int]:
+    """The keys whose pieces would depend on each other in a circle, with the number of the circle."""
     import networkx
 
     folded = networkx.DiGraph()
     folded.add_edges_from(
         (keys[source], keys[node]) for node in graph.nodes for source in node.inputs if keys[source] != keys[node]
     )
-    circles = [circle for circle in networkx.strongly_connected_components(folded) if len(circle) > 1]
-    return {key for circle in circles for key in circle}
+    circles = networkx.strongly_connected_components(folded)
+    return {key: number for number, circle in enumerate(circles) if len(circle) > 1 for key in circle}
 
 
-def _levels(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> dict[Node, int]:
-    """How often, at most, the key changes on the way to a node. Leaves count as their first users of the same key."""
+def _levels(graph: Graph, keys: Mapping[Node, Key], circles: Mapping[Key, int]) -> dict[Node, int]:
+    """How often, at most, the key changes on the way to a node, within its circle.
+
+    Where it does not, as on the way from a weight, nodes are as late as their users allow, so that they are with them.
+    """
     levels: dict[Node, int] = {}
+    users: dict[Node, list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        levels[node] = max((levels[source] + (keys[source] != keys[node]) for source in node.inputs), default=0)
-    users: dict[Node, list[int]] = defaultdict(list)
-    for node in graph.nodes:
-        for source in node.inputs:
-            if not source.inputs and keys[source] == keys[node]:
-                users[source].append(levels[node])
-    return {node: min(users.get(node, [level])) for node, level in levels.items()}
+        before = [source for source in node.inputs if circles.get(keys[source], -1) == circles.get(keys[node])]
+        levels[node] = max((levels[source] + (keys[source] != keys[node]) for source in before), default=0)
+        for source in before:
+            users[source].append(node)
+    for node in reversed(graph.nodes):
+        if levels[node] == 0 and users[node]:
+            levels[node] = min(levels[user] - (keys[user] != keys[node]) for user in users[node])
+    return levels
 
 
-def _connected_parts(graph: Graph, keys: Mapping[Node, tuple[Hashable, ...]]) -> dict[Node, Hashable]:
+def _connected_parts(graph: Graph, keys: Mapping[Node, Key]) -> dict[Node, Hashable]:
     """For each node one that stands for all that are connected to it by nodes of the same key."""
     leaders: dict[Node, Node] = {node: node for node in graph.nodes}
 
