@@ -19,11 +19,17 @@ Arrays = list[Array]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Arrays in memory: inputs, targets and, perhaps, weights of the samples for each target."""
+    """Arrays in memory.
+
+    inputs, targets : with a sample a row
+    weights : of the samples, for each target; or none
+    has_batch_axis : whether the inputs of the graph take any number of samples, so that they can be told as row numbers
+    """
 
     inputs: Arrays
     targets: Arrays
     weights: Arrays
+    has_batch_axis: bool = True
 
     @property
     def size(self) -> int:
@@ -34,17 +40,19 @@ class Dataset:
         return [*self.inputs, *self.targets, *self.weights]
 
     def part(self, start: int, stop: int) -> Dataset:
-        return Dataset(*([array[start:stop] for array in group] for group in (self.inputs, self.targets, self.weights)))
+        groups = (self.inputs, self.targets, self.weights)
+        return Dataset(*([array[start:stop] for array in group] for group in groups), self.has_batch_axis)
 
     def batches(self, batch_size: int, order: Array | None = None) -> Iterator[tuple[Batch, int]]:
         """Batches with their sizes, the last one smaller if it must be; `order` are row numbers."""
         arrays = self.arrays
         for start in range(0, self.size, batch_size):
             stop = min(start + batch_size, self.size)
-            if order is None:
-                yield [array[start:stop] for array in arrays], stop - start
+            rows = slice(start, stop) if order is None else order[start:stop]
+            if self.has_batch_axis and not isinstance(rows, slice):
+                yield Rows(arrays, rows), stop - start
             else:
-                yield Rows(arrays, order[start:stop]), stop - start
+                yield [array[rows] for array in arrays], stop - start
 
     def weighted_by_class(self, class_weight: Mapping[int, float] | None) -> Dataset:
         """The dataset with weights from the samples' classes, times their own; classes that are not named count 1.

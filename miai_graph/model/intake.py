@@ -68,7 +68,7 @@ class Intake:
         check_lengths(dataset)
         # Inputs with a fixed number of rows take that many at a time.
         check_batch(self.inputs, [array[: self._fixed_size] for array in inputs])
-        return Dataset(inputs, self._checked_targets(targets, places), weights)
+        return Dataset(inputs, self._checked_targets(targets, places), weights, self._fixed_size is None)
 
     @property
     def _fixed_size(self) -> int | None:
