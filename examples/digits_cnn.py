@@ -29,7 +29,7 @@ def make_model() -> mg.Model:
     h = layers.MaxPooling2D()(residual_block(h, 32))
     h = layers.GlobalAveragePooling2D()(residual_block(h, 32))
     outputs = layers.Dense(10, activation="softmax")(layers.Dropout(0.2)(h))
-    return mg.Model(inputs, outputs)
+    return mg.Model(inputs, outputs, name="digits_cnn")
 
 
 def main(epochs: int, folder: Path) -> float:

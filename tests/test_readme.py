@@ -22,7 +22,8 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_links_lead_to_files() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+    links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README)
+    links = [first or second for first, second in links]
     missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
     assert missing == []
 

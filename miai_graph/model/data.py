@@ -40,8 +40,10 @@ class Dataset:
         return [*self.inputs, *self.targets, *self.weights]
 
     def part(self, start: int, stop: int) -> Dataset:
-        groups = (self.inputs, self.targets, self.weights)
-        return Dataset(*([array[start:stop] for array in group] for group in groups), self.has_batch_axis)
+        def rows(arrays: Arrays) -> Arrays:
+            return [array[start:stop] for array in arrays]
+
+        return Dataset(rows(self.inputs), rows(self.targets), rows(self.weights), self.has_batch_axis)
 
     def batches(self, batch_size: int, order: Array | None = None) -> Iterator[tuple[Batch, int]]:
         """Batches with their sizes, the last one smaller if it must be; `order` are row numbers."""
