@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from threading import RLock
 from time import perf_counter_ns
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -28,12 +31,44 @@ PLANS_LIMIT = 64
 """For how many batch sizes an executable keeps its plans."""
 
 
+class _BlasLimits:
+    """The limits of BLAS's threads that are asked for: the latest holds, and the number before when none is left."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._tickets = itertools.count()
+        self._asked: dict[int, int] = {}
+        self._before: threadpool_limits | None = None
+
+    def ask(self, threads: int) -> int:
+        """Limit the threads, until the ticket returned is released."""
+        with self._lock:
+            ticket = next(self._tickets)
+            limits = threadpool_limits(threads, "blas")
+            self._before = self._before or limits
+            self._asked[ticket] = threads
+            return ticket
+
+    def release(self, ticket: int) -> None:
+        with self._lock:
+            del self._asked[ticket]
+            if self._asked:
+                threadpool_limits(list(self._asked.values())[-1], "blas")
+            elif self._before is not None:
+                self._before.restore_original_limits()
+                self._before = None
+
+
+_limits = _BlasLimits()
+
+
 class Serial(Executor):
     """Runs graphs in this process.
 
     Parameters
     ----------
-    threads : how many BLAS may use while this executor is open; None leaves it as it is
+    threads : how many BLAS may use, in the whole process, while this executor is open; None leaves it as it is. Of
+        several that are open the last one made says it.
 
     Raises
     ------
@@ -46,7 +81,7 @@ class Serial(Executor):
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ArgumentError(f"expected a positive number of threads, or None; found {threads!r}")
-        self._limits = None if threads is None else threadpool_limits(threads, "blas")
+        self._release = None if threads is None else finalize(self, _limits.release, _limits.ask(threads))
 
     def __repr__(self) -> str:
         return f"Serial(threads={self.workers[0].threads})"
@@ -63,8 +98,8 @@ class Serial(Executor):
         return SerialExecutable(self, graph, inputs)
 
     def close(self) -> None:
-        if not self.closed and self._limits is not None:
-            self._limits.restore_original_limits()
+        if self._release is not None:
+            self._release()
         super().close()
 
 
@@ -104,9 +139,9 @@ class SerialExecutable(Executable):
         with state.lock, np.errstate(all="ignore"):
             start_ns = perf_counter_ns()
             checked = check_batch(self._inputs, batch)
+            planning_ns = -self._start_up_ns
             plan = self._plan(checked.size)
-            recorder = self._recorders[checked.size]
-            prepared_ns = perf_counter_ns()
+            planning_ns += self._start_up_ns
             for position, node in enumerate(self._inputs):
                 target = plan.feeds.get(node)
                 if target is not None:
@@ -114,9 +149,7 @@ class SerialExecutable(Executable):
             plan.run(self.step)
             results = [array.copy() for array in plan.outputs]
             plan.commit(self._counter)
-            recorder.add(prepared_ns, plan.stamps, perf_counter_ns())
-            if recorder.calls == 1:
-                self._start_up_ns += prepared_ns - start_ns
+            self._recorders[checked.size].add(start_ns + planning_ns, plan.stamps, perf_counter_ns())
             return results
 
     @property
@@ -131,6 +164,7 @@ class SerialExecutable(Executable):
         plan = self._plans.get(batch_size)
         if plan is not None and plan.state_generation == state.generation:
             return plan
+        start_ns = perf_counter_ns()
         size_bytes = self._workspace.size_bytes
         plan = BoundPlan(self.program, batch_size, state, self._workspace)
         if self._workspace.size_bytes > size_bytes or len(self._plans) >= PLANS_LIMIT:
@@ -140,6 +174,7 @@ class SerialExecutable(Executable):
         self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
         if batch_size not in self._recorders:
             self._recorders[batch_size] = Recorder(plan.nodes, plan.costs())
+        self._start_up_ns += perf_counter_ns() - start_ns
         return plan
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -116,26 +115,28 @@ class _Numbering:
     def restart(self, seed: int | None) -> None:
         with self._lock:
             self.seed = int.from_bytes(os.urandom(7)) if seed is None else seed
-            self._names: Counter[str] = Counter()
+            self._names: dict[str, int] = {}
             self._streams = 0
 
     def unique(self, name: str) -> str:
         """The name itself the first time, ``name_1``, ``name_2`` … after that."""
         with self._lock:
-            return self._unique(name)
+            if not self._is_taken(name):
+                self._names[name] = 1
+                return name
+            number = self._names.get(name, 1)
+            # "a", "a_1", "a": the third must not become a second "a_1".
+            while self._is_taken(f"{name}_{number}"):
+                number += 1
+            self._names[name] = number + 1
+            return f"{name}_{number}"
 
-    def _unique(self, name: str) -> str:
-        taken = self._names[name]
-        self._names[name] += 1
-        if not taken:
-            return name
-        numbered = f"{name}_{taken}"
-        # "a", "a_1", "a": the third must not become a second "a_1".
-        return self._unique(name) if self._names[numbered] else self._claim(numbered)
-
-    def _claim(self, name: str) -> str:
-        self._names[name] += 1
-        return name
+    def _is_taken(self, name: str) -> bool:
+        """Whether the name was given. Numbered names are known by the count of their base, not kept one by one."""
+        if name in self._names:
+            return True
+        base, _, number = name.rpartition("_")
+        return number.isdecimal() and str(int(number)) == number and 0 < int(number) < self._names.get(base, 0)
 
     def next_stream(self) -> int:
         with self._lock:

@@ -245,22 +245,24 @@ def same_graph(first: Graph, second: Graph) -> bool:
 
 def structure_key(node: Node, inputs: Sequence[Any]) -> Any:
     """What two nodes have in common if they compute the same from `inputs` (which stand for the node's own)."""
+    # The op itself, for a user may define another op of the same name.
     return (
-        node.op.name,
+        node.op,
         node.type,
         tuple(inputs),
-        tuple(_attribute_key(item) for item in sorted(node.attributes.items())),
+        tuple((name, _attribute_key(value)) for name, value in sorted(node.attributes.items())),
     )
 
 
-def _attribute_key(item: tuple[str, Any]) -> Any:
-    name, value = item
+def _attribute_key(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return name, value.dtype.str, value.shape, value.tobytes()
+        return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, Variable):
-        return name, value.name, value.type, value.trainable
+        return value.name, value.type, value.trainable
+    if isinstance(value, tuple | list):
+        return type(value).__name__, tuple(_attribute_key(part) for part in value)
     # 0.0 and -0.0 are equal but not the same; 1 and True and 1.0 neither.
-    return name, type(value).__name__, repr(value)
+    return type(value).__name__, repr(value)
 
 
 def _number_structures(graph: Graph, numbers: dict[Any, int]) -> dict[Node, int]:

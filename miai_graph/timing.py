@@ -127,7 +127,7 @@ class Timing:
     ----------
     records : one `TimingRecord` for each node and worker
     steps : how many calls are counted
-    start_up_seconds : spent before the first step, on compiling and preparing
+    start_up_seconds : spent outside of the steps, on compiling and on preparing for each size of batch
     peak_bytes : the most memory that a plan uses for computed values and scratch
     """
 

@@ -198,17 +198,20 @@ class TestEarlyStopping:
             ([3, 2.95, 2.9, 2.85], {"min_delta": -0.1}, (2, 1)),
             ([1, 2, 3, 2], {"mode": "max"}, (4, 3)),
             ([1, 2, 3, 2], {"mode": "min"}, (2, 1)),
-            ([5, 4, 3, 2, 1], {"baseline": 2.5}, (2, 1)),
+            ([5, 4, 3, 2, 1], {"baseline": 2.5}, (5, 4)),
+            ([5, 4, 4, 2, 1], {"baseline": 2.5, "restore_best_weights": True}, (3, 1)),
             ([5, 4, 3, 2, 1], {"baseline": 2.5, "patience": 3}, (5, 4)),
             ([5, 6, 7, 3, 4], {"start_from_epoch": 3}, (5, 4)),
             ([5, 6, 7, 3, 4], {"start_from_epoch": 3, "restore_best_weights": True}, (5, 3)),
             ([NAN, NAN, 1], {}, (2, 1)),
-            ([NAN, NAN, 1, 2], {"restore_best_weights": True, "patience": 5}, (4, 2)),
             ([3, 2, 1], {"restore_best_weights": True}, (3, 2)),
         ],
     )
     def test_stops_and_goes_back(self, values: list[float], options: dict[str, Any], expected: tuple[int, int]) -> None:
         assert stopped(values, **options) == expected
+
+    def test_nan_is_worse_than_all_else(self) -> None:
+        assert stopped([NAN, NAN, 1, 2], restore_best_weights=True, patience=5) == (4, 2)
 
     @pytest.mark.parametrize(
         ("monitor", "rising"),
@@ -230,7 +233,7 @@ class TestEarlyStopping:
             assert len(model.fit(X, Y, epochs=9, verbose=0, callbacks=[stopping]).epoch) == 2
 
     def test_what_is_not_reported_is_told(self) -> None:
-        with pytest.raises(ArgumentError, match="found 'val_loss'. There are: loss, mae"):
+        with pytest.raises(ArgumentError, match=r"found 'val_loss'. There are: loss, mae"):
             regression().fit(X, Y, callbacks=[callbacks.EarlyStopping()])
 
     def test_waits_for_what_is_not_reported_in_each_epoch(self) -> None:

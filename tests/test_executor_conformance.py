@@ -5,6 +5,7 @@ A new executor is one more row of `EXECUTORS`.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -337,3 +338,20 @@ def test_threads_are_limited_while_the_executor_is_open() -> None:
         assert one.workers[0].threads == 1
         assert repr(one) == "Serial(threads=1)"
     assert Serial().workers[0].threads == before.threads
+
+
+def test_of_several_limits_on_threads_the_latest_holds() -> None:
+    def threads() -> int:
+        return Serial().workers[0].threads
+
+    before = threads()
+    first, second = Serial(threads=1), Serial(threads=before)
+    first.close()
+    first.close()
+    assert threads() == before
+    third = Serial(threads=1)
+    second.close()
+    assert threads() == 1
+    del third
+    gc.collect()
+    assert threads() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -334,3 +336,31 @@ def test_the_table_of_times() -> None:
         step.timing.table("colour")
     assert {record.node for record in step.timing.grouped("phase")} == {"forward", "overhead"}
     assert repr(step.timing).startswith("<Timing of 1 steps")
+
+
+def test_preparing_is_start_up_and_checking_is_feeding() -> None:
+    x = mg.input("x", (None, 4))
+    step = mg.function([x], [mg.sum(x)])
+    step.executable.warmup(2)
+    prepared = step.timing.start_up_seconds
+    step(np.ones((2, 4)))
+    assert step.timing.start_up_seconds == prepared > 0
+    step(np.ones((3, 4)))
+    assert step.timing.start_up_seconds > prepared
+
+
+def test_nothing_is_left_of_functions_that_are_dropped() -> None:
+    def build() -> tuple[weakref.ref, ...]:
+        x = mg.input("x", (None, 4))
+        w = mg.parameter(np.ones((4, 4), "f4"), "w")
+        loss = mg.mean(mg.relu(x @ w))
+        step = mg.function([x], [loss], {w: w - mg.grad(loss, [w])[0]})
+        step(np.ones((2, 4)))
+        return weakref.ref(step), weakref.ref(loss), weakref.ref(variable_of(w))
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [reference() for reference in build()] == [None] * 3
+    finally:
+        gc.enable()

@@ -37,8 +37,8 @@ class TestSequential:
         close(model.predict(X), dense(relu(dense(X, first)), second))
         assert model.built
         assert [weight.shape for weight in model.weights] == [(4, 5), (5,), (5, 2), (2,)]
-        assert model.input.shape == (None, 4)
-        assert model.output.shape == (None, 2)
+        assert model.input_shape == (None, 4)
+        assert model.output_shape == (None, 2)
         check_graph(model.graph)
 
     def test_without_input_is_built_by_its_first_data(self) -> None:

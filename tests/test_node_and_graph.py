@@ -196,6 +196,15 @@ def test_names_are_the_same_after_set_seed() -> None:
     assert first == ["x", "encoder/dense/parameter", "encoder/dense/matmul", "encoder/dense/add", "add", "exp", "exp_1"]
 
 
+def test_a_name_is_given_once(x: Node) -> None:
+    mg.set_seed(0)
+    asked = ["a", "a_1", "a", "a_1", "a", "a_2", "a_02", "a", *(f"b_{number}" for number in range(1, 2000)), "b", "b"]
+    names = [mg.exp(x, name=name).name for name in asked]
+    assert names[:8] == ["a", "a_1", "a_2", "a_1_1", "a_3", "a_2_1", "a_02", "a_4"]
+    assert names[-2:] == ["b", "b_2000"]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, None, "0"])
 def test_seeds_are_integers(seed) -> None:
     with pytest.raises(ArgumentError, match="seed"):

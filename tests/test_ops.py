@@ -262,6 +262,31 @@ def test_matrix_products_are_those_of_numpy(drawn) -> None:
     mg.check_gradients(mg.sum(mg.square(node)), [x, y], {x: a, y: b}, directions=1)
 
 
+def test_stacks_of_matrices_without_elements_have_products() -> None:
+    x = mg.input("x", (None, 2, 0))
+    assert_close(run(x @ np.ones((0, 4), "f4"), (x, np.ones((3, 2, 0), "f4"))), np.zeros((3, 2, 4), "f4"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64"])
+def test_indices_need_not_hold_the_length(dtype: str) -> None:
+    rows = np.arange(600.0).reshape(300, 2)
+    x = mg.input("x", (None,), dtype)
+    indices = np.array([100, 0, -1 if dtype.startswith("i") else 1]).astype(dtype)
+    assert_close(run(mg.take(rows, x, 0), (x, indices)), rows[indices])
+    expected = np.zeros(300)
+    expected[indices] = 1.0
+    assert_close(run(mg.scatter_add(np.zeros(300), x, mg.cast(x == x, "float64")), (x, indices)), expected)
+    with pytest.raises(mg.errors.ExecutionError, match="expected indices from -3 to 2; found 100 at position"):
+        run(mg.take(np.ones(3), x, 0), (x, indices))
+
+
+@pytest.mark.parametrize("floating", ["float32", "float64"])
+def test_the_mean_of_ones_is_one(floating: str) -> None:
+    x = mg.input("x", (None,), floating)
+    mean = mg.function([x], [mg.mean(x)])
+    assert all(mean(np.ones(count))[0] == 1 for count in range(1, 200))
+
+
 @of_both_precisions
 def test_losses_are_safe_for_logits_of_any_size(floating: str) -> None:
     logits = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, 1e4], [0, 88, -745]], floating)
@@ -332,8 +357,14 @@ def test_a_users_op_is_refused_without_what_it_needs() -> None:
             r"\[B,3\][\s\S]*\[7,9\][\s\S]*test_ops.py",
         ),
         (lambda x: x @ np.ones((4, 2), "f4"), mg.errors.ShapeError, r"\[B,3\] and \[4,2\][\s\S]*test_ops.py"),
+        (
+            lambda x: mg.expand_dims(x, 1) @ np.ones((2, 3, 4), "f4"),
+            mg.errors.ShapeError,
+            r"\[B,1,3\] and \[2,3,4\][\s\S]*test_ops.py",
+        ),
         (lambda x: mg.max(mg.reshape(x, (-1, 3, 1))[:, :0], 1), mg.errors.ShapeError, "at least one element"),
         (lambda x: mg.reshape(x, (-1, 4)), mg.errors.ShapeError, "divides"),
+        (lambda x: mg.reshape(x, (mg.shape(x)[0], 3)), mg.errors.ShapeError, "or None for the batch"),
         (lambda x: mg.sum(x, 2), mg.errors.ShapeError, "from -2 to 1; found 2"),
         (lambda x: mg.sum(x, 1.0), mg.errors.ArgumentError, "axis that is an integer"),
         (lambda x: x[0], mg.errors.ShapeError, "batch axis"),
@@ -353,6 +384,7 @@ def test_a_users_op_is_refused_without_what_it_needs() -> None:
         (lambda x: mg.softmax(mg.cast(x, "int64"), 5), mg.errors.ShapeError, "axis"),
         (lambda x: mg.pad(x, 1), mg.errors.ShapeError, "no padding of the batch"),
         (lambda x: mg.pad(x, 1, "edge"), mg.errors.ArgumentError, "constant"),
+        (lambda x: mg.pad(x, 0, constant_values=x), mg.errors.ArgumentError, "one number"),
         (lambda x: mg.squeeze(x, 1), mg.errors.ShapeError, "length one"),
         (lambda x: mg.take(x, [0], 0), mg.errors.ShapeError, "other than the batch"),
         (lambda x: x * np.array([None]), mg.errors.DTypeError, "found dtype"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from drawn_graphs import DrawnGraph, drawn_graphs
@@ -11,6 +13,7 @@ import miai_graph as mg
 from miai_graph.errors import ArgumentError, NotSplittableError
 from miai_graph.interpreter import evaluate
 from miai_graph.node import Node
+from miai_graph.op import Op
 from miai_graph.ops.elementwise import identity
 from miai_graph.passes import simplify as simplifying
 from miai_graph.passes.batch_analysis import analyse_batch
@@ -187,7 +190,7 @@ def test_what_a_perceptron_reduces() -> None:
     analysis = analyse_batch(graph)
     analysis.require_splittable()
     assert all(isinstance(analysis.placements[node], Partial) for node in analysis.reduced)
-    assert {node.op.name for node in analysis.reduced} <= {"multiply", "matmul", "sum"}
+    assert {node.op.name for node in analysis.reduced} <= {"divide", "matmul", "sum"}
     # One for the loss, and one for each gradient.
     assert len(analysis.reduced) == 3
     assert all(analysis.placements[node] == REPLICATED for node in graph.updates.values())
@@ -201,6 +204,18 @@ def test_a_value_that_one_user_needs_whole_is_whole_for_all(x: Node) -> None:
     whole, _ = evaluate(graph, feeds, batch_size=4)
     for found, expected in zip(evaluate_split(graph, feeds, [1, 3])[0], whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_whole_for_one_user_is_placed_again_for_those_before() -> None:
+    x = mg.input("x", (None,), "float64")
+    totals = [mg.sum(x * float(number)) for number in range(2, 1002)]
+    pairs = [first + second for first, second in itertools.pairwise(totals)][::-1]
+    # Each pair is built before the one that makes the first of its totals whole.
+    backwards = [totals[place] + totals[place + 1] for place in reversed(range(len(totals) - 1))]
+    graph = mg.Graph([*pairs, *backwards, mg.exp(totals[0])])
+    analysis = analyse_batch(graph)
+    assert analysis.reduced >= set(totals)
+    assert all(analysis.placements[pair] == REPLICATED for pair in (*pairs, *backwards))
 
 
 def test_placements_print() -> None:
@@ -222,3 +237,32 @@ def test_what_is_in_the_way_is_named(x: Node) -> None:
     for sizes in ([], [0, 2], [-1]):
         with pytest.raises(ArgumentError, match="at least one sample"):
             evaluate_split(graph, {x: np.ones((2, 3))}, sizes)
+
+
+def test_what_only_looks_the_same_is_not_shared(x: Node) -> None:
+    def scaling(factor: float) -> Op:
+        class scaled_by_its_version:
+            def infer(x):
+                return x
+
+            def forward(x):
+                return x * factor
+
+        return mg.op(scaled_by_its_version)
+
+    @mg.op
+    class plus_last:
+        def infer(x, *, tables):
+            return x
+
+        def forward(x, *, tables):
+            return x + tables[0][-1]
+
+    # Too long to be printed in full.
+    tables = [np.full(3000, value) for value in (1.0, 1.0, 2.0)]
+    tables[1][1500] = 5.0
+    nodes = [scaling(2.0)(x), scaling(3.0)(x), *(plus_last(x, tables=(table,)) for table in tables)]
+    assert len(simplify(mg.Graph(nodes))) == 1 + len(nodes)
+    assert not mg.same_graph(mg.Graph(nodes[0]), mg.Graph(nodes[1]))
+    found = mg.function([x], nodes)(np.ones((1, 3)))
+    assert [value[0, 0] for value in found] == [2, 3, 2, 2, 3]

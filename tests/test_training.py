@@ -91,7 +91,7 @@ class TestFigures:
         values = -np.log(predictions[np.arange(50), LABELS])
         assert found["loss"] == pytest.approx(float((values * weights).mean()), rel=1e-5)
         assert found["accuracy"] == pytest.approx(float(right.mean()))
-        assert found["accuracy_1"] == pytest.approx(float((right * weights).sum() / weights.sum()))
+        assert found["weighted_accuracy"] == pytest.approx(float((right * weights).sum() / weights.sum()))
 
     def test_are_returned_as_keras_does(self) -> None:
         model = classifier()

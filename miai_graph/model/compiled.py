@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,7 @@ class Compiled:
         return per_output(self.loss, names, "loss")
 
     def loss_weights_for(self, names: Sequence[str]) -> list[float]:
+        """How much the loss of each output counts."""
         weights = per_output(self.loss_weights, names, "loss_weights")
         return [1.0 if weight is None else float(weight) for weight in weights]
 
@@ -100,11 +102,12 @@ def _checked_loss(identifier: Any) -> Any:
 
 
 def _checked_metric(identifier: Any) -> Any:
-    if isinstance(identifier, str):
-        if identifier.lower() not in _METRICS_BY_SHAPE:
-            metrics.get(identifier)
-        return identifier  # reported under the name that the user gave
-    return metrics.get(identifier)
+    if isinstance(identifier, str) and identifier.lower() in _METRICS_BY_SHAPE:
+        return identifier
+    metric = metrics.get(identifier)
+    if isinstance(identifier, str) and isinstance(metric, Metric):
+        metric.name = identifier  # as Keras reports it
+    return metric
 
 
 def serialized(value: Any, serialize: Any) -> Any:
@@ -168,17 +171,19 @@ def place_metrics(
     """
     placed: list[PlacedMetric] = []
     loss_list = compiled.losses_for(names)
-    for output, lists in enumerate(compiled.metrics_for(names)):
+    lists = compiled.metrics_for(names)
+    for weighted, output in itertools.product((False, True), range(len(outputs))):
         target = targets[output]
-        for weighted, identifiers in zip((False, True), lists, strict=True):
-            for identifier in identifiers:
-                assert target is not None
-                loss = losses.for_output(loss_list[output], target, outputs[output])
-                metric = metrics.for_outputs(identifier, target, outputs[output], loss)
-                name = metric.name if len(names) == 1 else f"{names[output]}_{metric.name}"
-                placed.append(
-                    PlacedMetric(metric, output, distinct(name, [*taken, *(m.name for m in placed)]), weighted)
-                )
+        for identifier in lists[output][weighted]:
+            assert target is not None
+            loss = losses.for_output(loss_list[output], target, outputs[output])
+            metric = metrics.for_outputs(identifier, target, outputs[output], loss)
+            prefix = "" if len(names) == 1 else f"{names[output]}_"
+            names_taken = [*taken, *(other.name for other in placed)]
+            name = f"{prefix}{metric.name}"
+            if weighted and name in names_taken:
+                name = f"{prefix}weighted_{metric.name}"
+            placed.append(PlacedMetric(metric, output, distinct(name, names_taken), weighted))
     return placed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class Dataset:
         return [*self.inputs, *self.targets, *self.weights]
 
     def part(self, start: int, stop: int) -> Dataset:
+        """Some of the samples, by number."""
+
         def rows(arrays: Arrays) -> Arrays:
             return [array[start:stop] for array in arrays]
 
@@ -66,6 +69,7 @@ class Dataset:
         """
         if class_weight is None:
             return self
+        check_class_weight(class_weight)
         if len(self.targets) != 1:
             raise ArgumentError(f"expected one target with class_weight; found {len(self.targets)}")
         (labels,) = self.targets
@@ -80,6 +84,16 @@ class Dataset:
         for label, weight in class_weight.items():
             weights[np.rint(labels[:, 0]) == label] = weight
         return replace(self, weights=[weights * own for own in self.weights] or [weights])
+
+
+def check_class_weight(class_weight: Any) -> None:
+    """Raise ArgumentError unless it is a dictionary from class numbers to finite numbers."""
+    entries = class_weight.items() if isinstance(class_weight, Mapping) else [(None, None)]
+    for label, weight in entries:
+        if not isinstance(label, Real) or not isinstance(weight, Real) or not math.isfinite(weight):
+            raise ArgumentError(
+                f"expected a dictionary from class numbers to finite numbers as class_weight; found {class_weight!r}"
+            )
 
 
 def as_arrays(value: Any, names: Sequence[str], what: str) -> Arrays:
@@ -173,7 +187,7 @@ def as_weights(value: Any, names: Sequence[str]) -> Arrays:
 
 def split_validation(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """The last part of the samples for validation, before any shuffling, as in Keras."""
-    if not 0 < fraction < 1:
+    if not isinstance(fraction, Real) or not 0 < fraction < 1:
         raise ArgumentError(f"expected a validation_split between 0 and 1; found {fraction!r}")
     cut = math.floor(dataset.size * (1 - fraction))
     if cut in (0, dataset.size):

@@ -63,11 +63,10 @@ class Intake:
         """
         inputs = with_last_axis(as_arrays(x, self.input_names, "input"), self.inputs)
         places = [] if self.compiled is None else self.compiled.outputs_with_targets(self.output_names)
-        targets, weights = self._targets(y, places), self._weights(sample_weight, places)
-        dataset = Dataset(inputs, targets, weights)
-        check_lengths(dataset)
         # Inputs with a fixed number of rows take that many at a time.
         check_batch(self.inputs, [array[: self._fixed_size] for array in inputs])
+        targets, weights = self._targets(y, places), self._weights(sample_weight, places)
+        check_lengths(Dataset(inputs, targets, weights))
         return Dataset(inputs, self._checked_targets(targets, places), weights, self._fixed_size is None)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +16,15 @@ from miai_graph.layers.nesting import mapped
 from miai_graph.model.config import functional_config, functional_parts
 from miai_graph.model.rebuild import Unit, flat_nodes, layers_of, packed, rebuild, units_between
 from miai_graph.model.saving import load_weights, save_model, save_weights
+from miai_graph.model.steps import with_distinct_names
 from miai_graph.model.summary import print_summary
 from miai_graph.model.training import Training
 from miai_graph.node import Node
 from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import is_input
+from miai_graph.registry import as_config
+
+NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @registry.register
@@ -113,6 +119,16 @@ class Model(Training):
         return self._output_structure if self.input is not None else None
 
     @property
+    def input_shape(self) -> Any:
+        """The shape of the input, or a list or dictionary of them."""
+        return mapped(_shape_of, self.input)
+
+    @property
+    def output_shape(self) -> Any:
+        """The shape of the output, or a list or dictionary of them."""
+        return mapped(_shape_of, self.output)
+
+    @property
     def inputs(self) -> list[Node]:
         """The input nodes, in order."""
         return flat_nodes(self.input)
@@ -133,7 +149,7 @@ class Model(Training):
     @property
     def graph(self) -> Graph:
         """The graph of the outputs."""
-        return Graph(self.outputs)
+        return Graph(with_distinct_names(self.outputs))
 
     # Building
 
@@ -229,8 +245,21 @@ class Model(Training):
     def get_config(self) -> dict[str, Any]:
         """The inputs, layers, calls and outputs of a functional model; of a subclass, its constructor's arguments."""
         if self._units is None or type(self).__init__ is not Model.__init__:
-            return super().get_config()
+            return self._arguments(Model)
         config = functional_config(self._input_structure, self._output_structure, self._units, self._layers)
+        return {**self._options(), **config}
+
+    def _arguments(self, base: type) -> dict[str, Any]:
+        """The constructor's arguments, which a subclass of `base` keeps as attributes, and those of every model."""
+        config: dict[str, Any] = {}
+        for ancestor in itertools.takewhile(lambda kind: kind is not base, type(self).__mro__):
+            constructor = vars(ancestor).get("__init__")
+            if constructor is not None:
+                own = list(inspect.signature(constructor).parameters.values())[1:]
+                named = [parameter.name for parameter in own if parameter.kind in NAMED_KINDS]
+                config |= {name: as_config(self._argument(name)) for name in named if name not in config}
+                if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own):
+                    return config
         return {**self._options(), **config}
 
     def _options(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Sequential(Model):
     def get_config(self) -> dict[str, Any]:
         """The layers, and the input if it was given; of a subclass, its constructor's arguments."""
         if type(self).__init__ is not Sequential.__init__:
-            return super().get_config()
+            return self._arguments(Sequential)
         config: dict[str, Any] = {"layers": [registry.serialize(layer) for layer in self._chain]}
         if self._begins_with_input:
             config["input"] = input_config(self._input_structure)

@@ -5,8 +5,8 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from miai_graph.context import UPDATE, build_context, current_seed
 from miai_graph.errors import ModelError
@@ -16,10 +16,11 @@ from miai_graph.gradient import grad
 from miai_graph.graph import Graph, ancestors
 from miai_graph.layers.layer import Trace, collect_updates_and_losses
 from miai_graph.model.compiled import Compiled, PlacedMetric, distinct, output_losses, place_metrics
-from miai_graph.node import Node, reapply
+from miai_graph.node import Node, apply, reapply
 from miai_graph.op import Array
 from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import input as input_node
+from miai_graph.ops.leaves import is_variable, variable_of
 from miai_graph.ops.random import RandomOp
 from miai_graph.passes.rewrite import substitute
 from miai_graph.state import Variable
@@ -127,15 +128,16 @@ class StepBuilder:
         self.regularization = regularization
 
     def predict_step(self, executor: Executor) -> Step:
+        """From inputs to outputs."""
         with collect_updates_and_losses():
             outputs = self.build(training=False)
-        made = function(self.inputs, outputs, {}, executor)
-        return Step(made.graph, made.executable)
+        return _compiled(self.inputs, outputs, {}, executor)
 
     def test_step(self, compiled: Compiled, key: StepKey, executor: Executor) -> Step:
+        """From inputs and targets to losses and metrics."""
         figures = self._figures(compiled, key, training=False)
-        made = function(figures.inputs, figures.outputs, {}, executor)
-        return Step(made.graph, made.executable, list(figures.losses), figures.metrics)
+        step = _compiled(figures.inputs, figures.outputs, {}, executor)
+        return replace(step, losses=list(figures.losses), metrics=figures.metrics)
 
     def train_step(
         self,
@@ -145,6 +147,17 @@ class StepBuilder:
         constraints: dict[Node, Callable[[Node], Node]],
         executor: Executor,
     ) -> Step:
+        """The same in training mode, with updates of parameters, the optimizer's state and moving averages.
+
+        Parameters
+        ----------
+        constraints : what is done to parameters after their update
+
+        Raises
+        ------
+        ModelError
+            if there is nothing to train, or no loss.
+        """
         if not parameters:
             raise ModelError("expected a model with weights to train; found none. Set trainable = True on some layer")
         figures = self._figures(compiled, key, training=True)
@@ -158,9 +171,9 @@ class StepBuilder:
         nodes = with_own_streams([*figures.outputs, *updates.values()], compiled.seed, compiled.stream)
         outputs = nodes[: len(figures.outputs)]
         updates = dict(zip(updates, nodes[len(outputs) :], strict=True))
-        made = function(figures.inputs, outputs, updates, executor)
+        step = _compiled(figures.inputs, outputs, updates, executor)
         compiled.optimized += [node for node in parameters if node not in set(compiled.optimized)]
-        return Step(made.graph, made.executable, list(figures.losses), figures.metrics, tuple(parameters))
+        return replace(step, losses=list(figures.losses), metrics=figures.metrics, parameters=tuple(parameters))
 
     def _figures(self, compiled: Compiled, key: StepKey, *, training: bool) -> _Figures:
         names = self.output_names
@@ -197,6 +210,31 @@ class StepBuilder:
                 chosen[place] = node
                 fed.append(node)
         return targets, weights, fed
+
+
+def _compiled(
+    inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node], executor: Executor
+) -> Step:
+    nodes = with_distinct_names([*outputs, *updates, *updates.values()])
+    targets, values = nodes[len(outputs) :][: len(updates)], nodes[len(outputs) + len(updates) :]
+    made = function(inputs, nodes[: len(outputs)], dict(zip(targets, values, strict=True)), executor)
+    return Step(made.graph, made.executable)
+
+
+def with_distinct_names(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, with variables read under another name where two have the same, as in models of alike models."""
+    owners: dict[str, Variable] = {}
+    replacements: dict[Node, Node] = {}
+    aliases: dict[Variable, str] = {}
+    for node in ancestors(nodes):
+        if not is_variable(node):
+            continue
+        key = variable_of(node)
+        if owners.setdefault(node.name, key) is not key:
+            alias = aliases.setdefault(key, distinct(node.name, [*owners]))
+            owners[alias] = key
+            replacements[node] = apply(node.op, [], node.attributes, alias, exact_name=True)
+    return substitute(nodes, replacements) if replacements else list(nodes)
 
 
 def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node]:

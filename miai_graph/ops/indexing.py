@@ -34,15 +34,16 @@ def checked_indices(indices: Array, length: int) -> Array:
     IndexError
         naming the first index that is outside, and its position.
     """
-    wrapped = np.where(indices < 0, indices + length, indices)
-    outside = (wrapped < 0) | (wrapped >= length)
+    outside = (indices < -length) | (indices >= length)
     if outside.any():
         place = np.unravel_index(int(outside.argmax()), outside.shape)
         raise IndexError(
             f"expected indices from {-length} to {length - 1}; found {indices[place]} "
             f"at position {tuple(int(part) for part in place)}"
         )
-    return wrapped.astype(np.int64, copy=False)
+    # In int64 first: a narrow dtype need not hold the length.
+    places = indices.astype(np.int64, copy=False)
+    return np.where(places < 0, places + length, places)
 
 
 class Take(Op):

@@ -11,9 +11,9 @@ from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node, describe
 from miai_graph.op import Array, Cost, Op, moved_bytes, register, register_function
 from miai_graph.ops.casting import promoted
-from miai_graph.ops.structure import _reshape, broadcast_to, expand_dims, resolve_shape, squeeze, swapaxes
+from miai_graph.ops.structure import _reshape, broadcast_to, expand_dims, squeeze, swapaxes
 from miai_graph.placement import REPLICATED, Partial, Placement, Split, Unsplittable, placement_of_type
-from miai_graph.types import TensorType, broadcast_shapes, format_shape
+from miai_graph.types import ElementCount, TensorType, broadcast_shapes, format_shape
 
 
 class MatMul(Op):
@@ -90,12 +90,16 @@ def matmul(x1: Any, x2: Any) -> Node:
         return squeeze(matmul(expand_dims(a, 0), b), -1 if b.ndim == 1 else -2)
     if b.ndim == 1:
         return squeeze(matmul(a, expand_dims(b, 1)), -1)
-    if b.ndim == 2 and a.ndim > 2 and a.type.shape[-1] == b.type.shape[0]:
-        rows = _reshape(a, shape=resolve_shape(a.type.shape, (-1, a.type.shape[-1])))
-        return _reshape(_matmul(rows, b), shape=(*a.type.shape[:-1], b.type.shape[-1]))
+    rows = ElementCount.of(a.type.shape[:-1]).divided_by(ElementCount(1, 0))
+    if b.ndim == 2 and a.ndim > 2 and a.type.shape[-1] == b.type.shape[0] and rows is not None:
+        flat = _reshape(a, shape=(rows, a.type.shape[-1]))
+        return _reshape(_matmul(flat, b), shape=(*a.type.shape[:-1], b.type.shape[-1]))
     if a.type.shape[:-2] == b.type.shape[:-2] or a.type.shape[-1] != b.type.shape[-2]:
         return _matmul(a, b)
-    stack = broadcast_shapes(a.type.shape[:-2], b.type.shape[:-2])
+    try:
+        stack = broadcast_shapes(a.type.shape[:-2], b.type.shape[:-2])
+    except ShapeError:
+        return _matmul(a, b)  # infer says it again, with the inputs' lines
     return _matmul(broadcast_to(a, (*stack, *a.type.shape[-2:])), broadcast_to(b, (*stack, *b.type.shape[-2:])))
 
 

@@ -23,7 +23,7 @@ from miai_graph.ops.leaves import batch_size
 from miai_graph.ops.nonlinear import exp, log
 from miai_graph.ops.structure import reduction_placement, restore_axes, sum, without_axes
 from miai_graph.placement import Placement, Split, Unsplittable, elementwise
-from miai_graph.types import BatchDim, Shape, TensorType, normalize_axes, normalize_axis
+from miai_graph.types import BatchDim, ElementCount, Shape, TensorType, normalize_axes, normalize_axis
 
 Axes = int | Sequence[int] | None
 
@@ -111,18 +111,12 @@ def _reduce(op: Op, x: Any, axis: Axes, keepdims: bool) -> Node:
     return restore_axes(result, node.type.shape, axes) if keepdims else result
 
 
-def reciprocal_count(shape: Shape, axes: Sequence[int], dtype: np.dtype[Any]) -> Any:
-    """1 / the number of elements along the axes: a number, or a node where the batch is among them."""
-    dims = [shape[axis] for axis in axes]
-    factor = math.prod(dim.multiple if isinstance(dim, BatchDim) else dim for dim in dims)
-    power = [dim for dim in dims if isinstance(dim, BatchDim)]
-    if factor == 0:
-        return math.nan
-    if not power:
-        return 1.0 / factor
-    # In float64 first: an int64 count beyond 2**24 would lose digits in float32.
-    count = float(factor) * cast(batch_size(), np.float64) ** len(power)
-    return cast(1.0 / count, dtype)
+def element_count(shape: Shape, axes: Sequence[int], dtype: np.dtype[Any]) -> Any:
+    """The number of elements along the axes: a number, or a node of the dtype where the batch is among them."""
+    count = ElementCount.of(tuple(shape[axis] for axis in axes))
+    if not count.power:
+        return float(count.factor)
+    return cast(count.factor * batch_size() ** count.power, dtype)
 
 
 @register_function
@@ -135,7 +129,7 @@ def mean(x: Any, axis: Axes = None, *, keepdims: bool = False) -> Node:
     if not node.type.is_floating:
         node = cast(node, np.float64)
     axes = normalize_axes(axis, node.ndim)
-    return sum(node, axes, keepdims=keepdims) * reciprocal_count(node.type.shape, axes, node.dtype)
+    return sum(node, axes, keepdims=keepdims) / element_count(node.type.shape, axes, node.dtype)
 
 
 @register_function
@@ -159,7 +153,7 @@ def var(x: Any, axis: Axes = None, *, ddof: int = 0, keepdims: bool = False) -> 
     if any(isinstance(dim, BatchDim) for dim in dims):
         raise ShapeError(f"var: expected ddof=0 along the batch axis; found ddof={ddof}")
     count = math.prod(dim for dim in dims if not isinstance(dim, BatchDim)) - ddof
-    return sum(squares, axes, keepdims=keepdims) * (1.0 / count if count > 0 else math.nan)
+    return sum(squares, axes, keepdims=keepdims) / (float(count) if count > 0 else 0.0)
 
 
 class LogSumExp(Op):

@@ -193,15 +193,18 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", *, constant_values: floa
     ----------
     pad_width : an integer, a pair, or a pair for each axis
     mode : "constant" is the only one
+    constant_values : one number
 
     Raises
     ------
     ArgumentError
-        for another mode, or widths that are not integers.
+        for another mode, widths that are not integers, or a value that is not one number.
     """
     node = as_node(x)
     if mode != "constant":
         raise ArgumentError(f"expected mode 'constant'; found {mode!r}")
+    if isinstance(constant_values, Node) or np.ndim(constant_values):
+        raise ArgumentError(f"expected one number as constant_values of pad; found {constant_values!r}")
     widths = np.asarray(pad_width)
     if widths.dtype.kind not in "iu":
         raise ArgumentError(f"expected integers as pad_width; found {pad_width!r}")

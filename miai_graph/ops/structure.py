@@ -97,10 +97,10 @@ def resolve_shape(source: Shape, shape: Any) -> Shape:
     """A user's target shape with its None and -1 filled in from the source's."""
     wanted = [shape] if isinstance(shape, int | np.integer | BatchDim) else list(shape)
     batch_dims = [dim for dim in source if isinstance(dim, BatchDim)]
-    if None in wanted and len(batch_dims) != 1:
+    if any(dim is None for dim in wanted) and len(batch_dims) != 1:
         raise ShapeError(f"expected integers or -1, for {format_shape(source)} has no one batch axis; found {wanted}")
     dims: list[Any] = [batch_dims[0] if dim is None else dim for dim in wanted]
-    unknown = [axis for axis, dim in enumerate(dims) if not isinstance(dim, BatchDim) and dim == -1]
+    unknown = [axis for axis, dim in enumerate(dims) if isinstance(dim, int | np.integer) and dim == -1]
     if len(unknown) > 1:
         raise ShapeError(f"expected at most one -1; found {tuple(wanted)}")
     if unknown:

@@ -1,13 +1,15 @@
 """Which values of a graph can be computed from parts of the batch, and where a reduction over the parts is needed.
 
-One pass over the nodes asks each op's batch rule (see `placement`). Data parallelism, micro-batches and the uneven last
+Each op's batch rule is asked, inputs first (see `placement`). Data parallelism, micro-batches and the uneven last
 batch all follow from the answer.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from miai_graph.errors import NotSplittableError
 from miai_graph.graph import Graph
@@ -49,31 +51,46 @@ class BatchAnalysis:
 def analyse_batch(graph: Graph) -> BatchAnalysis:
     """Place each node of the graph.
 
-    A node that is reduced for one user is whole for all of them, so the pass is repeated until no more are.
+    A node that is reduced for one user is whole for all of them, so those that were placed before are placed again.
     """
-    reduced: set[Node] = set()
-    while True:
-        placements, needed = _place_all(graph, reduced)
-        if needed <= reduced:
-            return BatchAnalysis(placements, frozenset(needed))
-        reduced |= needed
-
-
-def _place_all(graph: Graph, reduced: set[Node]) -> tuple[dict[Node, Placement], set[Node]]:
-    """The placements if the nodes `reduced` are reduced, and all the nodes that have to be."""
+    users: dict[Node, list[int]] = defaultdict(list)
+    for position, node in enumerate(graph.nodes):
+        for source in node.inputs:
+            users[source].append(position)
+    needed_whole = {*graph.outputs, *graph.updates.values()}
     placements: dict[Node, Placement] = {}
-    needed: set[Node] = set()
-    for node in graph.nodes:
-        inputs = [REPLICATED if source in reduced else placements[source] for source in node.inputs]
-        needed |= {source for source in node.inputs if source in reduced}
-        placement = _placed(node, inputs)
-        if placement is None:
-            needed |= {source for source in node.inputs if isinstance(placements[source], Partial)}
-            inputs = [REPLICATED if isinstance(placement, Partial) else placement for placement in inputs]
-            placement = _placed(node, inputs)
-        placements[node] = placement or Unsplittable(f"op {node.op.name} has no rule for its inputs")
-    needed |= {node for node in (*graph.outputs, *graph.updates.values()) if isinstance(placements[node], Partial)}
-    return placements, {node for node in needed if isinstance(placements[node], Partial)}
+    reduced: set[Node] = set()
+    waiting = list(range(len(graph)))  # a heap, as it is sorted: inputs come first
+    while waiting:
+        node = graph.nodes[heappop(waiting)]
+        placement, owed = _place(node, placements, reduced)
+        if node in needed_whole and isinstance(placement, Partial):
+            owed.add(node)
+        changed = owed - reduced
+        if placements.setdefault(node, placement) != placement:
+            changed.add(node)
+        placements[node] = placement
+        reduced |= owed
+        for position in {position for source in changed for position in users[source]}:
+            if graph.nodes[position] in placements:
+                heappush(waiting, position)
+    return BatchAnalysis(placements, frozenset(node for node in reduced if isinstance(placements[node], Partial)))
+
+
+def _place(node: Node, placements: Mapping[Node, Placement], reduced: set[Node]) -> tuple[Placement, set[Node]]:
+    """The placement of a node, and those of its inputs that have to be reduced for it."""
+    inputs = [_as_read(source, placements, reduced) for source in node.inputs]
+    placement = _placed(node, inputs)
+    if placement is not None:
+        return placement, set()
+    owed = {source for source, read in zip(node.inputs, inputs, strict=True) if isinstance(read, Partial)}
+    placement = _placed(node, [REPLICATED if isinstance(read, Partial) else read for read in inputs])
+    return placement or Unsplittable(f"op {node.op.name} has no rule for its inputs"), owed
+
+
+def _as_read(source: Node, placements: Mapping[Node, Placement], reduced: set[Node]) -> Placement:
+    placement = placements[source]
+    return REPLICATED if source in reduced and isinstance(placement, Partial) else placement
 
 
 def _placed(node: Node, inputs: Sequence[Placement]) -> Placement | None:

@@ -43,15 +43,21 @@ def _apply_rules(graph: Graph) -> Graph:
     shared: dict[Any, Node] = {}
 
     def replace(node: Node) -> Node:
-        for rule in RULES:
-            result = rule(node)
-            if result is not None:
-                return replace(result)
+        node = _simplest(node)
         if is_input(node) or is_variable(node):
             return node
         return shared.setdefault(structure_key(node, node.inputs), node)
 
     return rewrite(graph, replace)
+
+
+def _simplest(node: Node) -> Node:
+    """What is left when no rule has anything to say about the node."""
+    simpler: Node | None = node
+    while simpler is not None:
+        node = simpler
+        simpler = next((result for rule in RULES if (result := rule(node)) is not None), None)
+    return node
 
 
 def fold_constants(node: Node) -> Node | None:
