@@ -170,10 +170,11 @@ class SerialExecutable(Executable):
         if self._workspace.size_bytes > size_bytes or len(self._plans) >= PLANS_LIMIT:
             # The others hold the smaller blocks in memory; those that are needed again are soon made.
             self._plans.clear()
-        self._plans[batch_size] = plan
-        self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
         if batch_size not in self._recorders:
             self._recorders[batch_size] = Recorder(plan.nodes, plan.costs())
+        self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
+        # Last, so that a plan that is found is complete, whenever Ctrl-C was pressed.
+        self._plans[batch_size] = plan
         self._start_up_ns += perf_counter_ns() - start_ns
         return plan
 

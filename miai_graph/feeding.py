@@ -10,7 +10,8 @@ import numpy as np
 
 from miai_graph.errors import FeedError
 from miai_graph.graph import Graph
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.types import DTYPE_CODES, BatchDim
 

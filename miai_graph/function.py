@@ -8,7 +8,8 @@ from typing import Any
 from miai_graph.errors import ArgumentError, DuplicateNameError
 from miai_graph.executor import Executable, Executor, as_executor
 from miai_graph.graph import Graph
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import is_input
 from miai_graph.timing import Timing

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miai_graph.errors import ArgumentError, DTypeError, DuplicateNameError, GraphError, ShapeError
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import ops
 from miai_graph.ops.leaves import is_input, is_variable, variable_of
 from miai_graph.state import Variable

@@ -13,7 +13,8 @@ import numpy as np
 
 from miai_graph.errors import ExecutionError, MiaiGraphError
 from miai_graph.graph import Graph
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
 from miai_graph.state import State

@@ -10,7 +10,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from miai_graph.context import (
     user_source_line,
 )
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
+from miai_graph.messages import OTHERS_ATTRIBUTES, describe, located, no_value_yet
 from miai_graph.state import state
 from miai_graph.types import TensorType, user_shape
 
@@ -92,7 +93,7 @@ class Node:
     def __setattr__(self, field: str, value: Any) -> NoReturn:
         raise GraphError(
             f"expected no change of node {self.name}, for nodes never change; found an assignment to {field!r}. "
-            "Build a new node instead"
+            + ("Set the variable with mg.assign(node, value)" if field == "value" else "Build a new node instead")
         )
 
     def __delattr__(self, field: str) -> NoReturn:
@@ -114,7 +115,7 @@ class Node:
     def value(self) -> np.ndarray[Any, np.dtype[Any]]:
         """A copy of the current value, for parameters and variables; `assign` sets it."""
         if self.op.name != "variable":
-            raise _no_value_yet(self, "a value", "only parameters and variables have one between runs")
+            raise no_value_yet(self, "a value", "only parameters and variables have one between runs")
         return state.get(self.attributes["variable"])
 
     @property
@@ -128,26 +129,47 @@ class Node:
         return id(self)
 
     def __bool__(self) -> NoReturn:
-        raise _no_value_yet(self, "a truth value", "use mg.where(condition, a, b) to choose between values")
+        raise no_value_yet(self, "a truth value", "use mg.where(condition, a, b) to choose between values")
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise _no_value_yet(self, "an array", "run it with mg.function(inputs, [node])")
+        raise no_value_yet(self, "an array", "run it with mg.function(inputs, [node])")
 
     def __float__(self) -> NoReturn:
-        raise _no_value_yet(self, "a number", "run it with mg.function(inputs, [node])")
+        raise no_value_yet(self, "a number", "run it with mg.function(inputs, [node])")
 
     __int__ = __index__ = __float__
 
+    def __format__(self, format_spec: str) -> str:
+        if format_spec:
+            raise no_value_yet(self, "a formatted number", "run it with mg.function(inputs, [node])")
+        return repr(self)
+
+    if not TYPE_CHECKING:  # or else type checkers would take any attribute for one
+
+        def __getattr__(self, name: str) -> NoReturn:
+            found = OTHERS_ATTRIBUTES.get(name)
+            advice = f", for it has no value before the graph runs: {found}" if found else ""
+            raise AttributeError(f"a node has no attribute {name!r}{advice}")
+
+    def __copy__(self) -> Node:
+        return self
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        raise GraphError(
+            f"expected no copy or pickle of a node, for variables are known by their nodes; found {describe(self)}. "
+            "Save models with model.save, and copy them with type(model).from_config(model.get_config())"
+        )
+
     def __len__(self) -> int:
         if not self.type.shape or self.shape[0] is None:
-            raise _no_value_yet(self, "a length", "mg.shape(node)[0] is the batch size as a node")
+            raise no_value_yet(self, "a length", "mg.shape(node)[0] is the batch size as a node")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Node]:
-        raise _no_value_yet(self, "elements to iterate over", "take slices by index: node[0]")
+        raise no_value_yet(self, "elements to iterate over", "take slices along other axes than the batch: node[:, 0]")
 
     def __contains__(self, _: Any) -> NoReturn:
-        raise _no_value_yet(self, "members", "compare element-wise: mg.equal(node, value)")
+        raise no_value_yet(self, "members", "compare element-wise: mg.equal(node, value)")
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
         if method != "__call__":
@@ -293,12 +315,6 @@ def _call_on_bools(name: str, *args: Any) -> Any:
     return _call(name, *args)
 
 
-def _no_value_yet(node: Node, wanted: str, advice: str) -> ArgumentError:
-    return ArgumentError(
-        f"a node has no value before the graph runs, so it cannot give {wanted}; found {describe(node)}; {advice}"
-    )
-
-
 def apply(
     op: Operation,
     inputs: Sequence[Node],
@@ -323,7 +339,7 @@ def apply(
     try:
         type = op.infer(*(node.type for node in inputs), **attributes)
     except GraphError as error:
-        raise _located(error, op, inputs, source) from None
+        raise located(error, op.name, inputs, context.scope, source) from None
     full_name = name or op.name
     if not exact_name:
         full_name = unique_name(f"{context.scope}/{full_name}" if context.scope else full_name)
@@ -361,18 +377,3 @@ def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | 
 def building_on_behalf_of(node: Node, phase: str) -> Any:
     """A context in which new nodes get the scope and source line of `node`, as its gradient does."""
     return build_context(scope=node.scope, source=node.source, phase=phase, call=None)
-
-
-def describe(node: Node) -> str:
-    """``f32[B,64] x (train.py:12)``: how messages speak of a node."""
-    place = f" ({node.source})" if node.source else ""
-    return f"{node.type} {node.name}{place}"
-
-
-def _located(error: GraphError, op: Operation, inputs: Sequence[Node], source: SourceLine | None) -> GraphError:
-    scope = current_context().scope
-    lines = [f"{op.name}: {error}"]
-    lines += [f"  input {position}: {describe(node)}" for position, node in enumerate(inputs)]
-    lines += [f"  in layer: {scope}"] if scope else []
-    lines += [f"  at: {source}"] if source else []
-    return type(error)("\n".join(lines))

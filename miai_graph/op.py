@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from miai_graph.errors import ArgumentError, DTypeError, GradientError
-from miai_graph.node import Node, apply, describe, functions
+from miai_graph.messages import describe, locates_errors
+from miai_graph.node import Node, apply, functions
 from miai_graph.placement import Placement, whole_batch
 from miai_graph.types import TensorType, as_dtype
 
@@ -88,8 +89,9 @@ FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
 def register_function(function: FunctionType) -> FunctionType:
     """Make a function the one that operators and NumPy's functions of its name call on nodes."""
-    functions[function.__name__.rstrip("_")] = function
-    return function
+    telling: Any = locates_errors(function)
+    functions[function.__name__.rstrip("_")] = telling
+    return telling
 
 
 def elementwise_cost(flops_per_element: int) -> Callable[..., Cost]:
@@ -160,6 +162,8 @@ def as_array(value: Any, dtype: Any = None) -> Array:
         array = np.array(value, dtype=dtype, order="C")
     except (ValueError, TypeError, OverflowError) as error:
         raise DTypeError(f"expected a node, an array or a number; found {value!r} ({error})") from None
+    if array.dtype.kind not in "fiubc":
+        raise DTypeError(f"expected a node, an array of numbers, or a number; found {value!r}")
     as_dtype(array.dtype)
     return array
 

@@ -7,6 +7,7 @@ holds the last form.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -211,10 +212,17 @@ class Registry:
         definition = _custom_objects.get().get(name) or self._definitions.get(_key(str(name)))
         if definition is None:
             raise ArgumentError(
-                f"expected the name of {self.kind}, one of {', '.join(self.names)}; found {name!r}. "
-                "Pass an object of your own itself, or its class or function by name in custom_objects"
+                f"expected the name of {self.kind}{self._known()}; found {name!r}.{self._suggestion(str(name))} "
+                "Pass an object of your own itself; when loading, by name in custom_objects"
             )
         return definition
+
+    def _known(self) -> str:
+        return f", one of {', '.join(self.names)}" if self._definitions else ""
+
+    def _suggestion(self, name: str) -> str:
+        close = difflib.get_close_matches(_key(name), self._definitions, n=1)
+        return f" Did you mean {self._definitions[close[0]].__name__}?" if close else ""
 
 
 def _key(name: str) -> str:

@@ -176,7 +176,7 @@ class Timing:
         rows = self.grouped(by)
         if limit is not None and len(rows) > limit:
             rest = _merge(rows[limit:])
-            rows = [*rows[:limit], replace(rest, node=f"({len(rows) - limit} more)")]
+            rows = [*rows[:limit], replace(rest, node=f"({len(rows) - limit} more)", op="")]
         total = sum(record.seconds for record in rows) or 1.0
         header = (by, "op" if by == "node" else "", "calls", "total ms", "mean µs", "share", "GFLOP/s")
         cells = [header] + [
@@ -224,9 +224,10 @@ def _merge(records: Sequence[TimingRecord]) -> TimingRecord:
 
 def merge_calls(records: Iterable[TimingRecord]) -> list[TimingRecord]:
     """Records of the same node and worker, from plans for several batch sizes, as one each."""
-    groups: dict[tuple[str, int], list[TimingRecord]] = defaultdict(list)
+    groups: dict[tuple[str, str, int], list[TimingRecord]] = defaultdict(list)
     for record in records:
-        groups[record.node, record.worker].append(record)
+        # The phase tells a node named "feed" from the overhead of that name.
+        groups[record.node, record.phase, record.worker].append(record)
     return [
         replace(
             _merge(members),

@@ -27,6 +27,7 @@ CORE = (
     ["errors"],
     ["types"],
     ["context", "placement", "state"],
+    ["messages"],
     ["node"],
     ["op"],
     ["ops"],

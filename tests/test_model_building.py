@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import miai_graph as mg
 from miai_graph import layers
 from miai_graph.errors import ArgumentError, DuplicateNameError, FeedError, ModelError, ShapeError
 from miai_graph.graph import check_graph
-from miai_graph.model import Model, Sequential
+from miai_graph.model import Model, Sequential, load_model
 
 X = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
 
@@ -178,6 +179,26 @@ class TestFunctional:
         outer.fit([X, 2 * X], np.ones((7, 3)), verbose=0)
         assert (inner.get_weights()[0] != before).any()
         close(outer.predict([X, 2 * X]), inner.predict(X) - inner.predict(2 * X))
+
+    def test_models_alike_may_stand_in_one(self, tmp_path: Path) -> None:
+        """Their weights have the same names, but are not the same."""
+
+        def tower() -> Model:
+            x = layers.Input((4,))
+            return Model(x, layers.Dense(2, name="inside")(x))
+
+        first, second = tower(), tower()
+        x = layers.Input((4,))
+        model = Model(x, first(x) - second(x))
+        model.compile("adam", "mse")
+        close(model.predict(X), first.predict(X) - second.predict(X))
+        check_graph(model.graph)
+        model.fit(X, X[:, :2], verbose=0)
+        close(model.predict(X), first.predict(X) - second.predict(X))
+        model.save(tmp_path / "m")
+        again = load_model(tmp_path / "m")
+        options: dict[str, Any] = {"epochs": 2, "verbose": 0}
+        assert again.fit(X, X[:, :2], **options).history == model.fit(X, X[:, :2], **options).history
 
     def test_a_model_of_dictionaries_is_a_layer_of_another(self) -> None:
         a, b = layers.Input((4,)), layers.Input((4,))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import miai_graph as mg
+from miai_graph.kernels.numpy_kernels import ROWS_ADDED_AT_ONCE
 from miai_graph.plan.bound import BoundPlan, Workspace
 from miai_graph.plan.memory import Lifetime, assign_offsets
 from miai_graph.plan.program import Storage, make_program
@@ -190,3 +191,14 @@ def test_values_without_elements(shape: tuple[int, ...]) -> None:
     (found, total) = mg.function([x], [y, mg.sum(y)])(np.zeros((2, *shape), "f4"))
     np.testing.assert_array_equal(found, np.full((2, *shape), 2, "f4"))
     assert total == found.sum()
+
+
+@pytest.mark.parametrize("rows", [1, ROWS_ADDED_AT_ONCE, ROWS_ADDED_AT_ONCE + 1, 300 * ROWS_ADDED_AT_ONCE + 7])
+def test_sums_of_many_rows_are_precise(rows: int) -> None:
+    x = mg.input("x", (None, 3))
+    array = np.random.default_rng(0).normal(1000.0, 1.0, (rows, 3)).astype("f4")
+    reference = array.astype("f8")
+    total, mean, variance = mg.function([x], [mg.sum(x, 0), mg.mean(x, 0), mg.var(x, 0)])(array)
+    np.testing.assert_allclose(total, reference.sum(0), rtol=2e-6)
+    np.testing.assert_allclose(mean, reference.mean(0), rtol=2e-6)
+    np.testing.assert_allclose(variance, reference.var(0), rtol=1e-5)

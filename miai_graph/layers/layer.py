@@ -24,7 +24,8 @@ from miai_graph.errors import ArgumentError, GraphError, ModelError, ShapeError
 from miai_graph.layers.input_spec import InputSpec, check_inputs
 from miai_graph.layers.nesting import flat, mapped
 from miai_graph.layers.weights import WeightOwner, use_weight_scope, weight_scope
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
 from miai_graph.ops.elementwise import identity

@@ -13,7 +13,8 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import as_floats, same_rank
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.arithmetic import absolute, clip, square
 from miai_graph.ops.casting import cast

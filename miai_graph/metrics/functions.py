@@ -8,7 +8,8 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import same_rank
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
 from miai_graph.ops.comparisons import equal, greater, less_equal, logical_not

@@ -15,7 +15,8 @@ from miai_graph.context import build_context
 from miai_graph.errors import ModelError
 from miai_graph.layers.layer import Layer, LayerCall
 from miai_graph.layers.nesting import flat, mapped
-from miai_graph.node import Node, apply, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node, apply
 from miai_graph.ops.leaves import is_input
 
 Unit = LayerCall | Node

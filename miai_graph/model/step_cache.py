@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from miai_graph import losses
@@ -35,6 +36,8 @@ class StepCache:
         self._builder = builder
         self._outputs = outputs
         self._steps: dict[tuple[Any, Executor], Step] = {}
+        self._layers: list[Layer] | None = None
+        self._weights: dict[tuple[bool, ...], _Weights] = {}
 
     def predict(self, executor: Executor) -> Step:
         return self._step("predict", executor, self._builder.predict_step)
@@ -70,34 +73,28 @@ class StepCache:
     def _test(
         self, compiled: Compiled, targets: tuple[FeedSpec, ...], weights: tuple[FeedSpec, ...], executor: Executor
     ) -> Step:
-        key = StepKey(targets, weights, self._penalized())
+        key = StepKey(targets, weights, self._weights_now().penalized)
         return self._step(("test", key), executor, lambda who: self._builder.test_step(compiled, key, who))
 
     def _train(
         self, compiled: Compiled, targets: tuple[FeedSpec, ...], weights: tuple[FeedSpec, ...], executor: Executor
     ) -> Step:
-        parameters = self._model.trainable_weights
-        key = StepKey(targets, weights, tuple(variable_of(node) for node in parameters), self._modes())
-        constraints = self._model.weight_constraints()
+        now = self._weights_now()
+        key = StepKey(targets, weights, now.trained, now.modes)
         return self._step(
             ("train", key),
             executor,
-            lambda who: self._builder.train_step(compiled, key, parameters, constraints, who),
+            lambda who: self._builder.train_step(compiled, key, now.parameters, self._model.weight_constraints(), who),
         )
 
-    def _penalized(self) -> tuple[Variable, ...]:
-        """The weights with a penalty that counts: those that are trained."""
-        trained = {variable_of(node) for node in self._model.trainable_weights}
-        penalized = (variable_of(node) for layer in self._model.walk() for node, _ in layer._weight_regularizers)
-        return tuple(variable for variable in penalized if variable in trained)
-
-    def _modes(self) -> tuple[bool, ...]:
-        """Whether layers are trainable that keep moving averages, for these stand still if they are not."""
-        return tuple(
-            layer.trainable
-            for layer in self._model.walk()
-            if any(not variable_of(node).trainable for node in layer.weights)
-        )
+    def _weights_now(self) -> _Weights:
+        """Looked at again if another layer is trainable, or steps were built, which may make weights."""
+        if self._layers is None:
+            self._layers = list(self._model.walk())
+        flags = tuple(layer.trainable for layer in self._layers)
+        if flags not in self._weights:
+            self._weights[flags] = _weights_of(self._model)
+        return self._weights[flags]
 
     def _step(self, kind: Any, executor: Executor, make: Callable[[Executor], Step]) -> Step:
         executor.require_open()
@@ -105,7 +102,37 @@ class StepCache:
         if key not in self._steps:
             self._steps = {key: step for key, step in self._steps.items() if not key[1].closed}
             self._steps[key] = make(executor)
+            self._layers, self._weights = None, {}
         return self._steps[key]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What steps depend on of a model's weights.
+
+    parameters, trained : those that are trained now, as nodes and as variables
+    penalized : of these, those with a penalty
+    modes : whether layers are trainable that keep moving averages, for these stand still if they are not
+    """
+
+    parameters: Sequence[Node]
+    trained: tuple[Variable, ...]
+    penalized: tuple[Variable, ...]
+    modes: tuple[bool, ...]
+
+
+def _weights_of(model: Layer) -> _Weights:
+    parameters = model.trainable_weights
+    trained = tuple(variable_of(node) for node in parameters)
+    layers = list(model.walk())
+    penalized = (variable_of(node) for layer in layers for node, _ in layer._weight_regularizers)
+    keeps = [layer for layer in layers if any(not variable_of(node).trainable for node in layer.weights)]
+    return _Weights(
+        parameters,
+        trained,
+        tuple(variable for variable in penalized if variable in set(trained)),
+        tuple(layer.trainable for layer in keeps),
+    )
 
 
 def _specs(arrays: Sequence[Array]) -> tuple[FeedSpec, ...]:

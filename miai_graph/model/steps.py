@@ -22,7 +22,6 @@ from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import is_variable, variable_of
 from miai_graph.ops.random import RandomOp
-from miai_graph.passes.rewrite import substitute
 from miai_graph.state import Variable
 from miai_graph.types import BATCH, BatchDim
 
@@ -234,7 +233,7 @@ def with_distinct_names(nodes: Sequence[Node]) -> list[Node]:
             alias = aliases.setdefault(key, distinct(node.name, [*owners]))
             owners[alias] = key
             replacements[node] = apply(node.op, [], node.attributes, alias, exact_name=True)
-    return substitute(nodes, replacements) if replacements else list(nodes)
+    return _with_replaced(nodes, replacements)
 
 
 def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node]:
@@ -252,4 +251,13 @@ def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node
             "stream": (stream * STREAMS_A_STEP + number) % 2**32,
         }
         replacements[node] = reapply(node, node.inputs, {**node.attributes, **changes})
-    return substitute(nodes, replacements) if replacements else list(nodes)
+    return _with_replaced(nodes, replacements)
+
+
+def _with_replaced(nodes: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:
+    """The nodes computed from others, by node."""
+    replaced = dict(replacements)
+    for node in ancestors(nodes) if replacements else ():
+        if node not in replaced and any(source in replaced for source in node.inputs):
+            replaced[node] = reapply(node, [replaced.get(source, source) for source in node.inputs])
+    return [replaced.get(node, node) for node in nodes]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.node import Node, apply
-from miai_graph.op import Array, Op, as_node, elementwise_cost, register, register_function
+from miai_graph.op import Array, Op, as_array, as_node, elementwise_cost, register, register_function
 from miai_graph.placement import (
     elementwise,
 )
@@ -68,4 +68,4 @@ def promoted(values: Sequence[Any]) -> list[Node]:
 
 
 def _dtype_of(value: Any) -> np.dtype[Any]:
-    return value.dtype if isinstance(value, Node) else as_dtype(np.asarray(value).dtype)
+    return value.dtype if isinstance(value, Node) else as_array(value).dtype

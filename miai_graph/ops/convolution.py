@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
+from miai_graph.messages import locates_errors
 from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, moved_bytes, register
 from miai_graph.ops.casting import promoted
@@ -362,6 +363,7 @@ _input_gradient = register(Conv2DInputGradient())
 _kernel_gradient = register(Conv2DKernelGradient())
 
 
+@locates_errors
 def conv2d(x: Any, kernel: Any, strides: Any = 1, padding: Any = "valid", dilation: Any = 1, groups: int = 1) -> Node:
     """Convolution of images with a kernel (which is not flipped), as `keras.ops.conv` with channels last.
 

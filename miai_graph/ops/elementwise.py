@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
+from miai_graph.messages import locates_errors
 from miai_graph.node import Node, apply, functions
 from miai_graph.op import Array, Op, as_node, elementwise_cost, no_derivative, register
 from miai_graph.ops.casting import cast, promoted
@@ -45,6 +46,7 @@ class ElementwiseOp(Op):
     function: Callable[..., Array]
     result_dtype: np.dtype[Any] | None = None
 
+    @locates_errors
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
         self._check_call(inputs, attributes)
         nodes = [self._admit(node) for node in promoted(inputs)]
@@ -110,6 +112,7 @@ class Where(ElementwiseOp):
     name = "where"
     arity = 3
 
+    @locates_errors
     def __call__(self, *inputs: Any, name: str | None = None, **attributes: Any) -> Node:
         self._check_call(inputs, attributes)
         condition, a, b = inputs

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe, locates_errors
+from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, no_derivative, register, register_function
 from miai_graph.ops.arithmetic import add
 from miai_graph.ops.casting import promoted
@@ -186,6 +187,7 @@ def _is_empty_list(indices: Any) -> bool:
     return isinstance(indices, list | tuple) and np.size(indices) == 0
 
 
+@locates_errors
 def scatter_add(x: Any, indices: Any, updates: Any, axis: int = 0) -> Node:
     """x with rows added at the places that indices say; where an index repeats, all its rows are added.
 
@@ -239,6 +241,7 @@ class OneHot(Op):
 _one_hot = register(OneHot())
 
 
+@locates_errors
 def one_hot(indices: Any, depth: int, dtype: Any = "float32") -> Node:
     """A one at each index, in a row of `depth` zeros; rows of zeros for indices outside."""
     if isinstance(depth, bool) or not isinstance(depth, int | np.integer):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import DTypeError, ShapeError
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, moved_bytes, register, register_function
 from miai_graph.ops.casting import promoted
 from miai_graph.ops.structure import _reshape, broadcast_to, expand_dims, squeeze, swapaxes

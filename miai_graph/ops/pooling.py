@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import ShapeError
-from miai_graph.node import Node, apply, describe
+from miai_graph.messages import describe, locates_errors
+from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, register
 from miai_graph.ops import reductions
 from miai_graph.ops.convolution import (
@@ -224,6 +225,7 @@ _average_pool2d = register(AveragePool2D())
 _average_pool2d_gradient = register(AveragePool2DGradient())
 
 
+@locates_errors
 def max_pool2d(x: Any, pool_size: Any = 2, strides: Any = None, padding: Any = "valid") -> Node:
     """The greatest element of each window, as `keras.ops.max_pool` with channels last.
 
@@ -247,6 +249,7 @@ def max_pool2d(x: Any, pool_size: Any = 2, strides: Any = None, padding: Any = "
     return _pool(_max_pool2d, x, pool_size, strides, padding)
 
 
+@locates_errors
 def average_pool2d(x: Any, pool_size: Any = 2, strides: Any = None, padding: Any = "valid") -> Node:
     """The mean of each window, padding not counted, as `keras.ops.average_pool` with channels last.
 
@@ -263,11 +266,13 @@ def _pool(op: Op, x: Any, pool_size: Any, strides: Any, padding: Any) -> Node:
     return apply(op, [images], window)
 
 
+@locates_errors
 def global_average_pool2d(x: Any, keepdims: bool = False) -> Node:
     """The mean of each channel of each image: (batch, channels), or (batch, 1, 1, channels) with `keepdims`."""
     return reductions.mean(_as_images(x), (1, 2), keepdims=keepdims)
 
 
+@locates_errors
 def global_max_pool2d(x: Any, keepdims: bool = False) -> Node:
     """The greatest of each channel of each image: (batch, channels), or (batch, 1, 1, channels) with `keepdims`."""
     return reductions.max(_as_images(x), (1, 2), keepdims=keepdims)

@@ -23,6 +23,7 @@ import numpy as np
 
 from miai_graph.context import current_seed, next_stream
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
+from miai_graph.messages import locates_errors
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, moved_bytes, no_derivative, register
 from miai_graph.ops.leaves import first_row, step
@@ -233,6 +234,7 @@ _random_normal = register(RandomNormal())
 _random_bernoulli = register(RandomBernoulli())
 
 
+@locates_errors
 def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = "float32", seed: int | None = None) -> Node:
     """Random numbers, equally likely anywhere from `low` up to but not including `high`; others at each step.
 
@@ -260,6 +262,7 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = "float
     return _random_node(_random_uniform, shape, floats, seed, low=float(low), high=float(high))
 
 
+@locates_errors
 def normal(shape: Any, mean: float = 0.0, stddev: float = 1.0, dtype: Any = "float32", seed: int | None = None) -> Node:
     """Random numbers of a normal distribution; others at each step.
 
@@ -277,6 +280,7 @@ def normal(shape: Any, mean: float = 0.0, stddev: float = 1.0, dtype: Any = "flo
     return _random_node(_random_normal, shape, floats, seed, mean=float(mean), stddev=float(stddev))
 
 
+@locates_errors
 def bernoulli(shape: Any, probability: float = 0.5, dtype: Any = "bool", seed: int | None = None) -> Node:
     """True (or 1) with a probability, else false (or 0); others at each step.
 

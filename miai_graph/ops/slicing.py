@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import ArgumentError, ShapeError
-from miai_graph.node import Node, describe, functions
+from miai_graph.messages import describe
+from miai_graph.node import Node, functions
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, register, register_function
 from miai_graph.ops.structure import _reshape
 from miai_graph.placement import (

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import DTypeError, ShapeError
+from miai_graph.messages import locates_errors
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost, Op, as_node, elementwise_cost, moved_bytes, register
 from miai_graph.ops.casting import cast, promoted
@@ -84,6 +85,7 @@ _softmax = register(Softmax())
 _log_softmax = register(LogSoftmax())
 
 
+@locates_errors
 def softmax(x: Any, axis: int = -1) -> Node:
     """Exponentials divided by their sum along an axis, the last by default. Safe for large x."""
     node = as_float_node(x)
@@ -93,6 +95,7 @@ def softmax(x: Any, axis: int = -1) -> Node:
     return _softmax(node, axis=place)
 
 
+@locates_errors
 def log_softmax(x: Any, axis: int = -1) -> Node:
     """The logarithm of softmax along an axis, the last by default. Safe for large x."""
     node = as_float_node(x)
@@ -229,11 +232,13 @@ _softmax_cross_entropy = register(SoftmaxCrossEntropy())
 sigmoid_cross_entropy = register(SigmoidCrossEntropy())
 
 
+@locates_errors
 def sparse_softmax_cross_entropy(logits: Any, labels: Any) -> Node:
     """The cross-entropy of each row of logits with its one class, […] for logits […, classes]."""
     return _sparse_softmax_cross_entropy(as_node(logits), as_index_node(labels))
 
 
+@locates_errors
 def softmax_cross_entropy(logits: Any, probabilities: Any) -> Node:
     """The cross-entropy of each row of logits with a row of probabilities, […] for logits […, classes]."""
     x, p = promoted([logits, probabilities])

@@ -17,7 +17,8 @@ from miai_graph.context import UPDATE, build_context, unique_name
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
 from miai_graph.interpreter import evaluate
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.arithmetic import clip, maximum, minimum, square
 from miai_graph.ops.casting import cast

@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 
 from miai_graph.errors import NotSplittableError
 from miai_graph.graph import Graph
-from miai_graph.node import Node, describe
+from miai_graph.messages import describe
+from miai_graph.node import Node
 from miai_graph.placement import REPLICATED, Partial, Placement, Unsplittable
 
 

@@ -136,11 +136,12 @@ class BoundPlan:
             size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
             # Kernels run one at a time, so each starts at the beginning of the same block.
             start, used = used, -(-(used + size_bytes) // 64) * 64
-            self.scratch_bytes = max(self.scratch_bytes, used)
             return workspace.block("scratch", used)[start : start + size_bytes].view(dtype).reshape(shape)
 
         inputs = [self._arrays[source] for source in node.inputs]
-        return prepare(Request(node, inputs, self._arrays[node], bind_attributes(node, self.batch_size), scratch))
+        kernel = prepare(Request(node, inputs, self._arrays[node], bind_attributes(node, self.batch_size), scratch))
+        self.scratch_bytes = max(self.scratch_bytes, used)
+        return kernel
 
     def costs(self) -> list[Cost]:
         """The work of each of `nodes`."""
