@@ -23,7 +23,7 @@ _AT = "\n  at: "
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-Located = TypeVar("Located", GraphError, ArgumentError)
+Located = TypeVar("Located", bound=GraphError | ArgumentError)
 
 
 def describe(node: Any) -> str:
@@ -59,6 +59,7 @@ def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameter
                 raise
             name = args[0].name if function.__name__ == "__call__" else function.__name__  # type: ignore[attr-defined]
             text = str(error).removeprefix(f"{name}: ")
-            raise located(type(error)(text), name, (), current_context().scope, user_source_line()) from None
+            nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
+            raise located(type(error)(text), name, nodes, current_context().scope, user_source_line()) from None
 
     return build
