@@ -195,6 +195,16 @@ class EarlyStopping(Callback):
         return value - self.min_delta > than if self.mode == "max" else value + self.min_delta < than
 
 
+class TerminateOnNaN(Callback):
+    """Stops training when the loss is no longer a number, as with a learning rate that is too high."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            print(f"batch {batch}: the loss is {loss}, training stops")
+            self.model.stop_training = True
+
+
 class CallbackList:
     """Several callbacks as one; knows which moments none of them cares for, so that these cost nothing."""
 

@@ -21,7 +21,7 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except MiaiGraphError as error:
+        except (MiaiGraphError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -48,7 +48,15 @@ def grad(
         a node of `wrt` is not connected and that shall be an error.
     """
     targets = [wrt] if isinstance(wrt, Node) else list(wrt)
-    _check_arguments(loss, targets, unconnected)
+    if unconnected not in ("zeros", "error"):
+        raise ArgumentError(f"expected unconnected='zeros' or 'error'; found {unconnected!r}")
+    found = derivatives(loss, targets, cotangent)
+    return tuple(_result(loss, target, g, unconnected) for target, g in zip(targets, found, strict=True))
+
+
+def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None) -> list[Node | None]:
+    """What `grad` gives, with None for nodes on which the loss does not depend."""
+    _check_arguments(loss, targets)
     between = _nodes_between(loss, targets)
     cotangents: dict[Node, Node] = {}
     if loss in between:
@@ -64,10 +72,10 @@ def grad(
                     continue
                 earlier = cotangents.get(source)
                 cotangents[source] = contribution if earlier is None else earlier + contribution
-    return tuple(_result(loss, target, cotangents.get(target), unconnected) for target in targets)
+    return [cotangents.get(target) for target in targets]
 
 
-def _check_arguments(loss: Any, targets: Sequence[Any], unconnected: str) -> None:
+def _check_arguments(loss: Any, targets: Sequence[Any]) -> None:
     if not isinstance(loss, Node):
         raise ArgumentError(f"expected a node as loss; found {loss!r}")
     if not loss.type.is_floating:
@@ -77,8 +85,6 @@ def _check_arguments(loss: Any, targets: Sequence[Any], unconnected: str) -> Non
             raise ArgumentError(f"expected nodes to differentiate with respect to; found {target!r}")
         if not target.type.is_floating:
             raise GradientError(f"expected nodes of floats to differentiate with respect to; found {describe(target)}")
-    if unconnected not in ("zeros", "error"):
-        raise ArgumentError(f"expected unconnected='zeros' or 'error'; found {unconnected!r}")
 
 
 def _nodes_between(loss: Node, targets: Sequence[Node]) -> set[Node]:

@@ -63,6 +63,13 @@ class Graph:
         _check_names(self.inputs, "inputs")
         _check_names(self.variables, "parameters or variables")
 
+        self._is_complete = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_is_complete" in self.__dict__:
+            raise GraphError(f"expected no change of a graph, for graphs never change; found an assignment to {name!r}")
+        super().__setattr__(name, value)
+
     def __len__(self) -> int:
         return len(self.nodes)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.callbacks import Callback, Logs
 from miai_graph.errors import ArgumentError
+from miai_graph.terminal import print_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -143,7 +146,9 @@ class ProgressBar(Callback):
         self.close()
         seconds = time.perf_counter() - self._started
         parts = [self._title, f"{seconds:.1f} s", self._rate(), format_figures(logs)]
-        print("  ".join(part for part in parts if part), flush=True)
+        text = "  ".join(part for part in parts if part)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(text) + 1
+        print_text(textwrap.fill(text, width, subsequent_indent="    "))
 
     def _rate(self) -> str:
         seconds = (self._stopped or time.perf_counter()) - self._started

@@ -8,7 +8,6 @@ that the parts add up to the whole.
 from __future__ import annotations
 
 import socket
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
 from miai_graph.op import Cost
+from miai_graph.terminal import print_text
 
 OVERHEAD = "overhead"
 
@@ -169,7 +169,7 @@ class Timing:
         limit : the number of rows; the rest are one row. None: all
         file : standard output by default
         """
-        print(self.format_table(by, limit), file=file or sys.stdout)
+        print_text(self.format_table(by, limit), file)
 
     def format_table(self, by: GroupBy = "layer", limit: int | None = 30) -> str:
         """The text that `table` prints."""

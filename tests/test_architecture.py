@@ -24,7 +24,7 @@ LAZY_MODULES = {"importlib.metadata"}
 """What is imported where it is used, because it would slow down the start."""
 
 CORE = (
-    ["errors"],
+    ["errors", "terminal"],
     ["types"],
     ["context", "placement", "state"],
     ["messages"],

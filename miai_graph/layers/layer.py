@@ -143,6 +143,7 @@ class Layer(WeightOwner):
         self._is_building = False
         self._input_shape: Any = None
         self._first_call: LayerCall | None = None
+        self._was_called = False
         self._left = Trace()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -253,11 +254,25 @@ class Layer(WeightOwner):
         mode = _mode.get() if training is None else training
         given = {**arguments, "training": mode} if takes_training(self) else arguments
         with build_context(call=call), name_scope(self.name), training_mode(mode):
-            outputs = mapped(functools.partial(self._owned, call), self.call(nodes, **given))
+            with self._same_weights():
+                results = self.call(nodes, **given)
+            outputs = mapped(functools.partial(self._owned, call), results)
             if self.activity_regularizer is not None:
                 for output in flat(outputs):
                     self.add_loss(self.activity_regularizer(output) / first_length(output))
         return outputs
+
+    @contextmanager
+    def _same_weights(self) -> Iterator[None]:
+        """Only the first call may make weights: those of a later one would be others, and never be trained together."""
+        before = [id(weight) for weight in self.weights]
+        yield
+        if self._was_called and before != [id(weight) for weight in self.weights]:
+            raise ModelError(
+                f"expected layer {self.name!r} to make its weights and layers in __init__ or build; "
+                "found that a later call made others"
+            )
+        self._was_called = True
 
     @contextmanager
     def _trace_outside_of_model(self, call: LayerCall) -> Iterator[None]:

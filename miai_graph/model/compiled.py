@@ -74,9 +74,9 @@ def check_compiled(compiled: Compiled, names: Sequence[str] | None) -> Compiled:
     compiled.optimizer = optimizers.get(compiled.optimizer)
     if compiled.optimizer is None:
         raise ArgumentError("expected an optimizer; found None")
-    compiled.loss = _each(_checked_loss, compiled.loss)
-    compiled.metrics = _each(_checked_metric, compiled.metrics)
-    compiled.weighted_metrics = _each(_checked_metric, compiled.weighted_metrics)
+    compiled.loss = each_identifier(_checked_loss, compiled.loss)
+    compiled.metrics = each_identifier(_checked_metric, compiled.metrics)
+    compiled.weighted_metrics = each_identifier(_checked_metric, compiled.weighted_metrics)
     for weight in flat_nodes(compiled.loss_weights):
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ArgumentError(f"expected numbers as loss_weights; found {weight!r}")
@@ -88,12 +88,12 @@ def check_compiled(compiled: Compiled, names: Sequence[str] | None) -> Compiled:
     return compiled
 
 
-def _each(function: Any, value: Any) -> Any:
+def each_identifier(function: Any, value: Any) -> Any:
     """The function applied to each identifier in lists and dictionaries; one with a class name is an identifier."""
     if isinstance(value, Mapping) and "class_name" not in value:
-        return {name: _each(function, part) for name, part in value.items()}
+        return {name: each_identifier(function, part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_each(function, part) for part in value]
+        return [each_identifier(function, part) for part in value]
     return function(value)
 
 

@@ -78,9 +78,16 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
         raise FeedError(
             f"expected class numbers from 0 to {classes - 1} as target {name!r}, for the output has {classes} classes; "
             f"found {target[place]} at position {place}"
+            + (". For one probability use binary_crossentropy" if classes == 1 else "")
         )
     numbers = target if target.dtype.kind in "iu" else target.astype(np.int64)
     return numbers.reshape(len(target), *expected)
+
+
+def _advice_for(target: Array, output: Node) -> str:
+    if target.dtype.kind in "iu" and target.ndim < output.ndim:
+        return "For class numbers use sparse_categorical_crossentropy"
+    return "Let the last layer give what the target has, or reshape the target"
 
 
 def _comparable(target: Array, output: Node, name: str) -> Array:
@@ -88,7 +95,7 @@ def _comparable(target: Array, output: Node, name: str) -> Array:
     if expected != found and expected != (*found, 1) and (*expected, 1) != found:
         raise FeedError(
             f"expected a target of shape {output.shape}, as output {name!r} has; found {(None, *found)}. "
-            "For class numbers use sparse_categorical_crossentropy"
+            + _advice_for(target, output)
         )
     floats = target if target.dtype.kind == "f" else target.astype(output.dtype)
     return floats.reshape(len(target), *expected)

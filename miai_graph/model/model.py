@@ -203,7 +203,7 @@ class Model(Training):
             self.built = True
 
     def _build_outputs(self, inputs: Any, *, training: bool) -> Any:
-        with training_mode(training):
+        with training_mode(training), self._same_weights():
             return self.call(inputs, training=training) if takes_training(self) else self.call(inputs)
 
     # Looking at it, and files

@@ -23,7 +23,7 @@ from miai_graph.layers.core import Input
 from miai_graph.layers.layer import registry
 from miai_graph.layers.nesting import mapped
 from miai_graph.model.arrays import pack_arrays, set_arrays, unpack_arrays
-from miai_graph.model.compiled import serialized
+from miai_graph.model.compiled import each_identifier, serialized
 from miai_graph.model.config import input_config
 from miai_graph.model.rebuild import flat_nodes, packed
 from miai_graph.registry import custom_object_scope
@@ -125,7 +125,9 @@ def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None, compi
             model = _model_of(content)
             set_arrays(model.weights, unpack_arrays(parts["weights.safetensors"], str(path)), str(path))
             if compile and content["compiled"] is not None:
-                _compile_as_it_was(model, content["compiled"], parts["optimizer.safetensors"], str(path))
+                _compile_as_it_was(
+                    model, content["compiled"], custom_objects or {}, parts["optimizer.safetensors"], str(path)
+                )
     except SavingError:
         raise
     except Exception as error:  # data from outside can be wrong in any way
@@ -146,8 +148,16 @@ def _model_of(content: Mapping[str, Any]) -> Any:
     return model
 
 
-def _compile_as_it_was(model: Any, config: Mapping[str, Any], optimizer_state: bytes, source: str) -> None:
+def _compile_as_it_was(
+    model: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any], optimizer_state: bytes, source: str
+) -> None:
+    def own(identifier: Any) -> Any:
+        return custom_objects.get(identifier, identifier) if isinstance(identifier, str) else identifier
+
     arguments = dict(config["arguments"])
+    for kind in ("loss", "metrics", "weighted_metrics"):
+        # Names are looked up when the steps are built, and nobody knows the user's own any more then.
+        arguments[kind] = each_identifier(own, arguments[kind])
     if arguments["executor"] not in executor_names():
         del arguments["executor"]  # it was another machine's
     model.compile(**arguments)

@@ -5,6 +5,7 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,10 @@ from miai_graph.context import UPDATE, build_context, current_seed
 from miai_graph.errors import ModelError
 from miai_graph.executor import Executable, Executor
 from miai_graph.function import function
-from miai_graph.gradient import grad
+from miai_graph.gradient import derivatives
 from miai_graph.graph import Graph, ancestors
 from miai_graph.layers.layer import Trace, collect_updates_and_losses
+from miai_graph.messages import describe
 from miai_graph.model.compiled import Compiled, PlacedMetric, distinct, output_losses, place_metrics
 from miai_graph.node import Node, apply, reapply
 from miai_graph.op import Array
@@ -22,6 +24,7 @@ from miai_graph.ops.casting import cast
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import is_variable, variable_of
 from miai_graph.ops.random import RandomOp
+from miai_graph.ops.structure import zeros_like
 from miai_graph.state import Variable
 from miai_graph.types import BATCH, BatchDim
 
@@ -161,7 +164,7 @@ class StepBuilder:
             raise ModelError("expected a model with weights to train; found none. Set trainable = True on some layer")
         figures = self._figures(compiled, key, training=True)
         optimizer = compiled.optimizer
-        gradients = grad(optimizer.scale_loss(figures.losses["loss"]), parameters)
+        gradients = gradients_of(optimizer.scale_loss(figures.losses["loss"]), parameters)
         updates = {**figures.trace.updates, **optimizer.updates(gradients, parameters)}
         with build_context(phase=UPDATE):
             for weight, rule in constraints.items():
@@ -234,6 +237,29 @@ def with_distinct_names(nodes: Sequence[Node]) -> list[Node]:
             owners[alias] = key
             replacements[node] = apply(node.op, [], node.attributes, alias, exact_name=True)
     return _with_replaced(nodes, replacements)
+
+
+def gradients_of(loss: Node, parameters: Sequence[Node]) -> list[Node]:
+    """The gradients of a model's loss; a warning for parameters on which it does not depend.
+
+    Raises
+    ------
+    ModelError
+        if it depends on none of them.
+    """
+    found = derivatives(loss, parameters)
+    idle = [node.name for node, gradient in zip(parameters, found, strict=True) if gradient is None]
+    if len(idle) == len(parameters):
+        raise ModelError(
+            f"expected a loss that depends on the weights through ops with derivatives; found {describe(loss)}. "
+            "Comparisons, argmax and casts to integers have none"
+        )
+    if idle:
+        warnings.warn(
+            f"expected a loss that depends on all trained weights; found that it does not on {', '.join(idle)}",
+            stacklevel=2,
+        )
+    return [zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, found, strict=True)]
 
 
 def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node]:

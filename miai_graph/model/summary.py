@@ -10,6 +10,7 @@ from miai_graph.interpreter import bind_attributes
 from miai_graph.layers.layer import Layer
 from miai_graph.model.rebuild import flat_nodes
 from miai_graph.node import Node
+from miai_graph.terminal import print_text
 from miai_graph.types import bind_type
 
 
@@ -47,7 +48,7 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
         f"{sum(flops.values()):,} flops a sample",
         highlight=False,
     )
-    (print_fn or print)(buffer.getvalue().rstrip())
+    (print_fn or print_text)(buffer.getvalue().rstrip())
 
 
 def output_shapes(outputs: list[Node]) -> dict[Layer, str]:
