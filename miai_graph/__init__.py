@@ -68,6 +68,7 @@ from miai_graph.ops.softmax import (
     softmax_cross_entropy,
     sparse_softmax_cross_entropy,
 )
+from miai_graph.ops.special import erf, expm1
 from miai_graph.ops.structure import (
     broadcast_to,
     expand_dims,
@@ -161,11 +162,13 @@ __all__ = [
     "divide",
     "dot",
     "equal",
+    "erf",
     "errors",
     "executor",
     "executor_names",
     "exp",
     "expand_dims",
+    "expm1",
     "flip",
     "full_like",
     "Function",
