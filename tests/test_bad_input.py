@@ -1,4 +1,7 @@
-"""What models refuse: each mistake gives one error of this library's, in words that help, and nothing has changed."""
+"""What models refuse: each mistake gives one error, in words that help, and changes nothing.
+
+What only shows in a later batch, such as a batch from an iterator, leaves the model as the last whole step left it.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +64,8 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("ragged", {"x": [[1.0], [1.0, 2.0]]}, "expected an array as input 'x'; found list"),
     ("text", {"x": "data.csv"}, "dtype <U8"),
     ("empty", {"x": X[:0], "y": Y[:0]}, "at least one sample"),
-    ("shorter y", {"y": Y[:-1]}, "as many samples in each array; found 20, 19"),
-    ("longer y", {"y": np.concatenate([Y, Y])}, "as many samples in each array; found 20, 40"),
+    ("shorter y", {"y": Y[:-1]}, "as many samples in each array; found 20 in input, 19 in target"),
+    ("longer y", {"y": np.concatenate([Y, Y])}, "as many samples in each array; found 20 in input, 40 in target"),
     ("two inputs", {"x": [X, X]}, r"\(None, 4\).*\(2, 20, 4\)"),
     ("other input", {"x": {"z": X}}, "input for x; found z"),
     ("other output", {"y": {"z": Y}}, "target for y; found z"),
@@ -71,7 +74,11 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("target of objects", {"y": OBJECTS}, "target 'y'"),
     ("target of another shape", {"y": X}, r"\(None, 2\).*\(None, 4\)"),
     ("class numbers", {"y": LABELS}, "sparse_categorical_crossentropy"),
-    ("short weights", {"sample_weight": np.ones(19)}, "as many samples in each array; found 20, 20, 19"),
+    (
+        "short weights",
+        {"sample_weight": np.ones(19)},
+        "as many samples in each array; found 20 in input, 20 in target, 19 in sample_weight",
+    ),
     ("nan weights", {"sample_weight": np.full(20, np.nan)}, "sample_weight; found nan"),
     ("weights of strings", {"sample_weight": ["a"] * 20}, "sample_weight"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -372,7 +373,33 @@ def chain(length: int) -> tuple[Node, Node, Node]:
     return x, w, mg.sum(y)
 
 
-def test_long_chains_need_no_recursion_and_grow_linearly() -> None:
+def calls_for_a_chain(length: int) -> int:
+    """How many Python functions are called to build, differentiate, simplify, check, print and compile a chain."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        x, w, loss = chain(length)
+        outputs = [loss, *mg.grad(loss, [w])]
+        graph = mg.Graph(outputs)
+        mg.check_graph(graph)
+        str(graph)
+        mg.function([x], outputs)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def test_work_grows_linearly_with_the_graph() -> None:
+    assert calls_for_a_chain(2_000) < 2.1 * calls_for_a_chain(1_000)
+
+
+def test_long_chains_need_no_recursion() -> None:
     counts = {}
     for length in (5_000, 10_000):
         x, w, loss = chain(length)

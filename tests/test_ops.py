@@ -133,7 +133,7 @@ def test_parts_of_the_batch_give_the_whole_gradients(sample: Sample) -> None:
 
 
 @of_each_sample
-def test_costs_are_counts(sample: Sample) -> None:
+def test_costs_can_be_computed(sample: Sample) -> None:
     node, _ = sample.node()
     outputs = [node, *grad(loss_of(node), [node])] if sample.gradient else [node]
     for built in mg.Graph(outputs).nodes:

@@ -166,7 +166,8 @@ def test_plans_are_kept_by_batch_size_and_their_memory_is_shared() -> None:
     for batch_size in (8, 3, 8, 5, 3):
         step(np.zeros((batch_size, 50), "f4"))
     assert sorted(executable._plans) == [3, 5, 8]
-    assert step.timing.peak_bytes >= 8 * 50 * 4
+    # tanh takes over what exp wrote, and the sum needs one number, which takes a cache line.
+    assert step.timing.peak_bytes == 8 * 50 * 4 + 64
     executable.warmup(2)
     assert 2 in executable._plans
     plans = dict(executable._plans)

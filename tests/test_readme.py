@@ -1,4 +1,4 @@
-"""The README's code runs, and its words are true."""
+"""The README's code runs, its links lead somewhere, and the parts that it lists exist."""
 
 from __future__ import annotations
 

@@ -151,7 +151,8 @@ def check_lengths(dataset: Dataset) -> None:
     """Raise FeedError if the arrays differ in the number of samples."""
     for array in dataset.arrays:
         if len(array) != dataset.size:
-            lengths = ", ".join(str(len(other)) for other in dataset.arrays)
+            kinds = (("input", dataset.inputs), ("target", dataset.targets), ("sample_weight", dataset.weights))
+            lengths = ", ".join(f"{len(other)} in {kind}" for kind, arrays in kinds for other in arrays)
             raise FeedError(f"expected as many samples in each array; found {lengths}")
 
 

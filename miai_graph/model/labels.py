@@ -9,6 +9,7 @@ import numpy as np
 
 from miai_graph import losses
 from miai_graph.errors import FeedError
+from miai_graph.messages import describe
 from miai_graph.model.steps import FeedSpec
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -62,6 +63,7 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
         raise FeedError(
             f"expected a class number for each row of output {name!r}, shape {(None, *expected)}; found target shape "
             f"{(None, *target.shape[1:])}. For rows of probabilities use categorical_crossentropy"
+            f"{_at(output)}"
         )
     if target.dtype.kind == "f":
         broken = target != np.floor(target)
@@ -69,6 +71,7 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
             place = _first(broken)
             raise FeedError(
                 f"expected whole class numbers as target {name!r}; found {target[place]} at position {place}"
+                f"{_at(output)}"
             )
     outside = (target < 0) | (target >= classes)
     if options.get("ignore_class") is not None:
@@ -79,9 +82,14 @@ def _class_numbers(options: Any, target: Array, output: Node, name: str) -> Arra
             f"expected class numbers from 0 to {classes - 1} as target {name!r}, for the output has {classes} classes; "
             f"found {target[place]} at position {place}"
             + (". For one probability use binary_crossentropy" if classes == 1 else "")
+            + _at(output)
         )
     numbers = target if target.dtype.kind in "iu" else target.astype(np.int64)
     return numbers.reshape(len(target), *expected)
+
+
+def _at(output: Node) -> str:
+    return f"\n  output: {describe(output)}"
 
 
 def _advice_for(target: Array, output: Node) -> str:
@@ -96,6 +104,7 @@ def _comparable(target: Array, output: Node, name: str) -> Array:
         raise FeedError(
             f"expected a target of shape {output.shape}, as output {name!r} has; found {(None, *found)}. "
             + _advice_for(target, output)
+            + _at(output)
         )
     floats = target if target.dtype.kind == "f" else target.astype(output.dtype)
     return floats.reshape(len(target), *expected)
