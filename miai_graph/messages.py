@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from miai_graph.context import SourceLine, current_context, user_source_line
-from miai_graph.errors import ArgumentError, GraphError
+from miai_graph.errors import ArgumentError, FeedError, GraphError, MiaiGraphError, ModelError
 
 OTHERS_ATTRIBUTES = {
     "item": "run it with mg.function(inputs, [node])",
@@ -23,7 +23,7 @@ _AT = "\n  at: "
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-Located = TypeVar("Located", bound=GraphError | ArgumentError)
+Located = TypeVar("Located", bound=MiaiGraphError)
 
 
 def describe(node: Any) -> str:
@@ -48,18 +48,31 @@ def located(error: Located, op: str, inputs: Sequence[Any], scope: str, source: 
 
 
 def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorator of a function that builds nodes: its errors tell its name and the user's line, if they do not yet."""
+    """Decorator of a function that users call: its errors tell its name and the user's line, if they do not yet."""
 
     @functools.wraps(function)
-    def build(*args: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+    def told(*args: Parameters.args, **keywords: Parameters.kwargs) -> Result:
         try:
             return function(*args, **keywords)
-        except (GraphError, ArgumentError) as error:
-            if _AT in str(error):
-                raise
-            name = args[0].name if function.__name__ == "__call__" else function.__name__  # type: ignore[attr-defined]
-            text = str(error).removeprefix(f"{name}: ")
-            nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
-            raise located(type(error)(text), name, nodes, current_context().scope, user_source_line()) from None
+        except (GraphError, ArgumentError, FeedError, ModelError) as error:
+            if _AT not in str(error):
+                nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
+                error.args = (_located_text(error, _name_of(function, args), nodes),)
+            raise
 
-    return build
+    return told
+
+
+def _name_of(function: Any, args: Sequence[Any]) -> str:
+    match function.__name__:
+        case "__call__":
+            return str(args[0].name)
+        case "__init__":
+            return type(args[0]).__name__
+        case name:
+            return str(name)
+
+
+def _located_text(error: Exception, name: str, nodes: Sequence[Any]) -> str:
+    bare = MiaiGraphError(str(error).removeprefix(f"{name}: "))
+    return str(located(bare, name, nodes, current_context().scope, user_source_line()))

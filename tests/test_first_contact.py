@@ -117,6 +117,27 @@ def test_advice_fits_the_loss() -> None:
         dense_model(loss="sparse_categorical_crossentropy").fit(X, np.ones(20, int))
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda model: model.fit(X, np.full((20, 1), np.nan)),
+        lambda model: model.fit(X, Y[:3]),
+        lambda model: model.evaluate(X[:0], Y[:0]),
+        lambda model: model.predict(np.zeros((3, 5))),
+        lambda model: model.train_on_batch(X, np.zeros((20, 3))),
+        lambda model: model.add(layers.Dense(1, name=model.layers[0].name)),
+    ],
+)
+def test_mistakes_with_models_are_told_with_the_line(mistake: object) -> None:
+    model = dense_model()
+    before = model.get_weights()
+    with pytest.raises((FeedError, GraphError)) as caught:
+        mistake(model)  # type: ignore[operator]
+    assert f"at: {__file__}:" in str(caught.value)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_own_functions_are_found_when_a_model_is_loaded(tmp_path: Path) -> None:
     def distance(y_true: mg.Node, y_pred: mg.Node) -> mg.Node:
         return mg.mean(mg.absolute(y_true - y_pred), axis=-1)

@@ -14,6 +14,7 @@ from miai_graph.context import current_seed, next_stream
 from miai_graph.errors import ArgumentError, FeedError, ModelError
 from miai_graph.executor import Executor, as_executor
 from miai_graph.layers.layer import Layer
+from miai_graph.messages import locates_errors
 from miai_graph.model.arguments import check_counts, fewer
 from miai_graph.model.compiled import Compiled, check_compiled
 from miai_graph.model.data import Dataset, is_batches, unpack_batch
@@ -113,6 +114,7 @@ class Evaluation(Layer):
         """The optimizer, once the model is compiled."""
         return self.compiled_arguments.optimizer
 
+    @locates_errors
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The loss and metrics of one batch, as `train_on_batch` returns them; nothing is trained."""
         compiled = self.compiled_arguments
@@ -120,6 +122,7 @@ class Evaluation(Layer):
         step = self._step_cache.test(compiled, data.targets, data.weights, self._executor(None))
         return figures_of_batch(step, data.arrays, data.size, return_dict)
 
+    @locates_errors
     def evaluate(
         self,
         x: Any = None,
@@ -154,6 +157,7 @@ class Evaluation(Layer):
         listeners.call("on_test_end", logs)
         return logs
 
+    @locates_errors
     def predict(
         self,
         x: Any,
@@ -194,6 +198,7 @@ class Evaluation(Layer):
         joined = [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*results, strict=True)]
         return packed(self._output_structure, joined)
 
+    @locates_errors
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch."""
         data = self._intake(x, with_targets=False).dataset(x)

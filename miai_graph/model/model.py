@@ -13,6 +13,7 @@ from miai_graph.graph import Graph
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, collect_updates_and_losses, registry, takes_training, training_mode
 from miai_graph.layers.nesting import mapped
+from miai_graph.messages import locates_errors
 from miai_graph.model.config import functional_config, functional_parts
 from miai_graph.model.rebuild import Unit, flat_nodes, layers_of, packed, rebuild, units_between
 from miai_graph.model.saving import load_weights, save_model, save_weights
@@ -54,6 +55,7 @@ class Model(Training):
 
     autocast = False  # its layers do that, each for itself
 
+    @locates_errors
     def __init__(self, inputs: Any = None, outputs: Any = None, *, name: str | None = None, **options: Any) -> None:
         if (inputs is None) != (outputs is None):
             raise ArgumentError("expected both inputs and outputs, or neither; found one of them")

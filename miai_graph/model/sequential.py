@@ -9,6 +9,7 @@ from miai_graph.errors import ArgumentError, DuplicateNameError, ModelError
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, registry, training_mode
 from miai_graph.layers.nesting import mapped
+from miai_graph.messages import locates_errors
 from miai_graph.model.config import input_config
 from miai_graph.model.model import Model, check_distinct_names, options_in
 from miai_graph.node import Node
@@ -45,6 +46,7 @@ class Sequential(Model):
         """The layers in order."""
         return list(self._chain)
 
+    @locates_errors
     def add(self, layer: Any) -> None:
         """Put a layer at the end.
 

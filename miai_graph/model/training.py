@@ -10,6 +10,7 @@ from typing import Any
 from miai_graph.callbacks import Callback, CallbackList, History, Logs
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor
+from miai_graph.messages import locates_errors
 from miai_graph.model.arguments import check_counts, check_epochs, check_repeatable
 from miai_graph.model.data import unpack_batch
 from miai_graph.model.evaluation import Evaluation, figures_of_batch
@@ -32,6 +33,7 @@ class Training(Evaluation):
     stop_training: bool = False
     history: History | None = None
 
+    @locates_errors
     def fit(
         self,
         x: Any = None,
@@ -173,6 +175,7 @@ class Training(Evaluation):
             return self._source(x, y, sample_weight, batch_size)
         return self._source(data, None, None, None)
 
+    @locates_errors
     def train_on_batch(
         self,
         x: Any,
