@@ -58,9 +58,7 @@ def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None) -> l
     """What `grad` gives, with None for nodes on which the loss does not depend."""
     _check_arguments(loss, targets)
     between = _nodes_between(loss, targets)
-    cotangents: dict[Node, Node] = {}
-    if loss in between:
-        cotangents[loss] = _seed(loss, cotangent)
+    cotangents = {loss: _seed(loss, cotangent)}
     # Cotangents of a node are complete when all its users, which have greater indices, are done.
     for node in sorted(between, key=lambda node: node.index, reverse=True):
         g = cotangents.get(node)

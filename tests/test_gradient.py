@@ -195,6 +195,14 @@ def test_cotangents_of_other_types_are_refused(wrong_op, contributions, text: st
         mg.grad(mg.sum(wrong_op(contributions)(w)), [w])
 
 
+def test_a_loss_that_depends_on_nothing_is_checked_too() -> None:
+    x, w = mg.input("x", (None, 2)), mg.parameter(np.ones(2), "w")
+    with pytest.raises(GradientError, match="expected a scalar as loss"):
+        mg.grad(x, [w])
+    with pytest.raises(ShapeError, match="cotangent of the loss's shape"):
+        mg.grad(x, [w], np.ones((7, 9)))
+
+
 def test_the_checker_refuses_what_it_cannot_check() -> None:
     x, w = mg.input("x", (None, 2)), mg.parameter(np.ones(2), "w")
     loss = mg.sum(x * w)
