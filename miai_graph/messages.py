@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from miai_graph.context import SourceLine, current_context, user_source_line
-from miai_graph.errors import ArgumentError, FeedError, GraphError, MiaiGraphError, ModelError
+from miai_graph.errors import ArgumentError, FeedError, GraphError, ModelError
 
 OTHERS_ATTRIBUTES = {
     "item": "run it with mg.function(inputs, [node])",
@@ -23,7 +23,6 @@ _AT = "\n  at: "
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-Located = TypeVar("Located", bound=MiaiGraphError)
 
 
 def describe(node: Any) -> str:
@@ -39,12 +38,14 @@ def no_value_yet(node: Any, wanted: str, advice: str) -> ArgumentError:
     )
 
 
-def located(error: Located, op: str, inputs: Sequence[Any], scope: str, source: SourceLine | None) -> Located:
-    """The error with the op that was to be built, its inputs, the layer, and the user's line."""
-    lines = [f"{op}: {error}"]
-    lines += [f"  input {position}: {describe(node)}" for position, node in enumerate(inputs)]
+def located_text(text: str, name: str, nodes: Sequence[Any], scope: str, source: SourceLine | None) -> str:
+    """The text of an error with what was to be built, from what, in which layer, on which line; once is enough."""
+    if _AT in text:
+        return text
+    lines = [f"{name}: {text.removeprefix(f'{name}: ')}"]
+    lines += [f"  input {position}: {describe(node)}" for position, node in enumerate(nodes)]
     lines += [f"  in layer: {scope}"] if scope else []
-    return type(error)("\n".join(lines) + (f"{_AT}{source}" if source else ""))
+    return "\n".join(lines) + (f"{_AT}{source}" if source else "")
 
 
 def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -55,9 +56,9 @@ def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameter
         try:
             return function(*args, **keywords)
         except (GraphError, ArgumentError, FeedError, ModelError) as error:
-            if _AT not in str(error):
-                nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
-                error.args = (_located_text(error, _name_of(function, args), nodes),)
+            nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
+            name, scope = _name_of(function, args), current_context().scope
+            error.args = (located_text(str(error), name, nodes, scope, user_source_line()),)
             raise
 
     return told
@@ -71,8 +72,3 @@ def _name_of(function: Any, args: Sequence[Any]) -> str:
             return type(args[0]).__name__
         case name:
             return str(name)
-
-
-def _located_text(error: Exception, name: str, nodes: Sequence[Any]) -> str:
-    bare = MiaiGraphError(str(error).removeprefix(f"{name}: "))
-    return str(located(bare, name, nodes, current_context().scope, user_source_line()))

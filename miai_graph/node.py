@@ -22,7 +22,7 @@ from miai_graph.context import (
     user_source_line,
 )
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
-from miai_graph.messages import OTHERS_ATTRIBUTES, describe, located, no_value_yet
+from miai_graph.messages import OTHERS_ATTRIBUTES, describe, located_text, no_value_yet
 from miai_graph.state import state
 from miai_graph.types import TensorType, user_shape
 
@@ -339,7 +339,8 @@ def apply(
     try:
         type = op.infer(*(node.type for node in inputs), **attributes)
     except GraphError as error:
-        raise located(error, op.name, inputs, context.scope, source) from None
+        error.args = (located_text(str(error), op.name, inputs, context.scope, source),)
+        raise
     full_name = name or op.name
     if not exact_name:
         full_name = unique_name(f"{context.scope}/{full_name}" if context.scope else full_name)

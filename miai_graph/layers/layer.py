@@ -24,7 +24,7 @@ from miai_graph.errors import ArgumentError, GraphError, ModelError, ShapeError
 from miai_graph.layers.input_spec import InputSpec, check_inputs
 from miai_graph.layers.nesting import flat, mapped
 from miai_graph.layers.weights import WeightOwner, use_weight_scope, weight_scope
-from miai_graph.messages import describe
+from miai_graph.messages import describe, located_text
 from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
@@ -303,15 +303,9 @@ class Layer(WeightOwner):
         return output if output.call is call else identity(output)
 
     def _located(self, text: str, nodes: Any) -> str:
-        """The text of an error with the inputs, the layer and the user's line, unless it has them already."""
-        if "\n  at: " in text:
-            return text
         found = [part for part in flat(nodes) if isinstance(part, Node)]
-        lines = [f"{type(self).__name__}: {text}"]
-        lines += [f"  input {position}: {describe(node)}" for position, node in enumerate(found)]
-        scope = current_context().scope
-        lines.append(f"  in layer: {scope}/{self.name}" if scope else f"  in layer: {self.name}")
-        return "\n".join([*lines, f"  at: {user_source_line()}"])
+        scope = "/".join(part for part in (current_context().scope, self.name) if part)
+        return located_text(text, type(self).__name__, found, scope, user_source_line())
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain data, without those of every layer that are the default."""
