@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -15,8 +17,21 @@ from miai_graph.errors import MiaiGraphError
 ENTRY_POINT_GROUP = "miai_graph.commands"
 
 
+LAZY_COMMANDS: Mapping[str, str] = {"bench": "miai_graph.bench.command"}
+"""Commands by name, and the modules that have them: imported when they are called, or told of in the help."""
+
+
 class _Group(click.Group):
     """Commands that tell errors of this library in their own words, without a traceback."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *LAZY_COMMANDS])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in LAZY_COMMANDS:
+            return super().get_command(context, name)
+        command: click.Command = getattr(importlib.import_module(LAZY_COMMANDS[name]), name)
+        return command
 
     def invoke(self, context: click.Context) -> object:
         try:

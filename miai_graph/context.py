@@ -21,7 +21,7 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError
 
-FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
+FORWARD, BACKWARD, UPDATE, COMMUNICATION = "forward", "backward", "update", "communication"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class BuildContext:
     """What new nodes take from their surroundings.
 
     scope : the layers being called, outermost first, joined by "/"
-    phase : "forward", "backward" or "update"
+    phase : "forward", "backward", "update" or "communication"
     source : the line to blame; None: look for it on the stack
     call : the outermost layer call that builds the node, if any
     """

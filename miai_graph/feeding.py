@@ -35,16 +35,18 @@ class CheckedBatch:
     size: int
     indices: Array | None = None
 
-    def copy_to(self, position: int, target: Array, has_batch: bool) -> None:
-        """Copy the array of the input at a position, or its rows that are meant, to where it is needed."""
+    def copy_to(self, position: int, target: Array, rows: slice | None) -> None:
+        """Copy the array of the input at a position, or these of its rows, to where it is needed."""
         source = self.arrays[position]
-        if self.indices is None or not has_batch:
+        if rows is None:
             np.copyto(target, source, casting="same_kind")
+        elif self.indices is None:
+            np.copyto(target, source[rows], casting="same_kind")
         elif source.dtype == target.dtype:
             # mode="clip" skips a buffer; the indices were checked.
-            np.take(source, self.indices, 0, target, "clip")
+            np.take(source, self.indices[rows], 0, target, "clip")
         else:
-            np.copyto(target, source[self.indices], casting="same_kind")
+            np.copyto(target, source[self.indices[rows]], casting="same_kind")
 
 
 def check_inputs(graph: Graph, inputs: Sequence[Node]) -> None:

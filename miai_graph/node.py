@@ -55,7 +55,8 @@ class Node:
     dtype : NumPy's
     name : unique among the nodes built since `set_seed`, with its scope: ``dense/matmul``
     scope : the layer that built it, such as ``encoder/dense``, or ""
-    phase : "forward", "backward" (made by `grad`) or "update" (made by an optimizer)
+    phase : "forward", "backward" (made by `grad`), "update" (made by an optimizer) or "communication" (made by
+        partitioning)
     source : the line of the user's code that built it
     call : the layer call that it is part of, or None
     index : grows in the order in which nodes are built, so inputs have smaller ones
@@ -369,6 +370,22 @@ def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | 
         name=node.name,
         scope=node.scope,
         phase=node.phase,
+        source=node.source,
+        call=node.call,
+        index=next(_indices),
+    )
+
+
+def derive(node: Node, op: Operation, inputs: Sequence[Node], attributes: Mapping[str, Any], phase: str) -> Node:
+    """A node of another op that stands for something of `node`, and is named after it: what partitioning puts in."""
+    return Node(
+        op=op,
+        inputs=tuple(inputs),
+        attributes=MappingProxyType(dict(attributes)),
+        type=op.infer(*(source.type for source in inputs), **attributes),
+        name=f"{node.name}/{op.name}",
+        scope=node.scope,
+        phase=phase,
         source=node.source,
         call=node.call,
         index=next(_indices),

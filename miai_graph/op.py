@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from miai_graph.context import SourceLine, user_source_line
 from miai_graph.errors import ArgumentError, DTypeError, GradientError
 from miai_graph.messages import describe, locates_errors
 from miai_graph.node import Node, apply, functions
@@ -55,11 +56,13 @@ class Op:
     - ``cost(output, *types, **attributes)``: the `Cost`; the batch size is known by then.
     - ``batch(placements, output, *types, **attributes)``: the placement of the output (see `placement`).
 
-    ``is_view`` says that forward may return a view of its first input, so that no memory is moved.
+    ``is_view`` says that forward may return a view of its first input, so that no memory is moved. ``source`` is the
+    line that defined a user's op.
     """
 
     name: str = ""
     is_view: bool = False
+    source: SourceLine | None = None
     infer: Callable[..., TensorType]
     forward: Callable[..., Array]
     vjp: Callable[..., Sequence[Node | None]]
@@ -193,7 +196,8 @@ def op(definition: type) -> Op:
     definition : a class whose functions (without ``self``) are those that `Op` names. `infer` and `forward` are
         required. Without `vjp` the op cannot be differentiated; without `cost` it counts one flop an element of its
         output; without `batch` it is not split over the batch; ``batch = mg.placement.elementwise`` says that it works
-        element by element. Keyword arguments of the call become attributes, passed to each function.
+        element by element. Keyword arguments of the call become attributes, passed to each function. For executors with
+        other processes, define it at the top level of a module that they can import.
 
     Raises
     ------
@@ -214,9 +218,12 @@ def op(definition: type) -> Op:
         for name in ("infer", "forward", "vjp", "cost", "batch")
         if (value := getattr(definition, name, None)) is not None
     }
-    op_class = type(definition.__name__, (_UserOp,), {"__doc__": definition.__doc__, **methods})
+    # The module and the qualified name tell other processes where to find the op.
+    described = {name: getattr(definition, name) for name in ("__doc__", "__module__", "__qualname__")}
+    op_class = type(definition.__name__, (_UserOp,), {**described, **methods})
     created: Op = op_class()
     created.name = definition.__name__
+    created.source = user_source_line()
     ops[created.name] = created
     return created
 

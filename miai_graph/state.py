@@ -1,16 +1,20 @@
 """Where the values of parameters and variables live, apart from any graph, function or executor.
 
-A node of a graph only names a variable; the `State` holds its value. Every function and model that uses
-the variable, on any executor, reads and sets the one value. Values that are used together lie together: `State.place`
-moves them into one block a dtype, so that an optimizer, an all-reduce or a checkpoint can go over flat memory.
+A node of a graph only names a variable; the `State` holds its value. Every function and model that uses the variable,
+on any executor, reads and sets the one value. Values that are used together lie together: `State.place` moves them into
+one block a dtype, so that an optimizer, an all-reduce or a checkpoint can go over flat memory.
+
+A variable that is updated has two arrays, one with the value as it is and one in which a step prepares the next. Which
+of them is meant is told by its version number, even or odd. A step ends by raising the numbers of all variables that it
+updates, in one assignment; dying at any moment before, it leaves everything as it was.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from threading import RLock
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,7 +25,6 @@ from miai_graph.types import TensorType, int_dims
 ALIGNMENT_BYTES = 64
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Allocate = Callable[[int], Array]
 
 
 class Variable:
@@ -45,39 +48,90 @@ class Variable:
         return f"Variable({self.name}: {self.type})"
 
 
+class Memory(Protocol):
+    """Where values can be kept."""
+
+    def allocate(self, size_bytes: int) -> Array:
+        """Zeroed bytes, as a uint8 array."""
+        ...
+
+    def suits(self, arrays: Sequence[Array]) -> bool:
+        """Whether these may stay where they are, if they are to be used together."""
+        ...
+
+
+class PrivateMemory:
+    """The memory of this process, in which values that are used together shall lie in one block."""
+
+    def allocate(self, size_bytes: int) -> Array:
+        return aligned_bytes(size_bytes)
+
+    def suits(self, arrays: Sequence[Array]) -> bool:
+        return len({id(block_of(array)) for array in arrays}) <= 1
+
+
+PRIVATE = PrivateMemory()
+
+
+class _Place:
+    """A variable's number among all versions, and its arrays: the second one comes with the first update."""
+
+    __slots__ = ("arrays", "number")
+
+    def __init__(self, number: int, array: Array) -> None:
+        self.number = number
+        self.arrays: tuple[Array, ...] = (array,)
+
+
 class State:
-    """Values by variable. A value goes when nothing refers to its variable any more."""
+    """Values by variable. A value goes when nothing refers to its variable any more.
+
+    Attributes
+    ----------
+    versions : how often each number was raised. It is replaced by a longer array at times: do not keep it.
+    generation : grows whenever values move; arrays got before are stale then
+    lock : held while a step runs or a value is set
+    """
 
     def __init__(self) -> None:
-        self._values: WeakKeyDictionary[Variable, Array] = WeakKeyDictionary()
-        self._lock = RLock()
-        self._generation = 0
-
-    @property
-    def generation(self) -> int:
-        """Grows whenever values move: arrays got from `array` before are stale then."""
-        return self._generation
-
-    @property
-    def lock(self) -> RLock:
-        """Held while a step is committed or a value is set."""
-        return self._lock
+        self._places: WeakKeyDictionary[Variable, _Place] = WeakKeyDictionary()
+        self._numbers = itertools.count()
+        self.versions = np.zeros(1024, np.int64)
+        self.generation = 0
+        self.lock = RLock()
 
     def __contains__(self, variable: Variable) -> bool:
-        return variable in self._values
+        return variable in self._places
 
     def add(self, variable: Variable, value: Array) -> None:
         """Give a new variable its first value (copied)."""
-        self._values[variable] = _aligned_copy(value)
+        self._places[variable] = _Place(self.new_number(), _aligned_copy(value))
+
+    def new_number(self) -> int:
+        """A place in `versions` that nobody else has. There are never so many that they would have to come back."""
+        with self.lock:
+            number = next(self._numbers)
+            if number == len(self.versions):
+                self.versions = np.concatenate([self.versions, np.zeros_like(self.versions)])
+            return number
+
+    def numbers(self, variables: Iterable[Variable]) -> Array:
+        """Where the versions of the variables stand in `versions`."""
+        return np.array([self._places[variable].number for variable in variables], np.intp)
 
     def array(self, variable: Variable) -> Array:
-        """The array that holds the value now: not a copy; changes with the next step."""
-        return self._values[variable]
+        """The array that holds the value now: not a copy, until the variable is updated."""
+        place = self._places[variable]
+        return place.arrays[self.versions[place.number] & 1]
+
+    def arrays(self, variable: Variable) -> tuple[Array, ...]:
+        """The array of even versions, and that of odd ones if there is one (see `place`)."""
+        return self._places[variable].arrays
 
     def get(self, variable: Variable) -> Array:
         """A copy of the value."""
-        with self._lock:
-            return self._values[variable].copy()
+        with self.lock:
+            return self.array(variable).copy()
 
     def set(self, variable: Variable, value: Any) -> None:
         """Replace the value, in place.
@@ -98,44 +152,65 @@ class State:
                 f"expected a value of dtype {type.dtype} for variable {variable.name!r}; found {array.dtype}. "
                 f"Convert it: array.astype({type.dtype.name!r})"
             )
-        with self._lock:
-            np.copyto(self._values[variable], array, casting="same_kind")
+        with self.lock:
+            np.copyto(self.array(variable), array, casting="same_kind")
 
-    def place(self, variables: Iterable[Variable], allocate: Allocate | None = None) -> None:
-        """See to it that the variables lie in one block of memory a dtype, in the order given.
+    def commit(self, numbers: Array) -> None:
+        """Raise these versions by one: all of them or, if interrupted before, none.
 
-        Those that already share a block stay, unless `allocate` says where the new block shall be:
-        it is called with a number of bytes and returns that many, as a uint8 array.
+        A signal, such as Ctrl-C, is handled between two instructions of Python. The last one here does it all.
         """
-        with self._lock:
-            by_dtype = itertools.groupby(
-                sorted(dict.fromkeys(variables), key=lambda variable: variable.type.dtype.str),
-                key=lambda variable: variable.type.dtype,
-            )
-            for _, group in by_dtype:
-                members = list(group)
-                blocks = {id(_block(self._values[variable])) for variable in members}
-                if len(blocks) > 1 or allocate is not None:
-                    self._move(members, allocate or _allocate)
+        self.versions[numbers] += 1
 
-    def _move(self, variables: list[Variable], allocate: Allocate) -> None:
-        sizes = [_padded(variable.type.size_bytes) for variable in variables]
-        block = allocate(sum(sizes))
-        offsets = itertools.accumulate(sizes, initial=0)
-        for variable, offset in zip(variables, offsets, strict=False):
-            type = variable.type
-            view = block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
-            np.copyto(view, self._values[variable])
-            self._values[variable] = view
-        self._generation += 1
+    def place(self, variables: Iterable[Variable], updated: Iterable[Variable] = (), memory: Memory = PRIVATE) -> None:
+        """See to it that variables lie together in memory of the kind wanted, in the order given.
+
+        Those that do already stay where they are.
+
+        Parameters
+        ----------
+        updated : those of them that need a second array
+        memory : tells whether arrays may stay, and where they go if not
+        """
+        with self.lock:
+            members = list(dict.fromkeys(variables))
+            wanting = dict.fromkeys(updated)
+            for group in _by_dtype(members):
+                if not memory.suits([self._places[variable].arrays[0] for variable in group]):
+                    self._move(group, memory)
+            for group in _by_dtype([v for v in members if v in wanting and len(self._places[v].arrays) == 1]):
+                for variable, spare in zip(group, _cut(group, memory), strict=True):
+                    self._places[variable].arrays += (spare,)
+
+    def _move(self, variables: list[Variable], memory: Memory) -> None:
+        for variable, array in zip(variables, _cut(variables, memory), strict=True):
+            place = self._places[variable]
+            np.copyto(array, self.array(variable))
+            place.arrays = (array,)
+            self.versions[place.number] &= ~1
+        self.generation += 1
 
 
-def _padded(size_bytes: int) -> int:
+def _by_dtype(variables: list[Variable]) -> Iterable[list[Variable]]:
+    groups: dict[np.dtype[Any], list[Variable]] = {}
+    for variable in variables:
+        groups.setdefault(variable.type.dtype, []).append(variable)
+    return groups.values()
+
+
+def _cut(variables: list[Variable], memory: Memory) -> Iterable[Array]:
+    """An array for each variable, from one block."""
+    sizes = [padded(variable.type.size_bytes) for variable in variables]
+    block = memory.allocate(sum(sizes))
+    offsets = itertools.accumulate(sizes, initial=0)
+    for variable, offset in zip(variables, offsets, strict=False):
+        type = variable.type
+        yield block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
+
+
+def padded(size_bytes: int) -> int:
+    """The size rounded up, so that what comes behind is aligned; never nothing."""
     return -(-max(size_bytes, 1) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _allocate(size_bytes: int) -> Array:
-    return aligned_bytes(size_bytes)
 
 
 def aligned_bytes(size_bytes: int) -> Array:
@@ -151,8 +226,8 @@ def _aligned_copy(value: Array) -> Array:
     return copy
 
 
-def _block(array: Array) -> Any:
-    """The object that owns the memory of a view."""
+def block_of(array: Array) -> Any:
+    """The array that owns the memory of a view."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

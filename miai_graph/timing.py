@@ -16,6 +16,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from miai_graph.errors import ArgumentError
+from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.terminal import print_text
@@ -49,17 +50,24 @@ class TimingRecord:
 
 
 class Recorder:
-    """Adds up the stamps of one plan's steps."""
+    """Adds up the stamps of one plan's steps.
 
-    def __init__(self, nodes: Sequence[Node], costs: Sequence[Cost]) -> None:
-        self.nodes = nodes
-        self.costs = costs
+    Parameters
+    ----------
+    graph : from which the nodes are, for their names
+    nodes, costs : what is computed between one stamp and the next, and the work it is
+    """
+
+    def __init__(self, graph: Graph, nodes: Sequence[Node], costs: Sequence[Cost]) -> None:
+        self._graph = graph
+        self._nodes = nodes
+        self._costs = costs
         self.reset()
 
     def reset(self) -> None:
         """Forget all calls."""
         self.calls = 0
-        count = len(self.nodes) + 2
+        count = len(self._nodes) + 2
         self._total_ns = np.zeros(count, np.int64)
         self._min_ns = np.full(count, np.iinfo(np.int64).max)
         self._max_ns = np.zeros(count, np.int64)
@@ -76,17 +84,18 @@ class Recorder:
         np.maximum(self._max_ns, step, out=self._max_ns)
         self.calls += 1
 
-    def records(self, names: Sequence[str], worker: int = 0) -> list[TimingRecord]:
-        """What was booked, under these names for the nodes."""
+    def records(self, worker: int = 0) -> list[TimingRecord]:
+        """What was booked."""
         if not self.calls:
             return []
+        names = self._graph.names
         host = socket.gethostname()
         nothing = Cost(0, 0)
         rows = [
             ("feed", "feed", "", OVERHEAD, nothing),
             *(
-                (name, node.op.name, node.scope, node.phase, cost)
-                for name, node, cost in zip(names, self.nodes, self.costs, strict=True)
+                (names[node], node.op.name, node.scope, node.phase, cost)
+                for node, cost in zip(self._nodes, self._costs, strict=True)
             ),
             ("commit", "commit", "", OVERHEAD, nothing),
         ]

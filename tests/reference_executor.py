@@ -39,7 +39,7 @@ class ReferenceExecutable(Executable):
             checked = check_batch(self.inputs, batch)
             feeds = {node: np.empty(bind_shape(node.type.shape, checked.size), node.dtype) for node in self.inputs}
             for position, node in enumerate(self.inputs):
-                checked.copy_to(position, feeds[node], bool(node.type.batch_axes))
+                checked.copy_to(position, feeds[node], slice(None) if node.type.batch_axes else None)
             outputs, updates = evaluate(self.graph, feeds, batch_size=checked.size, step=self.step)
             for target, value in updates.items():
                 state.set(variable_of(target), value)

@@ -47,8 +47,20 @@ def test_an_unknown_executor_is_told_in_one_sentence(tmp_path: Path) -> None:
 def test_doctor_finds_no_problems_here(tmp_path: Path) -> None:
     finished = run("doctor", folder=tmp_path)
     assert finished.returncode == 0, finished.stdout
-    for fact in ("cores:", "BLAS:", "executors:", "serial", "numpy"):
+    for fact in ("cores:", "physical", "BLAS:", "processes:", "shared memory", "executors:", "serial", "numpy"):
         assert fact in finished.stdout
+
+
+def test_doctor_tells_what_is_broken_and_goes_on(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from miai_graph.commands import main\ndel os.cpu_count; sys.executable = ''; main(['doctor'])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr == ""
+    assert "Looking at cores failed: AttributeError" in finished.stdout
+    assert "Worker processes cannot be started" in finished.stdout
+    assert "numpy" in finished.stdout
 
 
 def test_doctor_names_a_foreign_package_called_executors(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import miai_graph as mg
 from miai_graph.kernels.numpy_kernels import ROWS_ADDED_AT_ONCE
+from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan, Workspace
 from miai_graph.plan.memory import Lifetime, assign_offsets
 from miai_graph.plan.program import Storage, make_program
@@ -44,7 +45,11 @@ def test_the_block_is_no_longer_than_all_buffers_and_no_shorter_than_those_of_on
 
 
 def bound(outputs, updates=None, batch_size: int = 4) -> BoundPlan:
-    graph = mg.Graph(outputs, updates)
+    return plan_of(mg.Graph(outputs, updates), batch_size)
+
+
+def plan_of(graph: mg.Graph, batch_size: int) -> BoundPlan:
+    state.place(map(variable_of, graph.variables), map(variable_of, graph.updates))
     return BoundPlan(make_program(graph), batch_size, state, Workspace())
 
 
@@ -89,12 +94,13 @@ def test_kernels_in_shared_memory_give_what_the_interpreter_does(drawn: DrawnGra
 @settings(max_examples=60)
 @given(drawn_graphs())
 def test_no_two_values_that_live_together_share_memory(drawn: DrawnGraph) -> None:
-    program = make_program(drawn.graph)
-    plan = BoundPlan(program, 3, state, Workspace())
+    plan = plan_of(drawn.graph, 3)
+    program = plan.program
+    (arrays,) = plan.bind(plan.turns()).arrays
     born = {node: position for position, node in enumerate(program.steps)}
     for node in program.steps:
         for other in program.steps:
-            if born[other] >= born[node] or not np.shares_memory(plan._arrays[node], plan._arrays[other]):
+            if born[other] >= born[node] or not np.shares_memory(arrays[node], arrays[other]):
                 continue
             assert program.last_use[other] <= born[node]
             if program.last_use[other] == born[node]:

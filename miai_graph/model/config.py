@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.errors import SavingError
+from miai_graph.graph_data import decode, encode
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, LayerCall, registry
 from miai_graph.layers.nesting import mapped
@@ -16,7 +17,6 @@ from miai_graph.node import Node, apply
 from miai_graph.op import as_node, constant, ops
 from miai_graph.ops.leaves import is_variable, parameter, variable, variable_of
 from miai_graph.registry import as_config
-from miai_graph.types import BatchDim
 
 
 def input_config(node: Node) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _op_config(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
     if is_variable(node):
         key = variable_of(node)
         return {"variable": key.name, "shape": list(node.shape), "dtype": node.dtype.name, "trainable": key.trainable}
-    attributes = {name: encode(value) for name, value in node.attributes.items()}
+    attributes = {name: encode(value, _encode_array) for name, value in node.attributes.items()}
     return {"op": node.op.name, "inputs": [numbers[source] for source in node.inputs], "attributes": attributes}
 
 
@@ -97,7 +97,7 @@ def _argument(value: Any, values: Sequence[Node]) -> Any:
 
 
 def _apply_op(entry: Mapping[str, Any], values: Sequence[Node]) -> Node:
-    attributes = {name: decode(value) for name, value in entry["attributes"].items()}
+    attributes = {name: decode(value, _decode_array) for name, value in entry["attributes"].items()}
     op = ops.get(entry["op"])
     if op is None:
         raise SavingError(
@@ -108,35 +108,11 @@ def _apply_op(entry: Mapping[str, Any], values: Sequence[Node]) -> Node:
     return apply(op, [values[number] for number in entry["inputs"]], attributes)
 
 
-def encode(value: Any) -> Any:
-    """An attribute of a node as JSON."""
-    match value:
-        case tuple() | list():
-            return {"tuple": [encode(part) for part in value]}
-        case np.ndarray():
-            return {"array": value.tolist(), "dtype": value.dtype.name, "shape": list(value.shape)}
-        case np.dtype():
-            return {"dtype": value.name}
-        case np.generic():
-            return value.item()
-        case BatchDim():
-            return {"batch": value.multiple}
-        case None | bool() | int() | float() | str():
-            return value
-        case _:
-            raise SavingError(f"expected attributes of plain data to be saved; found {value!r}")
+def _encode_array(value: Any) -> Any:
+    if type(value) is not np.ndarray:
+        raise SavingError(f"expected attributes of plain data to be saved; found {value!r}")
+    return {"array": value.tolist(), "dtype": value.dtype.name, "shape": list(value.shape)}
 
 
-def decode(value: Any) -> Any:
-    """The attribute that `encode` made JSON of."""
-    match value:
-        case {"tuple": parts}:
-            return tuple(decode(part) for part in parts)
-        case {"array": items, "dtype": dtype, "shape": shape}:
-            return np.array(items, dtype).reshape(shape)
-        case {"dtype": name}:
-            return np.dtype(name)
-        case {"batch": multiple}:
-            return BatchDim(multiple)
-        case _:
-            return value
+def _decode_array(value: Mapping[str, Any]) -> Any:
+    return np.array(value["array"], value["dtype"]).reshape(value["shape"])

@@ -7,11 +7,9 @@ mode.
 from __future__ import annotations
 
 import math
-from array import array
-from collections import deque
-from collections.abc import Callable
-from itertools import repeat
-from operator import setitem
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,11 +20,22 @@ from miai_graph.interpreter import bind_attributes, evaluate_node, execution_err
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost
+from miai_graph.ops.communication import _all_reduce, _barrier, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
+from miai_graph.plan.exchange import Exchange, reduction_kernel
 from miai_graph.plan.memory import Lifetime, assign_offsets
-from miai_graph.plan.program import Program, Storage
+from miai_graph.plan.parts import Part
+from miai_graph.plan.program import Program, Storage, Update
 from miai_graph.state import State, aligned_bytes
-from miai_graph.types import bind_type
+from miai_graph.timing import Recorder
+from miai_graph.types import BatchDim, Dim, TensorType, bind_type
+
+BINDINGS_LIMIT = 16
+"""How many ways in which values may lie a plan remembers. A training step alternates between two."""
+
+Arrays = dict[Node, Array]
+Position = tuple[Node, int]
+"""What one kernel computes: a node, and for which of a plan's parts."""
 
 
 class Workspace:
@@ -48,78 +57,166 @@ class Workspace:
         return sum(block.size for block in self._blocks.values())
 
 
-class BoundPlan:
-    """What it takes to run a program on batches of one size.
+@dataclass(frozen=True)
+class Binding:
+    """What depends on which of a variable's two arrays holds its value.
 
     Attributes
     ----------
-    feeds : the array to fill for each input
-    outputs : the arrays in which the results are found after `run`, until `commit`
-    nodes : those that kernels compute, in order
+    arrays : of all nodes, for each part
+    kernels : in order
+    outputs : the arrays in which the results are found after a run
+    copies : what is copied, after all kernels: to, from
+    """
+
+    arrays: Sequence[Arrays]
+    kernels: Sequence[Kernel]
+    outputs: Sequence[Array]
+    copies: Sequence[tuple[Array, Array]]
+
+
+class BoundPlan:
+    """What it takes to run a program on batches of one size.
+
+    Parameters
+    ----------
+    program : of a whole graph, or of a worker's
+    batch_size : of the whole batch
+    parts : those that this worker computes; by default the batch is one part. Nodes that do not depend on rows are
+        computed once, the others for each part.
+    exchange, barrier : through which parts reduce, and what is called to wait for the other workers
+
+    Attributes
+    ----------
+    feeds : the array to fill for each input that is needed whole
+    part_feeds : for each part the arrays to fill with its rows
+    nodes : those that kernels compute, in order; some of them once for each part
     buffer_bytes : the memory for all values that are computed, where those that live at different times share
     unshared_bytes : what it would be if they did not share
     scratch_bytes : the memory that kernels use for themselves
-    node_bytes : the size of each computed value
+    bindings : what is prepared, by `turns`
+    recorder : adds up the stamps
     """
 
-    def __init__(self, program: Program, batch_size: int, state: State, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        program: Program,
+        batch_size: int,
+        state: State,
+        workspace: Workspace,
+        parts: Sequence[Part] = (),
+        exchange: Exchange | None = None,
+        barrier: Kernel | None = None,
+    ) -> None:
         self.program = program
         self.batch_size = batch_size
         self.state_generation = state.generation
-        self.nodes = program.steps
-        self._run_numbers = {name: np.zeros((), np.int64) for name in RUN_NUMBERS}
-        self._run_numbers["batch_size"][...] = batch_size
-        self._arrays = self._lay_out(state, workspace)
+        self.parts = tuple(parts) or (Part(0, 0, batch_size),)
+        self._state = state
+        self._workspace = workspace
+        self._exchange = exchange
+        self._barrier = barrier
+        self._positions = _positions(program, len(self.parts))
+        self.nodes = tuple(node for node, _ in self._positions)
+        self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
+        self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
-        kernels = [self._prepare(node, workspace) for node in self.nodes]
-        self._kernels = kernels
-        graph = program.graph
-        self.feeds = {node: self._arrays[node] for node in graph.inputs}
-        self.outputs = [self._arrays[node] for node in graph.outputs]
-        self._snapshots: list[tuple[Array, Array]] = []
-        self._targets = [state.array(variable_of(target)) for target in graph.updates]
-        self._new_values = [self._staged(node) for node in graph.updates.values()]
-        self._stamps = array("q", bytes(8 * (len(kernels) + 1)))
-        self.stamps = np.frombuffer(self._stamps, np.int64)
+        self._arrays = self._lay_out()
+        self._kernels: dict[Position, Kernel] = {}
+        self.bindings: dict[bytes, Binding] = {}
+        inputs = program.graph.inputs
+        self.feeds = {node: self._arrays[0][node] for node in inputs if node not in program.per_part}
+        self.part_feeds = [
+            {node: arrays[node] for node in inputs if node in program.per_part} for arrays in self._arrays
+        ]
+        self.stamp_into(np.zeros(len(self.nodes) + 1, np.int64))
+        self.recorder = Recorder(program.graph, self.nodes, self._costs())
+        self.bind(self.turns())
 
-    def _lay_out(self, state: State, workspace: Workspace) -> dict[Node, Array]:
-        """An array for each node of the graph."""
-        program = self.program
-        own = self._place_own(workspace)
-        arrays: dict[Node, Array] = {}
-        for node in program.graph.nodes:
-            type = bind_type(node.type, self.batch_size)
-            match program.storage[node]:
-                case Storage.FED:
-                    block = workspace.block(f"input {node.name}", type.size_bytes)
-                    arrays[node] = block[: type.size_bytes].view(type.dtype).reshape(type.shape)
-                case Storage.STATE:
-                    arrays[node] = state.array(variable_of(node))
-                case Storage.CONSTANT:
-                    arrays[node] = node.attributes["value"]
-                case Storage.RUN_NUMBER:
-                    arrays[node] = self._run_numbers[node.op.name]
-                case Storage.BOUND | Storage.VIEW:
-                    arrays[node] = evaluate_node(node, [arrays[source] for source in node.inputs], self.batch_size)
-                case Storage.OWN:
-                    arrays[node] = own[node]
-        return arrays
+    def stamp_into(self, stamps: Array) -> None:
+        """Write the times into this array from now on."""
+        self.stamps = stamps
+        self._stamps = memoryview(stamps.data)
 
-    def _place_own(self, workspace: Workspace) -> dict[Node, Array]:
+    def turns(self) -> bytes:
+        """Which of its two arrays holds the value now, for each of the graph's variables."""
+        turns: bytes = (self._state.versions[self._numbers] & 1).tobytes()
+        return turns
+
+    def _type(self, node: Node, part: int) -> TensorType:
+        per_part = node in self.program.per_part
+        return bind_type(node.type, self.parts[part].size if per_part else self.batch_size)
+
+    def _lay_out(self) -> list[Arrays]:
+        """An array for each node, for each part, apart from those that move with the state."""
+        self.buffer_bytes = self.unshared_bytes = 0
+        own = self._place_own("values", 0, [node for node in self.program.steps if node not in self.program.per_part])
+        own_parts = [
+            self._place_own(f"values {part}", part, [node for node in self.program.steps if self._is_per_part(node)])
+            for part in range(len(self.parts))
+        ]
+        batch_size = np.asarray(self.batch_size, np.int64)
+        result: list[Arrays] = []
+        for place, part in enumerate(self.parts):
+            numbers = dict(zip(RUN_NUMBERS, (batch_size, np.asarray(part.first_row), self._step), strict=True))
+            arrays: Arrays = {}
+            for node in self.program.graph.nodes:
+                if self._moves(node) or self.program.storage[node] is Storage.GATHERED:
+                    continue
+                if place and not self._is_per_part(node) and node.op.name not in RUN_NUMBERS:
+                    arrays[node] = result[0][node]
+                else:
+                    arrays[node] = self._array(node, place, arrays, own | own_parts[place], numbers)
+            result.append(arrays)
+        return result
+
+    def _is_per_part(self, node: Node) -> bool:
+        return node in self.program.per_part
+
+    def _moves(self, node: Node) -> bool:
+        """Whether the value lies in the state, at one place in even versions and at another in odd ones."""
+        return self.program.storage[self.program.roots[node]] in (Storage.STATE, Storage.NEXT)
+
+    def _array(self, node: Node, part: int, arrays: Arrays, own: Arrays, run_numbers: dict[str, Array]) -> Array:
+        match self.program.storage[node]:
+            case Storage.FED:
+                type = self._type(node, part)
+                block = self._workspace.block(f"input {node.name} {part}", type.size_bytes)
+                return block[: type.size_bytes].view(type.dtype).reshape(type.shape)
+            case Storage.CONSTANT:
+                return node.attributes["value"]
+            case Storage.RUN_NUMBER:
+                return run_numbers[node.op.name]
+            case Storage.EXPORT:
+                assert self._exchange is not None
+                return self._exchange.exports[self.program.exports[node]][self.parts[part].number]
+            case Storage.BOUND | Storage.VIEW:
+                return self._evaluate(node, part, arrays)
+            case _:
+                return own[node]
+
+    def _evaluate(self, node: Node, part: int, arrays: Arrays) -> Array:
+        """A value that is there as soon as its inputs have a place."""
+        size = self.parts[part].size if self._is_per_part(node) else self.batch_size
+        return evaluate_node(node, [arrays[source] for source in node.inputs], size)
+
+    def _place_own(self, purpose: str, part: int, nodes: Sequence[Node]) -> Arrays:
+        """Memory for the values of these nodes that have some of their own."""
         program = self.program
-        types = {node: bind_type(node.type, self.batch_size) for node in self.nodes}
+        types = {node: self._type(node, part) for node in nodes if program.storage[node] is Storage.OWN}
+        positions = {node: position for position, node in enumerate(program.steps)}
         holders: dict[Node, Node] = {}
         lifetimes: dict[Node, list[int]] = {}
-        for position, node in enumerate(self.nodes):
+        for node in types:
             root = program.takes_over.get(node)
             holder = node if root is None else holders[root]
             holders[node] = holder
-            lifetimes.setdefault(holder, [position, 0])[1] = program.last_use[node]
+            lifetimes.setdefault(holder, [positions[node], 0])[1] = program.last_use[node]
         spans = [Lifetime(first, last, types[node].size_bytes) for node, (first, last) in lifetimes.items()]
-        offsets, self.buffer_bytes = assign_offsets(spans)
-        self.node_bytes = {node: type.size_bytes for node, type in types.items()}
-        self.unshared_bytes = sum(self.node_bytes.values())
-        block = workspace.block("values", self.buffer_bytes)
+        offsets, size_bytes = assign_offsets(spans)
+        self.buffer_bytes += size_bytes
+        self.unshared_bytes += sum(type.size_bytes for type in types.values())
+        block = self._workspace.block(purpose, size_bytes)
         places = dict(zip(lifetimes, offsets, strict=True))
         return {
             node: block[places[holders[node]] : places[holders[node]] + type.size_bytes]
@@ -128,8 +225,77 @@ class BoundPlan:
             for node, type in types.items()
         }
 
-    def _prepare(self, node: Node, workspace: Workspace) -> Kernel:
+    def bind(self, turns: bytes) -> Binding:
+        """Prepare for values that lie where `turns` says; what is prepared is found in `bindings`."""
+        if len(self.bindings) >= BINDINGS_LIMIT:
+            self.bindings.clear()
+        self.bindings[turns] = self._bind(turns)
+        return self.bindings[turns]
+
+    def _bind(self, turns: bytes) -> Binding:
+        program, state = self.program, self._state
+        held = dict(
+            zip(map(variable_of, program.graph.variables), np.frombuffer(turns, np.int64).tolist(), strict=True)
+        )
+
+        def prepared(update: Update) -> Array:
+            variable = variable_of(update.target)
+            spare = state.arrays(variable)[1 - held[variable]].reshape(-1)
+            return spare[update.start : update.start + update.value.type.size].reshape(update.value.type.shape)
+
+        arrays = [dict(known) for known in self._arrays]
+        for part, known in enumerate(arrays):
+            for node in filter(self._moves, program.graph.nodes):
+                match program.storage[node]:
+                    case Storage.STATE:
+                        known[node] = state.arrays(variable_of(node))[held[variable_of(node)]]
+                    case Storage.NEXT:
+                        known[node] = prepared(program.prepared[node])
+                    case _:
+                        known[node] = self._evaluate(node, part, known)
+        copies = [
+            (prepared(update), arrays[0][update.value])
+            for update in program.updates
+            if program.prepared.get(update.value) is not update
+        ]
+        outputs, gathered = self._outputs(arrays)
+        kernels = [self._kernel(position, arrays[position[1]]) for position in self._positions]
+        return Binding(arrays, kernels, outputs, [*copies, *gathered])
+
+    def _outputs(self, arrays: Sequence[Arrays]) -> tuple[list[Array], list[tuple[Array, Array]]]:
+        """The arrays of the outputs, and what has to be copied to them: the rows of each part."""
+        outputs, copies = [], []
+        whole = iter(self._exchange.outputs if self._exchange is not None else ())
+        for node in self.program.graph.outputs:
+            if node.op is _barrier:
+                continue
+            if not self._is_per_part(node):
+                outputs.append(arrays[0][node])
+                continue
+            outputs.append(next(whole))
+            (axis,) = node.type.batch_axes
+            copies += [
+                (outputs[-1][(slice(None),) * axis + (_rows(node.type.shape[axis], part),)], arrays[place][node])
+                for place, part in enumerate(self.parts)
+            ]
+        return outputs, copies
+
+    def _kernel(self, position: Position, arrays: Arrays) -> Kernel:
+        """The kernel that computes a node for a part. Those that touch no state are the same wherever it lies."""
+        node, _ = position
+        if any(map(self._moves, (node, *node.inputs))):
+            return self._prepare(position, arrays)
+        if position not in self._kernels:
+            self._kernels[position] = self._prepare(position, arrays)
+        return self._kernels[position]
+
+    def _prepare(self, position: Position, arrays: Arrays) -> Kernel:
+        node, part = position
+        if node.op is _barrier:
+            return self._barrier or _nothing
         used = 0
+        # Kernels keep what they are given: not this plan, which keeps the kernels.
+        workspace = self._workspace
 
         def scratch(shape: tuple[int, ...], dtype: Any) -> Array:
             nonlocal used
@@ -138,64 +304,69 @@ class BoundPlan:
             start, used = used, -(-(used + size_bytes) // 64) * 64
             return workspace.block("scratch", used)[start : start + size_bytes].view(dtype).reshape(shape)
 
-        inputs = [self._arrays[source] for source in node.inputs]
-        kernel = prepare(Request(node, inputs, self._arrays[node], bind_attributes(node, self.batch_size), scratch))
+        size = self.parts[part].size if self._is_per_part(node) else self.batch_size
+        inputs = [arrays[source] for source in node.inputs]
+        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch)
+        if node.op in (_all_reduce, _reduce_scatter):
+            assert self._exchange is not None
+            kernel = reduction_kernel(request, self._exchange.exports[self.program.exports[node.inputs[0]]])
+        else:
+            kernel = prepare(request)
         self.scratch_bytes = max(self.scratch_bytes, used)
         return kernel
 
-    def costs(self) -> list[Cost]:
+    def _costs(self) -> list[Cost]:
         """The work of each of `nodes`."""
         return [
             node.op.cost(
-                bind_type(node.type, self.batch_size),
-                *(bind_type(source.type, self.batch_size) for source in node.inputs),
-                **node.attributes,
+                self._type(node, part), *(self._type(source, part) for source in node.inputs), **node.attributes
             )
-            for node in self.nodes
+            for node, part in self._positions
         ]
 
-    def _staged(self, node: Node) -> Array:
-        """The array of an update's value, apart from the state, so that all updates see the values before."""
-        value = self._arrays[node]
-        if self.program.storage[self.program.roots[node]] is Storage.OWN:
-            return value
-        copy = np.empty_like(value)
-        self._snapshots.append((copy, value))
-        return copy
+    def run(self, step: int, binding: Binding) -> None:
+        """Compute all nodes from what is in the feeds and in the state, and stamp the time after each.
 
-    def run(self, step: int, first_row: int = 0, whole_batch_size: int | None = None) -> None:
-        """Compute all nodes from what is in `feeds` and in the state, and stamp the time after each.
+        The state stays as it is: new values lie in its other arrays, for `State.commit`.
 
         Raises
         ------
         ExecutionError
-            if a kernel fails, with its node. The state is as before.
+            if a kernel fails, with its node.
         """
-        numbers = self._run_numbers
-        numbers["step"][...] = step
-        numbers["first_row"][...] = first_row
+        self._step[...] = step
         stamps, position = self._stamps, 0
         clock: Callable[[], int] = perf_counter_ns
         stamps[0] = clock()
         try:
-            for kernel in self._kernels:
+            for kernel in binding.kernels:
                 kernel()
                 position += 1
                 stamps[position] = clock()
+            for target, source in binding.copies:
+                np.copyto(target, source)
         except MiaiGraphError:
             raise
         except Exception as error:
-            node = self.nodes[position]
-            raise execution_error(node, [self._arrays[source] for source in node.inputs], error) from error
-        for copy, value in self._snapshots:
-            np.copyto(copy, value)
+            if position == len(self.nodes):
+                raise
+            node, part = self._positions[position]
+            raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
 
-    def commit(self, counter: Array) -> None:
-        """Copy the updates into the state, and add one to a counter: all of it or, if interrupted before, nothing.
 
-        A signal, such as Ctrl-C, is handled between two instructions of Python. There is none between the copies.
-        """
-        targets = [*self._targets, counter]
-        values = [*self._new_values, counter + 1]
-        assign: Any = setitem
-        deque(map(assign, targets, repeat(...), values), maxlen=0)
+def _positions(program: Program, parts: int) -> list[Position]:
+    """What is computed, in order: each run of nodes that depend on rows for one part after another."""
+    result: list[Position] = []
+    for is_per_part, run in groupby(program.steps, key=lambda node: node in program.per_part):
+        nodes = list(run)
+        result += [(node, part) for part in range(parts if is_per_part else 1) for node in nodes]
+    return result
+
+
+def _rows(dim: Dim, part: Part) -> slice:
+    assert isinstance(dim, BatchDim)
+    return slice(dim.multiple * part.first_row, dim.multiple * (part.first_row + part.size))
+
+
+def _nothing() -> None:
+    """Waits for nobody."""

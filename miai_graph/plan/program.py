@@ -1,19 +1,21 @@
 """What can be decided about running a graph before the batch size is known.
 
 Each node is stored in one of these ways: outside the plan (fed, in the state, constant, or a number of the run); as a
-view of another node's memory; or in memory of its own, which it may take over from an input that nobody needs any more.
+view of another node's memory; where the next value of a variable is prepared; where other workers read it; or in memory
+of its own, which it may take over from an input that nobody needs any more.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from miai_graph.graph import Graph
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
+from miai_graph.ops.communication import _all_gather
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.types import Shape
@@ -29,7 +31,25 @@ class Storage(enum.Enum):
     BOUND = "bound"
     """Computed once, when the batch size gets known."""
     VIEW = "view"
+    NEXT = "next"
+    """Where a variable's next value is prepared, or a slice of it."""
+    EXPORT = "export"
+    """Where all who reduce it can read it."""
+    GATHERED = "gathered"
+    """Nowhere in one piece: each worker has its slice in the next value of a variable."""
     OWN = "own"
+
+
+COMPUTED = (Storage.OWN, Storage.NEXT, Storage.EXPORT)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A variable node with the node of its next value, or of a slice of it from `start` on."""
+
+    target: Node
+    value: Node
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,10 @@ class Program:
     steps : the nodes that are computed in each step, in order
     last_use : for each root with memory of its own, the position in `steps` after which it is free; outputs stay
     takes_over : nodes that are computed in the memory of an input
+    updates : what the state gets
+    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared
+    exports : the number of each node that others read
+    per_part : the nodes that are computed for each part of a batch; the others are computed once
     """
 
     graph: Graph
@@ -49,22 +73,45 @@ class Program:
     steps: tuple[Node, ...]
     last_use: Mapping[Node, int]
     takes_over: Mapping[Node, Node]
+    updates: tuple[Update, ...]
+    prepared: Mapping[Node, Update]
+    exports: Mapping[Node, int]
+    per_part: frozenset[Node]
 
 
-def make_program(graph: Graph) -> Program:
-    """Decide all that does not depend on the batch size. The graph should be simplified already."""
-    storage, roots = _store(graph)
-    steps = tuple(node for node in graph.nodes if storage[node] is Storage.OWN)
+def make_program(graph: Graph, exports: Sequence[Node] = (), per_part: frozenset[Node] = frozenset()) -> Program:
+    """Decide all that does not depend on the batch size. The graph should be simplified already.
+
+    Parameters
+    ----------
+    exports, per_part : of a graph that is one worker's; see `passes.partition`
+    """
+    updates = tuple(_update(target, value) for target, value in graph.updates.items())
+    numbers = {node: number for number, node in enumerate(exports)}
+    storage, roots = _store(graph, numbers)
+    prepared: dict[Node, Update] = {}
+    for update in updates:
+        if storage[update.value] is Storage.OWN and update.value not in per_part:
+            storage[update.value] = Storage.NEXT
+            prepared[update.value] = update
+    steps = tuple(node for node in graph.nodes if storage[node] in COMPUTED)
     last_use = _last_uses(graph, storage, roots, steps)
-    return Program(graph, storage, roots, steps, last_use, _takeovers(storage, roots, steps, last_use))
+    takes_over = _takeovers(storage, roots, steps, last_use, per_part)
+    return Program(graph, storage, roots, steps, last_use, takes_over, updates, prepared, numbers, per_part)
 
 
-def _store(graph: Graph) -> tuple[dict[Node, Storage], dict[Node, Node]]:
+def _update(target: Node, value: Node) -> Update:
+    if value.op is _all_gather:
+        return Update(target, value.inputs[0], value.attributes["start"])
+    return Update(target, value)
+
+
+def _store(graph: Graph, exports: Mapping[Node, int]) -> tuple[dict[Node, Storage], dict[Node, Node]]:
     storage: dict[Node, Storage] = {}
     roots: dict[Node, Node] = {}
     contiguous: dict[Node, bool] = {}
     for node in graph.nodes:
-        storage[node] = _storage_of(node, storage, contiguous)
+        storage[node] = Storage.EXPORT if node in exports else _storage_of(node, storage, contiguous)
         is_view = storage[node] is Storage.VIEW
         roots[node] = roots[node.inputs[0]] if is_view else node
         contiguous[node] = not is_view or (node.op is _reshape and contiguous[node.inputs[0]])
@@ -80,6 +127,8 @@ def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping
         return Storage.CONSTANT
     if node.op.name in RUN_NUMBERS:
         return Storage.RUN_NUMBER
+    if node.op is _all_gather:
+        return Storage.GATHERED
     if _is_bound(node, storage):
         return Storage.BOUND
     if node.op.is_view and _can_be_view(node, contiguous):
@@ -113,10 +162,10 @@ def _last_uses(
     last_use = {node: position for position, node in enumerate(steps)}
     for position, node in enumerate(steps):
         for source in node.inputs:
-            if storage[roots[source]] is Storage.OWN:
+            if storage[roots[source]] in COMPUTED:
                 last_use[roots[source]] = position
-    for node in (*graph.outputs, *graph.updates.values()):
-        if storage[roots[node]] is Storage.OWN:
+    for node in (*graph.outputs, *(_update(*update).value for update in graph.updates.items())):
+        if storage[roots[node]] in COMPUTED:
             last_use[roots[node]] = len(steps)
     return last_use
 
@@ -126,17 +175,19 @@ def _takeovers(
     roots: Mapping[Node, Node],
     steps: tuple[Node, ...],
     last_use: Mapping[Node, int],
+    per_part: frozenset[Node],
 ) -> dict[Node, Node]:
     """Which nodes may be computed in the memory of an input that they are the last to use."""
     result: dict[Node, Node] = {}
     for position, node in enumerate(steps):
-        if not works_in_place(node):
+        if storage[node] is not Storage.OWN or not works_in_place(node):
             continue
         for source in node.inputs:
             root = roots[source]
             if (
                 storage[root] is Storage.OWN
                 and last_use[root] == position
+                and (root in per_part) == (node in per_part)
                 and _same_layout(source, root, node)
                 and all(roots[other] is not root or other is source for other in node.inputs)
             ):

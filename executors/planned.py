@@ -1,0 +1,177 @@
+"""What executables have in common that compute by plans: one plan for each size of batch, and records of the time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from miai_graph.errors import ArgumentError
+from miai_graph.executor import Executable, Executor, VariableValues
+from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
+from miai_graph.graph import Graph
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.ops.leaves import variable_of
+from miai_graph.passes.simplify import simplify
+from miai_graph.plan.bound import Binding, BoundPlan, Workspace
+from miai_graph.state import state
+from miai_graph.timing import Recorder, Timing, TimingRecord, merge_calls
+
+PLANS_LIMIT = 64
+"""For how many batch sizes an executable keeps its plans."""
+
+
+class PlannedExecutable(Executable):
+    """A graph with a plan for each batch size that it has met.
+
+    Attributes
+    ----------
+    graph : what it computes, simplified
+    variables, updated : the nodes of those that it reads or updates, and of those that it updates
+    """
+
+    def __init__(self, executor: Executor, graph: Graph, inputs: Sequence[Node]) -> None:
+        self._start_up_ns = 0
+        with self._starting_up():
+            check_inputs(graph, inputs)
+            self._executor = executor
+            self._inputs = tuple(inputs)
+            self.variables = graph.variables
+            self.updated = tuple(graph.updates)
+            self.graph = simplify(graph)
+            self._counter = state.new_number()
+            self._committed = np.append(state.numbers(map(variable_of, self.updated)), self._counter)
+            self._plans: dict[int, BoundPlan] = {}
+            self._workspace = Workspace()
+            self._recorders: dict[Any, Recorder] = {}
+            self._peak_bytes = 0
+
+    @abstractmethod
+    def _make_plan(self, batch_size: int) -> BoundPlan:
+        """The plan of this process for batches of one size."""
+
+    def _is_stale(self, plan: BoundPlan) -> bool:
+        """Whether it has to be made again."""
+        return plan.state_generation != state.generation
+
+    def _threads(self) -> AbstractContextManager[object]:
+        """Within it BLAS has as many threads as it should."""
+        return nullcontext()
+
+    def __call__(self, *arrays: Any) -> list[Array]:
+        with self._threads():
+            return self._run(arrays)
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
+        with self._threads():
+            for batch in batches:
+                yield self._run(batch)
+
+    def warmup(self, batch_size: int) -> None:
+        with state.lock:
+            self._plan(batch_size)
+
+    def _run(self, batch: Batch) -> list[Array]:
+        self._executor.require_open()
+        # Held for the whole step: another thread must neither move the values nor change them meanwhile.
+        with state.lock, np.errstate(all="ignore"):
+            start_ns = perf_counter_ns()
+            checked = check_batch(self._inputs, batch)
+            planning_ns = -self._start_up_ns
+            plan = self._plan(checked.size)
+            binding = self._binding(plan)
+            planning_ns += self._start_up_ns
+            self._execute(plan, binding, checked)
+            results = [array.copy() for array in binding.outputs]
+            state.commit(self._committed)
+            plan.recorder.add(start_ns + planning_ns, plan.stamps, perf_counter_ns())
+            return results
+
+    def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> None:
+        """Feed a batch and compute."""
+        self._feed(plan, batch)
+        plan.run(self.step, binding)
+
+    def _feed(self, plan: BoundPlan, batch: CheckedBatch) -> None:
+        for position, node in enumerate(self._inputs):
+            target = plan.feeds.get(node)
+            if target is not None:
+                batch.copy_to(position, target, slice(None) if node.type.batch_axes else None)
+                continue
+            for part, feeds in zip(plan.parts, plan.part_feeds, strict=True):
+                if node in feeds:
+                    batch.copy_to(position, feeds[node], part.rows)
+
+    @property
+    def step(self) -> int:
+        return int(state.versions[self._counter])
+
+    @step.setter
+    def step(self, step: int) -> None:
+        state.versions[self._counter] = step
+
+    def _plan(self, batch_size: int) -> BoundPlan:
+        plan = self._plans.get(batch_size)
+        if plan is not None and not self._is_stale(plan):
+            return plan
+        with self._starting_up():
+            size_bytes = self._workspace.size_bytes
+            plan = self._make_plan(batch_size)
+            if self._workspace.size_bytes > size_bytes or len(self._plans) >= PLANS_LIMIT:
+                # The others hold the smaller blocks in memory; those that are needed again are soon made.
+                self._plans.clear()
+            # A plan that is made again goes on counting where the one before stopped.
+            plan.recorder = self._recorders.setdefault((batch_size, plan.nodes), plan.recorder)
+            self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
+            # Last, so that a plan that is found is complete, whenever Ctrl-C was pressed.
+            self._plans[batch_size] = plan
+        return plan
+
+    def _binding(self, plan: BoundPlan) -> Binding:
+        turns = plan.turns()
+        if turns in plan.bindings:
+            return plan.bindings[turns]
+        with self._starting_up():
+            return plan.bind(turns)
+
+    @contextmanager
+    def _starting_up(self) -> Iterator[None]:
+        """Book the time within as start-up."""
+        start_ns = perf_counter_ns()
+        try:
+            yield
+        finally:
+            self._start_up_ns += perf_counter_ns() - start_ns
+
+    @property
+    def timing(self) -> Timing:
+        with state.lock:
+            steps = sum(recorder.calls for recorder in self._recorders.values())
+            return Timing(merge_calls(self._records()), steps, self._start_up_ns / 1e9, self._peak_bytes)
+
+    def _records(self) -> list[TimingRecord]:
+        return [record for recorder in self._recorders.values() for record in recorder.records()]
+
+    def reset_timing(self) -> None:
+        with state.lock:
+            for recorder in self._recorders.values():
+                recorder.reset()
+            self._start_up_ns = 0
+
+    @property
+    def state(self) -> MutableMapping[Node, Array]:
+        return VariableValues(self.variables)
+
+
+def check_positive(name: str, value: int | None, none: str | None = None) -> None:
+    """Raise ArgumentError unless it is a positive integer, or None where that means something."""
+    if value is None and none is not None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        alternative = f", or None for {none}" if none is not None else ""
+        raise ArgumentError(f"expected a positive number of {name}{alternative}; found {value!r}")

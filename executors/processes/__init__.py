@@ -1,0 +1,1 @@
+"""The executor that splits each batch over several processes, which share their memory."""

@@ -1,0 +1,48 @@
+"""What a benchmark ran on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from miai_graph.doctor import examine
+from miai_graph.errors import MissingDependencyError
+
+_HAS_TORCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+
+
+def describe_machine() -> dict[str, str]:
+    """Facts by name: the processor, and what `miai-graph doctor` tells."""
+    return {"processor": processor_name(), **examine().facts}
+
+
+def processor_name() -> str:
+    """What the processor is called, or at least its architecture."""
+    try:
+        if sys.platform == "linux":
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+            return names[0] if names else platform.machine()
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def check_torch(python: str) -> None:
+    """Raise MissingDependencyError unless a Python has PyTorch."""
+    try:
+        found = subprocess.run([python, "-c", _HAS_TORCH], check=False, capture_output=True).returncode == 0
+    except OSError as error:
+        raise MissingDependencyError(
+            f"expected a Python to compare with at {python}; found that it cannot be run ({error}). Give --torch-python"
+        ) from error
+    if not found:
+        raise MissingDependencyError(
+            f"expected PyTorch in {python}, to compare with; found none. Install it there (pip install torch), name "
+            "another Python that has it with --torch-python, or compare with nothing by leaving out --vs"
+        )

@@ -1,0 +1,110 @@
+"""A side of the benchmark that trains on one of our executors, with the steps that `fit` runs."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from miai_graph.bench.exchange import Answer, Problem, serve
+from miai_graph.bench.workloads import workload
+from miai_graph.executor import Executable, Executor, executor
+from miai_graph.feeding import Batch, Rows
+from miai_graph.function import function
+from miai_graph.ops.leaves import input as input_node
+from miai_graph.ops.leaves import parameter
+from miai_graph.ops.reductions import mean
+
+EMPTY_BATCH = 8
+
+
+class OwnSide:
+    """Trains one workload on one executor."""
+
+    def __init__(self, name: str, problem: Problem, executor_name: str, options: dict[str, Any]) -> None:
+        self.workload = workload(name)
+        self.problem = problem
+        self._name, self._options = executor_name, options
+        self._executor: Executor | None = None
+
+    def ready(self) -> Answer:
+        return {"versions": {"numpy": np.__version__}}
+
+    def fresh(self) -> Answer:
+        """A new model, with a first step: its time is that of the whole call of `fit`, planning included."""
+        model = self.workload.model()
+        model.set_weights(list(self.problem.weights.values()))
+        x, y, batch = self.problem.x, self.problem.y, self.problem.rows.shape[1]
+        start = time.perf_counter()
+        who = self._started()
+        history = model.fit(x, y, batch, steps_per_epoch=1, shuffle=False, verbose=0, executor=who)
+        seconds = time.perf_counter() - start
+        source = model._source(x, y, None, batch)
+        step = model._step_cache.train(model.compiled_arguments, source.targets, source.weights, who)
+        self._model, self._executable = model, step.executable
+        self._batches = itertools.cycle([Rows([x, y], rows) for rows in self.problem.rows])
+        next(self._batches)
+        return {"seconds": seconds, "losses": history.history["loss"]}
+
+    def steps(self, count: int) -> Answer:
+        """Train for some steps, each timed."""
+        return timed(self._executable, itertools.islice(self._batches, count))
+
+    def empty(self, count: int) -> Answer:
+        """Steps of a graph with next to nothing in it, each timed: what an executor costs by itself."""
+        x, w = input_node("x", (None, 1)), parameter(np.ones((), np.float32), "w")
+        made = function([x], [mean(x)], {w: 0.5 * w}, self._started())
+        rows = Rows([np.ones((EMPTY_BATCH, 1), np.float32)], np.arange(EMPTY_BATCH))
+        return timed(made.executable, itertools.repeat(rows, count))
+
+    def weights(self, path: str) -> Answer:
+        """Write the weights to a file."""
+        values: dict[str, Any] = dict(zip(self.problem.weights, self._model.get_weights(), strict=True))
+        np.savez(path, **values)
+        return {}
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+    def _started(self) -> Executor:
+        if self._executor is None:
+            self._executor = executor(self._name, **self._options)
+        return self._executor
+
+
+def timed(executable: Executable, batches: Iterator[Batch]) -> Answer:
+    """Run on batches; the seconds from one result to the next, and the losses."""
+    seconds, losses = [], []
+    start = time.perf_counter()
+    for outputs in executable.run(batches):
+        losses.append(float(outputs[0]))
+        end = time.perf_counter()
+        seconds.append(end - start)
+        start = end
+    return {"seconds": seconds, "losses": losses}
+
+
+def main() -> None:
+    """Serve the orders of a benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", required=True)
+    parser.add_argument("--problem", required=True, type=Path)
+    parser.add_argument("--executor", required=True)
+    parser.add_argument("--options", default={}, type=json.loads)
+    arguments = parser.parse_args()
+    side = OwnSide(arguments.workload, Problem.load(arguments.problem), arguments.executor, arguments.options)
+    try:
+        serve(side.ready, {"fresh": side.fresh, "steps": side.steps, "empty": side.empty, "weights": side.weights})
+    finally:
+        side.close()
+
+
+if __name__ == "__main__":
+    main()

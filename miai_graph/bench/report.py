@@ -1,0 +1,105 @@
+"""The results as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miai_graph.bench.results import Results, Row, SideResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def print_results(results: Results, console: Console) -> None:
+    """The machine, the times of steps and of first steps, and what is to be known of them."""
+    for name, value in results.machine.items():
+        console.print(f"{name + ':':<12} {value}", highlight=False, markup=False)
+    for side, text in _versions(results).items():
+        console.print(f"{side + ':':<12} {text}", highlight=False, markup=False)
+    console.print()
+    console.print(_steps_table(results))
+    console.print(_first_steps_table(results))
+    for note in _notes(results):
+        console.print(note, highlight=False, markup=False)
+
+
+def _steps_table(results: Results) -> Table:
+    table = _table(
+        results,
+        "milliseconds a step (median of the rounds' medians), and how many times as fast as the first side",
+    )
+    for row in results.rows:
+        table.add_row(row.workload, str(row.batch), *(_step_cell(row, place) for place in range(len(row.sides))))
+    table.add_section()
+    means = (results.mean_ratio(place) for place in range(len(results.sides)))
+    table.add_row("geometric mean", "", *("" if mean is None else f"{mean:.2f}×" for mean in means))
+    return table
+
+
+def _step_cell(row: Row, place: int) -> str:
+    side, ratio = row.sides[place], row.ratio(place)
+    if side.median is None:
+        return "failed"
+    text = _milliseconds(side.median)
+    if place == 0:
+        return text
+    return f"{text}  not comparable" if ratio is None else f"{text}  {ratio:.2f}×"
+
+
+def _first_steps_table(results: Results) -> Table:
+    table = _table(results, "milliseconds from the call to the end of the first step, cold / warm")
+    for row in results.rows:
+        cells = (f"{_milliseconds(side.first_cold)} / {_milliseconds(side.first_warm)}" for side in row.sides)
+        table.add_row(row.workload, str(row.batch), *cells)
+    return table
+
+
+def _table(results: Results, title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("workload")
+    table.add_column("batch", justify="right")
+    for side in results.sides:
+        table.add_column(side, justify="right")
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    """With three digits that tell."""
+    if seconds is None:
+        return "–"
+    figure = seconds * 1e3
+    digits = 3 if figure < 1 else 2 if figure < 10 else 1 if figure < 100 else 0
+    return f"{figure:.{digits}f}"
+
+
+def _versions(results: Results) -> dict[str, str]:
+    """Of the peers' libraries; ours are among the facts of the machine."""
+    sides = [side for row in results.rows for side in row.sides]
+    return {name: version for side in sides for name, version in side.versions.items() if name != "numpy"}
+
+
+def _notes(results: Results) -> list[str]:
+    notes = []
+    empty = {side.side: side.empty for row in results.rows for side in row.sides if side.empty is not None}
+    if empty:
+        times = ", ".join(f"{side} {seconds * 1e6:.0f} µs" for side, seconds in empty.items())
+        notes.append(f"A step of next to nothing: {times}.")
+    for row in results.rows:
+        notes += [_note(row, side) for side in row.sides if side.problem is not None or not side.is_comparable]
+    return notes
+
+
+def _note(row: Row, side: SideResult) -> str:
+    where = f"{row.workload}, batch {row.batch}, {side.side}"
+    if side.problem is not None:
+        return f"{where} failed: {side.problem}"
+    if side.loss_difference is None or side.change_difference is None:
+        return f"{where} is not comparable: the first side failed."
+    return (
+        f"{where} is not comparable with the first side: losses of the first steps differ by "
+        f"{side.loss_difference:.2%}, and what the first one changes in the weights by {side.change_difference:.1%}."
+    )

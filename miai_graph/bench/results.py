@@ -1,0 +1,134 @@
+"""What a benchmark found, as plain values: sides in rows, rows in a whole, and what is computed from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from miai_graph.errors import SavingError
+
+LOSS_TOLERANCE, CHANGE_TOLERANCE = 1e-3, 0.05
+"""By how much losses and changes of weights may differ, as shares, for two sides to have done the same work."""
+
+
+@dataclass
+class SideResult:
+    """One side on one workload at one batch size. All times are in seconds.
+
+    Attributes
+    ----------
+    medians, bests : of the steps of each round
+    first_cold : from the call that trains to the end of the first step, in a new process whose imports are done
+    first_warm : the same for another model in that process
+    empty : the median of steps with next to nothing in them; None for peers
+    losses : of the first steps
+    loss_difference : the largest to the first side, as a share of the loss
+    weight_difference : the largest to the first side, after these steps
+    change_difference : of what the first step changes in all weights, as a share of it, in the Euclidean norm; later
+        ones magnify the errors of rounding
+    versions : of the libraries that decide, by name
+    problem : why there are no figures, if there are none
+    """
+
+    side: str
+    medians: list[float] = field(default_factory=list)
+    bests: list[float] = field(default_factory=list)
+    first_cold: float | None = None
+    first_warm: float | None = None
+    empty: float | None = None
+    losses: list[float] = field(default_factory=list)
+    loss_difference: float | None = None
+    weight_difference: float | None = None
+    change_difference: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        """Of the rounds' medians."""
+        return statistics.median(self.medians) if self.medians else None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it was seen to do the same work as the first side."""
+        if self.loss_difference is None or self.change_difference is None:
+            return False
+        return self.loss_difference <= LOSS_TOLERANCE and self.change_difference <= CHANGE_TOLERANCE
+
+
+@dataclass
+class Row:
+    """A workload at a batch size, on all sides."""
+
+    workload: str
+    batch: int
+    sides: list[SideResult]
+
+    def ratio(self, side: int) -> float | None:
+        """How many times as fast as the first side another is: the median over the rounds, each compared by itself."""
+        first, other = self.sides[0], self.sides[side]
+        if not first.medians or not other.medians or not other.is_comparable:
+            return None
+        return statistics.median(a / b for a, b in zip(first.medians, other.medians, strict=True))
+
+
+@dataclass
+class Results:
+    """A whole run.
+
+    Attributes
+    ----------
+    machine : facts by name
+    settings : the rounds, and the seconds of measuring in each
+    sides : as they were written
+    """
+
+    machine: Mapping[str, str]
+    settings: Mapping[str, Any]
+    sides: Sequence[str]
+    rows: list[Row] = field(default_factory=list)
+
+    def mean_ratio(self, side: int) -> float | None:
+        """The geometric mean of a side's ratios."""
+        return geometric_mean(row.ratio(side) for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in dictionaries and lists, with what is computed."""
+        rows = []
+        for row in self.rows:
+            sides = [
+                {
+                    **asdict(side),
+                    "median": side.median,
+                    "ratio": row.ratio(place),
+                    "comparable": side.is_comparable,
+                }
+                for place, side in enumerate(row.sides)
+            ]
+            rows.append({"workload": row.workload, "batch": row.batch, "sides": sides})
+        means = {side: self.mean_ratio(place) for place, side in enumerate(self.sides)}
+        return {
+            "machine": dict(self.machine),
+            "settings": dict(self.settings),
+            "sides": list(self.sides),
+            "rows": rows,
+            "geometric_mean_ratios": means,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; SavingError if the file cannot be written."""
+        try:
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SavingError(f"expected to write results to {path}; found: {error}") from error
+
+
+def geometric_mean(ratios: Iterable[float | None]) -> float | None:
+    """Of those that are there, if any are."""
+    known = [math.log(ratio) for ratio in ratios if ratio is not None]
+    return math.exp(math.fsum(known) / len(known)) if known else None

@@ -1,0 +1,124 @@
+"""How parts of a batch come together again: what partitioning puts into a graph (see `passes.partition`).
+
+A graph with these ops is that of one worker. Each worker computes with its own rows, writes what it owes into memory
+that all can read, waits at a barrier, and reduces what it needs. Forward says what that comes to for a worker who is
+alone. They are put in after all gradients are taken, so they have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from miai_graph.errors import GradientError
+from miai_graph.messages import describe
+from miai_graph.node import Node
+from miai_graph.op import Array, Cost, Op, elementwise_cost, register
+from miai_graph.placement import whole_batch
+from miai_graph.types import Shape, TensorType
+
+
+class Communication(Op):
+    """What these ops have in common."""
+
+    batch = staticmethod(whole_batch("it is one worker's part already"))
+
+    def vjp(self, g: Node, output: Node, *inputs: Node, **_: Any) -> Sequence[Node | None]:
+        raise GradientError(
+            f"expected derivatives to be taken before a graph is partitioned; found {describe(output)}. "
+            "Call grad on the whole graph"
+        )
+
+
+class Barrier(Communication):
+    """Wait until all workers have computed the inputs.
+
+    Shapes: x… any; y has no elements.
+    Gradient: none; taken before.
+    Cost: nothing; waiting is not work.
+    Batch: that of one worker.
+    """
+
+    name = "barrier"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        return TensorType(np.dtype(bool), (0,))
+
+    def forward(self, *arrays: Array) -> Array:
+        return np.empty(0, bool)
+
+    def cost(self, output: TensorType, *inputs: TensorType) -> Cost:
+        return Cost(0, 0)
+
+
+class AllReduce(Communication):
+    """The sum, maximum or minimum of what all workers have: y = ⊕ x over the workers.
+
+    Shapes: x any, the barrier after which it is there; y that of x.
+    Gradient: none; taken before.
+    Cost: one flop an element, for each worker beyond the first.
+    Batch: that of one worker.
+    Care: in the order of a binary tree over the parts of the batch, which does not depend on who computed them.
+    """
+
+    name = "all_reduce"
+
+    def infer(self, x: TensorType, barrier: TensorType, *, reduction: str) -> TensorType:
+        return x
+
+    def forward(self, x: Array, barrier: Array, *, reduction: str) -> Array:
+        return x
+
+    cost = elementwise_cost(1)
+
+
+class ReduceScatter(Communication):
+    """A worker's slice of the reduction: y = (⊕ x over the workers), as one row, from start to stop.
+
+    Shapes: x any, the barrier after which it is there; y [stop - start].
+    Gradient: none; taken before.
+    Cost: one flop an element of y, for each worker beyond the first.
+    Batch: that of one worker.
+    Source: as in ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054, section 5), each worker reduces what it updates.
+    """
+
+    name = "reduce_scatter"
+
+    def infer(self, x: TensorType, barrier: TensorType, *, reduction: str, start: int, stop: int) -> TensorType:
+        return x.with_shape((stop - start,))
+
+    def forward(self, x: Array, barrier: Array, *, reduction: str, start: int, stop: int) -> Array:
+        return x.reshape(-1)[start:stop]
+
+    cost = elementwise_cost(1)
+
+
+class AllGather(Communication):
+    """The whole of which each worker has a slice: y = the slices of all workers, one after another.
+
+    Shapes: x [stop - start], where it stands in the whole as one row; y `shape`.
+    Gradient: none; taken before.
+    Cost: nothing; each worker writes its slice where the whole will be.
+    Batch: that of one worker.
+    """
+
+    name = "all_gather"
+
+    def infer(self, x: TensorType, *, shape: Shape, start: int) -> TensorType:
+        return x.with_shape(shape)
+
+    def forward(self, x: Array, *, shape: tuple[int, ...], start: int) -> Array:
+        if x.size != np.prod(shape):
+            raise ValueError(f"expected the whole of {list(shape)}, for there are no other workers; found {x.size}")
+        return x.reshape(shape)
+
+    def cost(self, output: TensorType, x: TensorType, **_: Any) -> Cost:
+        return Cost(0, 0)
+
+
+_barrier = register(Barrier())
+_all_reduce = register(AllReduce())
+_reduce_scatter = register(ReduceScatter())
+_all_gather = register(AllGather())

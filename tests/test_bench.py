@@ -1,0 +1,204 @@
+"""The benchmark: its workloads, the processes that it measures, and the command ``miai-graph bench``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miai_graph.bench.chart import plot_results
+from miai_graph.bench.exchange import Problem
+from miai_graph.bench.measure import measure_row
+from miai_graph.bench.results import Results, Row, SideResult, geometric_mean
+from miai_graph.bench.specs import parse_executors, parse_peers
+from miai_graph.bench.torch_models import FORWARDS
+from miai_graph.bench.workloads import WORKLOADS, workload
+from miai_graph.errors import ArgumentError, ExecutorError
+
+SERIAL = "serial:threads=1"
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install -e .[bench]")
+of_each_workload = pytest.mark.parametrize("name", WORKLOADS)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from miai_graph.commands import main; main()", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+
+def measured(name: str, batch: int, executors: str, peers: str = "") -> Row:
+    specs = [*parse_executors(executors), *parse_peers(peers)]
+    return measure_row(name, batch, specs, rounds=1, seconds=0.01, peer_python=sys.executable, tell=lambda _: None)
+
+
+@of_each_workload
+def test_each_workload_takes_a_step(name: str) -> None:
+    problem = workload(name).problem(4)
+    model = workload(name).model()
+    rows = problem.rows[0]
+    before = model.get_weights()
+    loss = model.train_on_batch(problem.x[rows], problem.y[rows])
+    assert 0 < loss < 10
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@of_each_workload
+def test_a_problem_is_the_same_each_time_and_in_a_file(name: str, tmp_path: Path) -> None:
+    first, again = workload(name).problem(4), workload(name).problem(4)
+    first.save(tmp_path / "problem.npz")
+    read = Problem.load(tmp_path / "problem.npz")
+    for other in (again, read):
+        assert np.array_equal(first.x, other.x)
+        assert np.array_equal(first.y, other.y)
+        assert np.array_equal(first.rows, other.rows)
+        assert list(first.weights) == list(other.weights)
+        assert all(np.array_equal(value, other.weights[key]) for key, value in first.weights.items())
+        assert (first.optimizer, first.options) == (other.optimizer, other.options)
+    assert read.rows.max() < len(read.x)
+
+
+def test_all_workloads_have_a_twin_in_pytorch() -> None:
+    assert list(FORWARDS) == list(WORKLOADS)
+
+
+def test_sides_with_options() -> None:
+    specs = parse_executors("serial:threads=1,reproducible=True,shards=8, serial,serial:mode=fast")
+    assert [spec.name for spec in specs] == ["serial"] * 3
+    assert [dict(spec.options) for spec in specs] == [
+        {"threads": 1, "reproducible": True, "shards": 8},
+        {},
+        {"mode": "fast"},
+    ]
+    assert [spec.is_peer for spec in parse_peers("torch:threads=2,torch-ddp:processes=3,threads=1")] == [True, True]
+
+
+@pytest.mark.parametrize("text", ["serial,threads=1", "threads=1", "serial:threads", "serial:=1"])
+def test_sides_that_cannot_be_understood(text: str) -> None:
+    with pytest.raises(ArgumentError, match="expected"):
+        parse_executors(text)
+
+
+@pytest.mark.parametrize("text", ["tensorflow", "torch:workers=2", "torch:threads=0", "torch:threads=True"])
+def test_peers_that_are_not_known(text: str) -> None:
+    with pytest.raises(ArgumentError, match="expected"):
+        parse_peers(text)
+
+
+def test_executors_that_are_not_known() -> None:
+    with pytest.raises(ExecutorError, match="serial"):
+        parse_executors("nonsense:workers=2")
+
+
+def test_two_sides_that_do_the_same_agree() -> None:
+    row = measured("digits_mlp", 8, f"{SERIAL},serial")
+    for side in row.sides:
+        assert side.problem is None
+        assert side.is_comparable
+        assert len(side.losses) == 20
+        for seconds in (side.median, side.bests[0], side.first_cold, side.first_warm, side.empty):
+            assert seconds is not None
+            assert 0 < seconds < 60
+    assert row.ratio(0) == 1
+    assert row.ratio(1) is not None
+
+
+def test_a_side_that_fails_is_told_of_and_the_others_go_on() -> None:
+    row = measured("digits_mlp", 8, f"{SERIAL},serial:threads=0")
+    assert row.sides[0].median is not None
+    assert row.sides[1].median is None
+    assert "threads" in (row.sides[1].problem or "")
+
+
+def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "bench.json"), "--chart", str(tmp_path / "bench.png")]
+    quick = ["--rounds", "1", "--seconds", "0.05", "--batch", "4,8"]
+    finished = run("digits_mlp", "--executors", f"{SERIAL},serial", *quick, *files)
+    assert finished.returncode == 0, finished.stderr
+    for text in ("processor:", "digits_mlp", SERIAL, "geometric mean", "×", "cold / warm", "A step of next to nothing"):
+        assert text in finished.stdout
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["sides"] == [SERIAL, "serial"]
+    assert [row["batch"] for row in found["rows"]] == [4, 8]
+    assert found["rows"][0]["sides"][1]["comparable"] is True
+    assert found["geometric_mean_ratios"]["serial"] > 0
+    assert found["machine"]["processor"]
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ["'nonsense'", "digits_mlp", "char_gpt"]),
+        (["--executors", "nonsense"], ["'nonsense'", "serial"]),
+        (["--executors", "serial,serial"], ["more than once"]),
+        (["--vs", "nonsense"], ["'nonsense'", "torch-ddp"]),
+        (["--batch", "0"], ["batch sizes"]),
+        (["--chart", "chart.txt"], [".png"]),
+        (["--vs", "torch", "--torch-python", "no-such-python"], ["no-such-python", "--torch-python"]),
+    ],
+)
+def test_the_command_refuses_what_it_does_not_know(arguments: list[str], words: list[str]) -> None:
+    finished = run(*arguments)
+    assert finished.returncode == 1
+    assert all(word in finished.stderr for word in words), finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
+def test_missing_pytorch_is_told_before_anything_is_measured() -> None:
+    finished = run("--vs", "torch")
+    assert finished.returncode == 1
+    assert "pip install torch" in finished.stderr
+
+
+def test_ratios_compare_each_round_by_itself() -> None:
+    first = SideResult("a", medians=[1.0, 2.0, 3.0], loss_difference=0.0, change_difference=0.0)
+    faster = SideResult("b", medians=[0.5, 0.5, 1.5], loss_difference=1e-6, change_difference=1e-6)
+    other = SideResult("c", medians=[0.1, 0.1, 0.1], loss_difference=0.5, change_difference=0.0)
+    row = Row("digits_mlp", 32, [first, faster, other])
+    assert [row.ratio(place) for place in range(3)] == [1, 2, None]
+    results = Results({}, {}, ["a", "b", "c"], [row, row])
+    assert results.mean_ratio(1) == pytest.approx(2)
+    assert results.mean_ratio(2) is None
+    assert geometric_mean([2.0, None, 8.0]) == pytest.approx(4)
+
+
+def test_the_chart_has_axes_for_each_workload() -> None:
+    def side(name: str, seconds: float) -> SideResult:
+        return SideResult(name, medians=[seconds], loss_difference=0.0, change_difference=0.0)
+
+    rows = [
+        Row(name, batch, [side("serial", 1.0), side("other", 0.5 * math.sqrt(batch))])
+        for name in ("digits_mlp", "lenet")
+        for batch in (8, 16)
+    ]
+    figure = plot_results(Results({}, {}, ["serial", "other"], rows))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["digits_mlp", "lenet"]
+    assert all(len(axes.lines) == 2 for axes in figure.axes)
+
+
+@with_torch
+@of_each_workload
+def test_pytorch_trains_the_same(name: str) -> None:
+    row = measured(name, 8, SERIAL, "torch:threads=1")
+    assert [side.problem for side in row.sides] == [None, None]
+    assert row.sides[1].is_comparable, row.sides[1]
+
+
+@with_torch
+def test_pytorch_in_two_processes_trains_the_same() -> None:
+    row = measured("digits_mlp", 4, SERIAL, "torch-ddp")
+    assert row.sides[1].problem is None
+    assert row.sides[1].is_comparable, row.sides[1]
+
+
+@with_torch
+def test_a_batch_that_processes_cannot_share_is_told_of() -> None:
+    row = measured("digits_mlp", 3, SERIAL, "torch-ddp")
+    assert "evenly" in (row.sides[1].problem or "")
