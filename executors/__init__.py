@@ -1,13 +1,29 @@
 """The executors that come with miai_graph. Each keeps the contract of `miai_graph.executor`.
 
->>> from executors import Serial
+>>> from executors import Processes, Serial
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-from executors.serial import Serial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from miai_graph.context import hide_from_source_lines
+
+if TYPE_CHECKING:
+    from executors.processes.executor import Processes
+    from executors.serial import Serial
 
 hide_from_source_lines(str(Path(__file__).parent))
 
-__all__ = ["Serial"]
+_MODULES = {"Processes": "executors.processes.executor", "Serial": "executors.serial"}
+
+__all__ = ["Processes", "Serial"]
+
+
+def __getattr__(name: str) -> Any:
+    """Who uses one executor need not load what the others need."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -46,14 +46,18 @@ class PlannedExecutable(Executable):
             self.graph = simplify(graph)
             self._counter = state.new_number()
             self._committed = np.append(state.numbers(map(variable_of, self.updated)), self._counter)
-            self._plans: dict[int, BoundPlan] = {}
+            self._plans: dict[tuple[int, int], BoundPlan] = {}
             self._workspace = Workspace()
             self._recorders: dict[Any, Recorder] = {}
             self._peak_bytes = 0
 
     @abstractmethod
-    def _make_plan(self, batch_size: int) -> BoundPlan:
-        """The plan of this process for batches of one size."""
+    def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
+        """The plan of this process for batches of one size and a number of workers."""
+
+    def _workers_for(self, batch_size: int) -> int:
+        """How many workers are to compute a batch."""
+        return 1
 
     def _is_stale(self, plan: BoundPlan) -> bool:
         """Whether it has to be made again."""
@@ -86,16 +90,23 @@ class PlannedExecutable(Executable):
             plan = self._plan(checked.size)
             binding = self._binding(plan)
             planning_ns += self._start_up_ns
-            self._execute(plan, binding, checked)
+            waited_ns = self._execute(plan, binding, checked)
             results = [array.copy() for array in binding.outputs]
             state.commit(self._committed)
-            plan.recorder.add(start_ns + planning_ns, plan.stamps, perf_counter_ns())
+            end_ns = perf_counter_ns()
+            plan.recorder.add(start_ns + planning_ns, plan.stamps, end_ns, waited_ns)
+            if not planning_ns:
+                self._learn(plan, end_ns - start_ns, waited_ns)
             return results
 
-    def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> None:
-        """Feed a batch and compute."""
+    def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> int:
+        """Feed a batch and compute. Returns the time it waited after that, in nanoseconds."""
         self._feed(plan, batch)
         plan.run(self.step, binding)
+        return 0
+
+    def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
+        """Take note of how long a step took for which everything had been prepared."""
 
     def _feed(self, plan: BoundPlan, batch: CheckedBatch) -> None:
         for position, node in enumerate(self._inputs):
@@ -116,12 +127,13 @@ class PlannedExecutable(Executable):
         state.versions[self._counter] = step
 
     def _plan(self, batch_size: int) -> BoundPlan:
-        plan = self._plans.get(batch_size)
+        key = batch_size, self._workers_for(batch_size)
+        plan = self._plans.get(key)
         if plan is not None and not self._is_stale(plan):
             return plan
         with self._starting_up():
             size_bytes = self._workspace.size_bytes
-            plan = self._make_plan(batch_size)
+            plan = self._make_plan(*key)
             if self._workspace.size_bytes > size_bytes or len(self._plans) >= PLANS_LIMIT:
                 # The others hold the smaller blocks in memory; those that are needed again are soon made.
                 self._plans.clear()
@@ -129,7 +141,7 @@ class PlannedExecutable(Executable):
             plan.recorder = self._recorders.setdefault((batch_size, plan.nodes), plan.recorder)
             self._peak_bytes = max(self._peak_bytes, plan.buffer_bytes + plan.scratch_bytes)
             # Last, so that a plan that is found is complete, whenever Ctrl-C was pressed.
-            self._plans[batch_size] = plan
+            self._plans[key] = plan
         return plan
 
     def _binding(self, plan: BoundPlan) -> Binding:

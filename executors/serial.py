@@ -95,7 +95,7 @@ class SerialExecutable(PlannedExecutable):
                 own = partition(self.graph, 0, 1, is_reproducible=True)
                 self._program = make_program(own.graph, own.exports, own.per_part)
 
-    def _make_plan(self, batch_size: int) -> BoundPlan:
+    def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         state.place(map(variable_of, self.variables), map(variable_of, self.updated))
         if self._shards is None:
             return BoundPlan(self._program, batch_size, state, self._workspace)

@@ -21,7 +21,7 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError
 
-FORWARD, BACKWARD, UPDATE, COMMUNICATION = "forward", "backward", "update", "communication"
+FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT = "forward", "backward", "update", "communication", "wait"
 
 
 @dataclass(frozen=True, slots=True)

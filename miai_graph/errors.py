@@ -10,6 +10,7 @@
     ├── ArgumentError              an argument is not of the kind or range expected (also a ValueError)
     ├── FeedError                  the arrays given do not fit the graph's inputs (also a ValueError)
     ├── ExecutionError             a node failed while the graph ran (also a RuntimeError)
+    │   └── WorkerLostError        a process that took part ended while the graph ran
     ├── ExecutorError              no such executor, or it is closed (also a RuntimeError)
     ├── ModelError                 a model is used in a way or at a time it cannot be
     ├── SavingError                a file cannot be written, read or understood
@@ -61,6 +62,10 @@ class FeedError(MiaiGraphError, ValueError):
 
 class ExecutionError(MiaiGraphError, RuntimeError):
     """A node failed while the graph ran; the cause is chained."""
+
+
+class WorkerLostError(ExecutionError):
+    """A process that took part ended while the graph ran. Nothing of the step was applied."""
 
 
 class ExecutorError(MiaiGraphError, RuntimeError):

@@ -16,6 +16,14 @@ from miai_graph.op import Array
 from miai_graph.types import DTYPE_CODES, BatchDim
 
 
+class Table(list[Array]):
+    """Arrays in memory that batches are rows of, for as long as the object lives: an executor may keep a copy of them
+    where its workers see it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
 @dataclass(frozen=True)
 class Rows:
     """A batch as row numbers of arrays that stay as they are: gathered straight to where it is needed."""
@@ -29,11 +37,15 @@ Batch = Sequence[Any] | Rows
 
 @dataclass(frozen=True)
 class CheckedBatch:
-    """A batch that fits: an array for each input, or the whole arrays and the rows meant of those with a batch axis."""
+    """A batch that fits: an array for each input, or the whole arrays and the rows meant of those with a batch axis.
+
+    source : what the arrays were given in
+    """
 
     arrays: Sequence[Array]
     size: int
     indices: Array | None = None
+    source: object = None
 
     def copy_to(self, position: int, target: Array, rows: slice | None) -> None:
         """Copy the array of the input at a position, or these of its rows, to where it is needed."""
@@ -104,7 +116,7 @@ def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
     if size == 0:
         meant = "" if witness is None else f" for {describe(witness)}"
         raise FeedError(f"expected at least one sample; found none in the batch{meant}")
-    return CheckedBatch(arrays, size, indices)
+    return CheckedBatch(arrays, size, indices, given)
 
 
 def _as_array(node: Node, value: Any) -> Array:

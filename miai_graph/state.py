@@ -107,6 +107,13 @@ class State:
         """Give a new variable its first value (copied)."""
         self._places[variable] = _Place(self.new_number(), _aligned_copy(value))
 
+    def adopt(self, variable: Variable, arrays: Sequence[Array]) -> None:
+        """Let a variable's value be in these arrays, of even versions and of odd ones, which others may hold too."""
+        if variable not in self._places:
+            self._places[variable] = _Place(self.new_number(), arrays[0])
+        self._places[variable].arrays = tuple(arrays)
+        self.generation += 1
+
     def new_number(self) -> int:
         """A place in `versions` that nobody else has. There are never so many that they would have to come back."""
         with self.lock:

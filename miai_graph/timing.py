@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
+from miai_graph.context import WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
 from miai_graph.node import Node
@@ -22,13 +23,15 @@ from miai_graph.op import Cost
 from miai_graph.terminal import print_text
 
 OVERHEAD = "overhead"
+ROWS_BESIDE_NODES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TimingRecord:
     """What one node took, on one worker.
 
-    node, op, layer, phase : its name, op, scope and phase; phase "overhead" for what is no node
+    node, op, layer, phase : its name, op, scope and phase; phase "overhead" for what is no node, and "wait" for waiting
+        for other workers
     worker : its number, from 0; host : the machine's name
     calls : how often it was computed
     seconds : in total; min_seconds and max_seconds of one call
@@ -67,18 +70,19 @@ class Recorder:
     def reset(self) -> None:
         """Forget all calls."""
         self.calls = 0
-        count = len(self._nodes) + 2
+        count = len(self._nodes) + ROWS_BESIDE_NODES
         self._total_ns = np.zeros(count, np.int64)
         self._min_ns = np.full(count, np.iinfo(np.int64).max)
         self._max_ns = np.zeros(count, np.int64)
         self._step_ns = np.empty(count, np.int64)
 
-    def add(self, start_ns: int, stamps: np.ndarray[Any, np.dtype[np.int64]], end_ns: int) -> None:
-        """Book a call: before the first stamp it was feeding, after the last one committing."""
+    def add(self, start_ns: int, stamps: np.ndarray[Any, np.dtype[np.int64]], end_ns: int, waited_ns: int = 0) -> None:
+        """Book a call: before the first stamp it was feeding, after the last one committing, but for what it waited."""
         step = self._step_ns
-        np.subtract(stamps[1:], stamps[:-1], step[1:-1])
+        np.subtract(stamps[1:], stamps[:-1], step[1:-2])
         step[0] = stamps[0] - start_ns
-        step[-1] = end_ns - stamps[-1]
+        step[-2] = waited_ns
+        step[-1] = end_ns - stamps[-1] - waited_ns
         self._total_ns += step
         np.minimum(self._min_ns, step, out=self._min_ns)
         np.maximum(self._max_ns, step, out=self._max_ns)
@@ -97,6 +101,7 @@ class Recorder:
                 (names[node], node.op.name, node.scope, node.phase, cost)
                 for node, cost in zip(self._nodes, self._costs, strict=True)
             ),
+            ("wait", "wait", "", WAIT, nothing),
             ("commit", "commit", "", OVERHEAD, nothing),
         ]
         return [
@@ -115,13 +120,19 @@ class Recorder:
                 bytes=cost.bytes * self.calls,
             )
             for place, (name, op, layer, phase, cost) in enumerate(rows)
+            if phase != WAIT or self._total_ns[place]
         ]
 
 
 GroupBy = Literal["layer", "op", "node", "phase", "worker"]
 
+
+def _layer_of(record: TimingRecord) -> str:
+    return f"({record.phase})" if record.phase in (OVERHEAD, WAIT) else record.layer or "(no layer)"
+
+
 _GROUPS: dict[str, Callable[[TimingRecord], str]] = {
-    "layer": lambda record: record.layer or f"({record.phase if record.phase == OVERHEAD else 'no layer'})",
+    "layer": _layer_of,
     "op": lambda record: record.op,
     "node": lambda record: record.node,
     "phase": lambda record: record.phase,
@@ -138,15 +149,22 @@ class Timing:
     steps : how many calls are counted
     start_up_seconds : spent outside of the steps, on compiling and on preparing for each size of batch
     peak_bytes : the most memory that a plan uses for computed values and scratch
+    notes : what else is to be known of how the steps were run
     """
 
     def __init__(
-        self, records: Iterable[TimingRecord], steps: int, start_up_seconds: float = 0.0, peak_bytes: int = 0
+        self,
+        records: Iterable[TimingRecord],
+        steps: int,
+        start_up_seconds: float = 0.0,
+        peak_bytes: int = 0,
+        notes: Iterable[str] = (),
     ) -> None:
         self.records = tuple(records)
         self.steps = steps
         self.start_up_seconds = start_up_seconds
         self.peak_bytes = peak_bytes
+        self.notes = tuple(notes)
 
     @property
     def seconds(self) -> float:
@@ -210,7 +228,7 @@ class Timing:
             f"{self.steps} steps in {self.seconds:.3f} s, after {self.start_up_seconds:.3f} s of start-up; "
             f"peak memory of values {self.peak_bytes / 1e6:.2f} MB"
         )
-        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:], summary])
+        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:], summary, *self.notes])
 
     def __str__(self) -> str:
         return self.format_table()

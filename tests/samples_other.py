@@ -8,7 +8,8 @@ import math
 import numpy as np
 from sampling import REPLICATED, SUM, Sample, f, i
 
-from miai_graph.ops import convolution, leaves, pooling, random, softmax
+from miai_graph.node import apply
+from miai_graph.ops import communication, convolution, leaves, pooling, random, softmax
 from miai_graph.ops.arithmetic import add
 
 LOGITS = {"low": -5.0, "high": 5.0}
@@ -271,4 +272,45 @@ LEAVES = [
     Sample("step", lambda m, x: x + leaves.step(), [i(None)], gradient=False, reference=lambda x: x),
 ]
 
-SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES]
+
+def alone(x):
+    """What a worker waits for who has nobody to wait for."""
+    return apply(communication._barrier, [x])
+
+
+COMMUNICATION = [
+    Sample(
+        "barrier",
+        lambda m, x: alone(x),
+        [f(3)],
+        REPLICATED,
+        reference=lambda x: np.empty(0, bool),
+        gradient=False,
+    ),
+    Sample(
+        "all_reduce",
+        lambda m, x: apply(communication._all_reduce, [x, alone(x)], {"reduction": "sum"}),
+        [f(2, 3)],
+        REPLICATED,
+        reference=lambda x: x,
+        gradient=False,
+    ),
+    Sample(
+        "reduce_scatter",
+        lambda m, x: apply(communication._reduce_scatter, [x, alone(x)], {"reduction": "max", "start": 1, "stop": 5}),
+        [f(2, 3)],
+        REPLICATED,
+        reference=lambda x: x.reshape(-1)[1:5],
+        gradient=False,
+    ),
+    Sample(
+        "all_gather",
+        lambda m, x: apply(communication._all_gather, [x], {"shape": (2, 3), "start": 0}),
+        [f(6)],
+        REPLICATED,
+        reference=lambda x: x.reshape(2, 3),
+        gradient=False,
+    ),
+]
+
+SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES, *COMMUNICATION]

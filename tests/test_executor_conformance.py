@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from reference_executor import Reference
 
 import miai_graph as mg
-from executors import Serial
+from executors import Processes, Serial
 from miai_graph.errors import ArgumentError, DTypeError, ExecutionError, ExecutorError, FeedError, ShapeError
 from miai_graph.executor import Executor, as_executor
 from miai_graph.feeding import Rows
@@ -26,6 +27,9 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "reference": Reference,
     "serial": Serial,
     "serial, one thread": lambda: Serial(threads=1),
+    "serial, reproducible": lambda: Serial(reproducible=True, shards=4),
+    **{f"processes, {count} workers": partial(Processes, count) for count in (1, 2, 3)},
+    "processes, reproducible": lambda: Processes(2, reproducible=True, shards=4),
 }
 
 

@@ -1,1 +1,1 @@
-"""The executor that splits each batch over several processes, which share their memory."""
+"""``executor="processes"``: data parallelism over processes of one machine that share memory."""

@@ -63,6 +63,7 @@ def dense(torch: Any, w: Weights, name: str, x: Any) -> Any:
 
 
 def convolution(torch: Any, w: Weights, name: str, x: Any, stride: int = 1, padding: int = 0) -> Any:
+    """A convolution of images, with a bias if it has one."""
     kernel, bias = w[f"{name}/kernel"], w.get(f"{name}/bias")
     return torch.nn.functional.conv2d(x, kernel, bias, stride=stride, padding=padding)
 
@@ -81,6 +82,7 @@ def flattened(x: Any) -> Any:
 
 
 def lenet(torch: Any, w: Weights, x: Any) -> Any:
+    """Two convolutions, each followed by max pooling, and dense layers."""
     pool = torch.nn.functional.max_pool2d
     x = pool(torch.relu(convolution(torch, w, "conv_0", x.permute(0, 3, 1, 2), padding=2)), 2)
     x = pool(torch.relu(convolution(torch, w, "conv_1", x)), 2)
@@ -88,6 +90,7 @@ def lenet(torch: Any, w: Weights, x: Any) -> Any:
 
 
 def deep_cnn(torch: Any, w: Weights, x: Any) -> Any:
+    """Three convolutions, the first with a stride, and dense layers."""
     x = torch.relu(convolution(torch, w, "conv_0", x.permute(0, 3, 1, 2), stride=2))
     x = torch.relu(convolution(torch, w, "conv_1", x))
     x = torch.relu(convolution(torch, w, "conv_2", x))
@@ -95,6 +98,7 @@ def deep_cnn(torch: Any, w: Weights, x: Any) -> Any:
 
 
 def resnet8(torch: Any, w: Weights, x: Any) -> Any:
+    """Three residual blocks of normalized convolutions, and the mean over places."""
     x = torch.relu_(normalized_convolution(torch, w, "stem", x.permute(0, 3, 1, 2), 1))
     for block, stride in BLOCKS_OF_RESNET:
         inner = torch.relu_(normalized_convolution(torch, w, f"block_{block}_a", x, stride))
@@ -120,6 +124,7 @@ def normalized_convolution(torch: Any, w: Weights, name: str, x: Any, stride: in
 
 
 def char_gpt(torch: Any, w: Weights, x: Any) -> Any:
+    """A transformer that predicts the next character at each place."""
     h = torch.nn.functional.embedding(x, w["token/embeddings"]) + w["position/places"]
     blocks = sum(name.endswith("_up/bias") for name in w)
     for block in range(blocks):
@@ -134,6 +139,7 @@ def layer_norm(torch: Any, w: Weights, name: str, x: Any) -> Any:
 
 
 def attention(torch: Any, w: Weights, name: str, x: Any) -> Any:
+    """Causal self-attention with several heads."""
     batch, length, width = x.shape
     parts = dense(torch, w, f"{name}/project_in", x).view(batch, length, 3, HEADS, width // HEADS)
     q, k, v = parts.permute(2, 0, 3, 1, 4)

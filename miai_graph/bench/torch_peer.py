@@ -146,6 +146,7 @@ class TorchPeer:
             follower.stdin.flush()
 
     def close(self) -> None:
+        """Let the other processes end, and wait for them."""
         for follower in self.followers:
             assert follower.stdin is not None
             follower.stdin.close()

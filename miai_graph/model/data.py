@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from miai_graph.errors import ArgumentError, FeedError
-from miai_graph.feeding import Batch, Rows
+from miai_graph.feeding import Batch, Rows, Table
 from miai_graph.node import Node
 from miai_graph.op import Array
 
@@ -36,9 +37,9 @@ class Dataset:
     def size(self) -> int:
         return len(self.inputs[0])
 
-    @property
-    def arrays(self) -> Arrays:
-        return [*self.inputs, *self.targets, *self.weights]
+    @cached_property
+    def arrays(self) -> Table:
+        return Table([*self.inputs, *self.targets, *self.weights])
 
     def part(self, start: int, stop: int) -> Dataset:
         """Some of the samples, by number."""

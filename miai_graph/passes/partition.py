@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miai_graph.context import COMMUNICATION
+from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
 from miai_graph.ops.communication import _all_gather, _all_reduce, _barrier, _reduce_scatter
@@ -116,7 +116,7 @@ class _Rewriter:
             owed = [node for node in self._new if node in self._owed and self._levels[node] == len(self._barriers)]
             exports = [self._new[node] for node in owed]
             self._exports += exports
-            self._barriers.append(derive(exports[-1], _barrier, exports, {}, COMMUNICATION))
+            self._barriers.append(derive(exports[-1], _barrier, exports, {}, WAIT))
             for node, export in zip(owed, exports, strict=True):
                 reduction = {"reduction": self._reduction(node)}
                 self._whole[node] = derive(export, _all_reduce, [export, self._barriers[-1]], reduction, COMMUNICATION)
@@ -141,7 +141,9 @@ class _Rewriter:
 
     def _sliced(self, node: Node, own: Slice) -> Node:
         if node.op is _broadcast_to:
-            return reapply(node, [self._read(node.inputs[0])], {"shape": (own.stop - own.start,)})
+            number = self._read(node.inputs[0])
+            single = derive(number, _reshape, [number], {"shape": ()}, node.phase) if number.ndim else number
+            return reapply(node, [single], {"shape": (own.stop - own.start,)})
         return reapply(node, [self._read_slice(source, own) for source in node.inputs])
 
     def _sum_of_slice(self, node: Node) -> Node:

@@ -116,7 +116,7 @@ class BoundPlan:
         self._workspace = workspace
         self._exchange = exchange
         self._barrier = barrier
-        self._positions = _positions(program, len(self.parts))
+        self._positions = positions(program, len(self.parts))
         self.nodes = tuple(node for node, _ in self._positions)
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
@@ -267,7 +267,7 @@ class BoundPlan:
         outputs, copies = [], []
         whole = iter(self._exchange.outputs if self._exchange is not None else ())
         for node in self.program.graph.outputs:
-            if node.op is _barrier:
+            if node.op is _barrier and self._exchange is not None:
                 continue
             if not self._is_per_part(node):
                 outputs.append(arrays[0][node])
@@ -308,12 +308,15 @@ class BoundPlan:
         inputs = [arrays[source] for source in node.inputs]
         request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch)
         if node.op in (_all_reduce, _reduce_scatter):
-            assert self._exchange is not None
-            kernel = reduction_kernel(request, self._exchange.exports[self.program.exports[node.inputs[0]]])
+            kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
             kernel = prepare(request)
         self.scratch_bytes = max(self.scratch_bytes, used)
         return kernel
+
+    def _owed(self, export: Node, own: Array) -> Sequence[Array]:
+        """What all parts have of an export; a worker without an exchange is alone."""
+        return [own] if self._exchange is None else self._exchange.exports[self.program.exports[export]]
 
     def _costs(self) -> list[Cost]:
         """The work of each of `nodes`."""
@@ -354,7 +357,7 @@ class BoundPlan:
             raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
 
 
-def _positions(program: Program, parts: int) -> list[Position]:
+def positions(program: Program, parts: int) -> list[Position]:
     """What is computed, in order: each run of nodes that depend on rows for one part after another."""
     result: list[Position] = []
     for is_per_part, run in groupby(program.steps, key=lambda node: node in program.per_part):

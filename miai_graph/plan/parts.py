@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -39,4 +40,4 @@ def parts_of(worker: int, workers: int, parts: Sequence[Part]) -> Sequence[Part]
 def _spans(length: int, count: int) -> list[tuple[int, int]]:
     """Start and length of each piece."""
     bounds = [length * place // count for place in range(count + 1)]
-    return [(start, stop - start) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [(start, stop - start) for start, stop in pairwise(bounds)]

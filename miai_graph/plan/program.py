@@ -88,7 +88,7 @@ def make_program(graph: Graph, exports: Sequence[Node] = (), per_part: frozenset
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
     numbers = {node: number for number, node in enumerate(exports)}
-    storage, roots = _store(graph, numbers)
+    storage, roots = _store(graph, numbers, _gathers(graph))
     prepared: dict[Node, Update] = {}
     for update in updates:
         if storage[update.value] is Storage.OWN and update.value not in per_part:
@@ -106,12 +106,25 @@ def _update(target: Node, value: Node) -> Update:
     return Update(target, value)
 
 
-def _store(graph: Graph, exports: Mapping[Node, int]) -> tuple[dict[Node, Storage], dict[Node, Node]]:
+def _gathers(graph: Graph) -> set[Node]:
+    """The nodes that put a variable's next value together, and that nothing else reads."""
+    read = {source for node in graph.nodes for source in node.inputs}.union(graph.outputs)
+    return {value for value in graph.updates.values() if value.op is _all_gather and value not in read}
+
+
+def _store(
+    graph: Graph, exports: Mapping[Node, int], gathers: set[Node]
+) -> tuple[dict[Node, Storage], dict[Node, Node]]:
     storage: dict[Node, Storage] = {}
     roots: dict[Node, Node] = {}
     contiguous: dict[Node, bool] = {}
     for node in graph.nodes:
-        storage[node] = Storage.EXPORT if node in exports else _storage_of(node, storage, contiguous)
+        if node in exports:
+            storage[node] = Storage.EXPORT
+        elif node in gathers:
+            storage[node] = Storage.GATHERED
+        else:
+            storage[node] = _storage_of(node, storage, contiguous)
         is_view = storage[node] is Storage.VIEW
         roots[node] = roots[node.inputs[0]] if is_view else node
         contiguous[node] = not is_view or (node.op is _reshape and contiguous[node.inputs[0]])
@@ -127,8 +140,6 @@ def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping
         return Storage.CONSTANT
     if node.op.name in RUN_NUMBERS:
         return Storage.RUN_NUMBER
-    if node.op is _all_gather:
-        return Storage.GATHERED
     if _is_bound(node, storage):
         return Storage.BOUND
     if node.op.is_view and _can_be_view(node, contiguous):

@@ -1,0 +1,170 @@
+"""How the workers of a pool keep in step: words in shared memory, and wake-up calls for those who sleep.
+
+Worker 0, the user's process, orders a step by raising each worker's ``go``. At a barrier each worker raises its
+``arrived``; when all have, worker 0 raises ``released``. Whoever waits spins for a moment and then sleeps, which it
+says first (``asleep``), in a read of its connection: there an empty message wakes it, and there it notices when the
+other process is gone. Each word has a cache line to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from multiprocessing import connection as connections
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from executors.processes.atomics import atomics, spins_for
+
+LINE_BYTES = 64
+ORDER_WORDS = 8
+SPIN_SECONDS = 100e-6
+WAKE_UP = b""
+
+
+class Words:
+    """Where the words of a pool stand in its control memory."""
+
+    def __init__(self, memory: np.ndarray[Any, np.dtype[np.uint8]], workers: int) -> None:
+        self._memory = memory
+        first = memory.ctypes.data
+
+        def lines(place: int) -> list[int]:
+            return [first + LINE_BYTES * (place + worker) for worker in range(workers)]
+
+        self.released = first
+        self.order = memory[LINE_BYTES : LINE_BYTES + 8 * ORDER_WORDS].view(np.int64)
+        self.go = lines(2)
+        self.arrived = lines(2 + workers)
+        self.asleep = lines(2 + 2 * workers)
+
+    @staticmethod
+    def size_bytes(workers: int) -> int:
+        """The memory that they need."""
+        return LINE_BYTES * (2 + 3 * workers)
+
+
+class Follower:
+    """The waiting of a worker other than 0.
+
+    Parameters
+    ----------
+    handle : what to do with a message that comes while it waits for an order
+    is_crowded : whether there are more workers than cores, so that spinning would keep others from working
+    """
+
+    def __init__(
+        self, connection: Connection, words: Words, index: int, handle: Callable[[bytes], None], *, is_crowded: bool
+    ) -> None:
+        self._connection = connection
+        self._words = words
+        self._index = index
+        self._handle = handle
+        self._atomics = atomics()
+        self._spins = 0 if is_crowded else spins_for(SPIN_SECONDS)
+        self._orders = 0
+        self.barriers = 0
+
+    def wait_for_order(self) -> None:
+        """Return when the next step is ordered; messages are handled meanwhile."""
+        self._orders += 1
+        self._wait(self._words.go[self._index], self._orders)
+
+    def arrive(self) -> None:
+        """Say that the work before a barrier is done."""
+        self.barriers += 1
+        self._atomics.store(self._words.arrived[self._index], self.barriers)
+        if self._atomics.load(self._words.asleep[0]):
+            self._connection.send_bytes(WAKE_UP)
+
+    def barrier(self) -> None:
+        """Wait until all workers have come here."""
+        self.arrive()
+        self._wait(self._words.released, self.barriers)
+
+    def _wait(self, address: int, target: int) -> None:
+        wait_until = self._atomics.wait_until
+        if wait_until(address, 1, 0, target, self._spins):
+            return
+        asleep = self._words.asleep[self._index]
+        self._atomics.store(asleep, 1)
+        while not wait_until(address, 1, 0, target, 0):
+            message = self._connection.recv_bytes()
+            if message != WAKE_UP:
+                self._handle(message)
+        self._atomics.store(asleep, 0)
+
+
+class Leader:
+    """The waiting of worker 0.
+
+    Parameters
+    ----------
+    handle : what to do if a worker says something, or (None) is gone: it raises
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[Connection],
+        words: Words,
+        handle: Callable[[int, bytes | None], None],
+        *,
+        is_crowded: bool,
+    ) -> None:
+        self._peers = list(peers)
+        self._words = words
+        self._handle = handle
+        self._atomics = atomics()
+        self._spins = 0 if is_crowded else spins_for(SPIN_SECONDS)
+        self._orders = [0] * (len(peers) + 1)
+        self.barriers = 0
+        self.active = 0
+        """How many workers besides this one take part in the current step."""
+
+    def order(self, active: int) -> None:
+        """Let the first so many workers besides this one begin a step."""
+        self.active = active
+        for worker in range(1, active + 1):
+            self._orders[worker] += 1
+            self._atomics.store(self._words.go[worker], self._orders[worker])
+            self._wake(worker)
+
+    def gather(self) -> None:
+        """Wait until all others have arrived."""
+        self.barriers += 1
+        wait_until, first = self._atomics.wait_until, self._words.arrived[1] if self.active else 0
+        if wait_until(first, self.active, LINE_BYTES, self.barriers, self._spins):
+            return
+        self._atomics.store(self._words.asleep[0], 1)
+        try:
+            while not wait_until(first, self.active, LINE_BYTES, self.barriers, 0):
+                self._listen()
+        finally:
+            self._atomics.store(self._words.asleep[0], 0)
+
+    def barrier(self) -> None:
+        """Wait until all have come here, and let them go on."""
+        self.gather()
+        self._atomics.store(self._words.released, self.barriers)
+        for worker in range(1, self.active + 1):
+            self._wake(worker)
+
+    def _wake(self, worker: int) -> None:
+        if self._atomics.load(self._words.asleep[worker]):
+            try:
+                self._peers[worker - 1].send_bytes(WAKE_UP)
+            except OSError:
+                self._handle(worker, None)
+
+    def _listen(self) -> None:
+        """Sleep until a worker says something or is gone."""
+        for ready in connections.wait(self._peers):
+            worker = self._peers.index(ready) + 1  # type: ignore[arg-type]
+            try:
+                message = ready.recv_bytes()  # type: ignore[union-attr]
+            except (EOFError, OSError):
+                self._handle(worker, None)
+                continue
+            if message != WAKE_UP:
+                self._handle(worker, message)

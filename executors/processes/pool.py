@@ -1,0 +1,289 @@
+"""A pool of workers as the user's process sees it: started together, given memory and messages, ordered to step."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, Protocol
+
+from executors.processes.control import WAKE_UP, Leader, Words
+from executors.processes.launch import WorkerProcess, start
+from executors.processes.memory import DEFAULT_KIND, Kind, Segment
+from executors.processes.messages import DropSegments, Failed, Location, SegmentFollows, SetUp
+from miai_graph.cores import usable_cores
+from miai_graph.errors import ExecutionError, ExecutorError, MiaiGraphError, WorkerLostError
+from miai_graph.op import Array
+from miai_graph.state import PRIVATE, Variable, block_of, state
+
+STOP_PATIENCE_SECONDS = 1.0
+"""How long workers may take to end by themselves."""
+
+WORKER_MAIN = "executors.processes.worker:main"
+
+
+class PoolUser(Protocol):
+    """Who has plans that lie in a pool's memory."""
+
+    def forget_plans(self) -> None: ...
+
+    def __hash__(self) -> int: ...
+
+
+class Pool:
+    """Workers 1 and up; this process is worker 0.
+
+    Parameters
+    ----------
+    workers : how many there are, this process included
+    threads : of each
+    kind : of shared memory
+
+    Attributes
+    ----------
+    is_open : False after `stop`, or when a worker failed
+    processes : the workers but this one
+    describe_work : what a worker that is gone was doing, from its number: for messages
+    """
+
+    def __init__(self, workers: int, threads: int, kind: Kind = DEFAULT_KIND) -> None:
+        self.is_open = True
+        self.workers = workers
+        self.processes: list[WorkerProcess] = []
+        self._pid = os.getpid()
+        self._kind: Kind = kind
+        self._segments: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
+        self._blocks: dict[str, Array] = {}
+        self._dropped: list[int] = []
+        self._later: list[Any] = []
+        self._placed: weakref.WeakSet[Variable] = weakref.WeakSet()
+        self._users: weakref.WeakSet[PoolUser] = weakref.WeakSet()
+        self._messages = 0
+        self._is_stepping = False
+        self.describe_work: Callable[[int], str] = lambda _: "between two steps"
+        try:
+            for _ in range(1, workers):
+                self.processes.append(start(WORKER_MAIN, threads))
+            control = Segment.create(Words.size_bytes(workers), kind)
+            self._control = control.bytes
+            is_crowded = workers > usable_cores()
+            for place, process in enumerate(self.processes):
+                process.connection.send(SetUp(place + 1, workers, is_crowded, kind))
+                control.send(process.connection, process.pid)
+            self._settle(control)
+        except BaseException:
+            self.stop()
+            raise
+        self._words = Words(self._control, workers)
+        connections = [process.connection for process in self.processes]
+        self.leader = Leader(connections, self._words, self._heard, is_crowded=is_crowded)
+        _pools.add(self)
+
+    def _settle(self, segment: Segment) -> None:
+        # A descriptor on its way is kept by the system, a name has to stay until all have it.
+        if self._kind == "named":
+            for place in range(len(self.processes)):
+                self._answer(place + 1)
+        segment.settle()
+
+    def check(self) -> None:
+        """Between steps: end the pool if a worker is gone, so that another one is made."""
+        if not self._is_stepping and not all(process.is_alive() for process in self.processes):
+            self.kill()
+
+    def send(self, message: Any) -> None:
+        """Tell all workers something that they shall know before the next step."""
+        self._flush()
+        self._send(message)
+
+    def _send(self, message: Any) -> None:
+        data = pickle.dumps(message)
+        for place, process in enumerate(self.processes):
+            try:
+                process.connection.send_bytes(data)
+            except OSError:
+                self._lost(place + 1)
+        self._messages += 1
+
+    def later(self, message: Any) -> None:
+        """The same, at the next opportunity: for finalizers, which may run in the middle of anything."""
+        self._later.append(message)
+
+    def _flush(self) -> None:
+        if self._later or self._dropped:
+            messages, self._later = self._later, []
+            numbers, self._dropped = self._dropped, []
+            for message in (*messages, DropSegments(tuple(numbers))):
+                self._send(message)
+
+    def allocate(self, size_bytes: int) -> Array:
+        """Zeroed memory that all workers see, as long as an array of it lives here."""
+        segment = Segment.create(max(size_bytes, 1), self._kind)
+        array = segment.bytes
+        self._send(SegmentFollows())
+        for place, process in enumerate(self.processes):
+            try:
+                segment.send(process.connection, process.pid)
+            except OSError:
+                self._lost(place + 1)
+        self._settle(segment)
+        self._segments[segment.number] = array
+        weakref.finalize(array, self._drop, segment.number).atexit = False
+        return array[:size_bytes]
+
+    def _drop(self, number: int) -> None:
+        self._dropped.append(number)
+
+    def block(self, purpose: str, size_bytes: int) -> Array:
+        """Shared memory that all plans use in turn: at least the largest number of bytes asked for so far."""
+        block = self._blocks.get(purpose)
+        if block is None or block.size < size_bytes:
+            block = self._blocks[purpose] = self.allocate(size_bytes)
+        return block
+
+    def suits(self, arrays: Sequence[Array]) -> bool:
+        """Whether arrays lie in memory that the workers see."""
+        own = {id(array) for array in self._segments.values()}
+        return all(id(block_of(array)) in own for array in arrays)
+
+    def place(self, variables: Iterable[Variable], updated: Iterable[Variable]) -> None:
+        """Move variables to where the workers see them, until the pool ends."""
+        variables = list(variables)
+        self._placed.update(variables)
+        state.place(variables, updated, memory=self)
+
+    def locate(self, array: Array) -> Location:
+        """Where an array in shared memory lies, for a message."""
+        block = block_of(array)
+        number = next(number for number, segment in self._segments.items() if segment is block)
+        offset = array.__array_interface__["data"][0] - block.__array_interface__["data"][0]
+        return Location(number, offset, array.dtype.str, array.shape)
+
+    def add_user(self, user: PoolUser) -> None:
+        """Tell it when the pool ends, so that it does not hold on to its memory."""
+        self._users.add(user)
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within it a step runs. Whatever goes wrong ends the pool: no worker is left in the middle of something."""
+        if self._is_stepping:
+            raise ExecutorError(
+                "expected one step at a time; found a step on executor 'processes' within another one of the same "
+                "pool, by an op that runs a graph. Use executor='serial' there"
+            )
+        self._is_stepping = True
+        try:
+            yield
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            self._is_stepping = False
+
+    def order(self, active: int, plan: int, step: int, table: int, now_ns: int) -> None:
+        """Let workers begin a step. All that it needs is in shared memory or in messages sent before."""
+        self._flush()
+        self._words.order[:6] = plan, step, table, self._messages, self.leader.barriers, now_ns
+        self.leader.order(active)
+
+    def ask(self, message: Any) -> list[Any]:
+        """The answers of all workers to a message."""
+        self.send(message)
+        return [self._answer(place + 1) for place in range(len(self.processes))]
+
+    def _answer(self, worker: int) -> Any:
+        connection = self.processes[worker - 1].connection
+        message = None
+        with suppress(EOFError, OSError):
+            message = connection.recv_bytes()
+            while message == WAKE_UP:
+                message = connection.recv_bytes()
+        if message is None:
+            self._lost(worker)
+        answer = pickle.loads(message)
+        if isinstance(answer, Failed):
+            self._heard(worker, message)
+        return answer
+
+    def _heard(self, worker: int, message: bytes | None) -> None:
+        if message is None:
+            self._lost(worker)
+        else:
+            failed = pickle.loads(message)
+            assert isinstance(failed, Failed)
+            where = f"  worker: {worker} of {self.workers} (process {self.processes[worker - 1].pid})"
+            kind: type[MiaiGraphError] = ExecutionError if failed.is_execution else ExecutorError
+            raise kind(f"{failed.text}\n{where}")
+
+    def _lost(self, worker: int) -> NoReturn:
+        process = self.processes[worker - 1]
+        doing = self.describe_work(worker)
+        found = process.describe_exit()
+        self.kill()
+        raise WorkerLostError(
+            f"expected all workers to go on; found worker {worker} of {self.workers} (process {process.pid}) {found}, "
+            f"{doing}. The step was not applied: parameters are those of the last one that was finished. Other "
+            "workers are started at the next call; if memory ran out, use fewer workers or a smaller batch"
+        )
+
+    def stop(self) -> None:
+        """End the workers, and move values to where they need no pool."""
+        self._end(lambda process: process.stop(STOP_PATIENCE_SECONDS))
+
+    def kill(self) -> None:
+        """The same at once, for workers that may be in the middle of something."""
+        self._end(lambda process: process.kill())
+
+    def _end(self, end: Callable[[WorkerProcess], None]) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        _pools.discard(self)
+        if self._pid == os.getpid():
+            for process in self.processes:
+                with suppress(OSError):
+                    process.connection.close()
+            for process in self.processes:
+                end(process)
+        self._release()
+
+    def _release(self) -> None:
+        """Move values out of shared memory, and let go of it."""
+        with state.lock:
+            state.place([variable for variable in self._placed if variable in state], memory=_Leaving(self))
+            for user in list(self._users):
+                user.forget_plans()
+            self._blocks.clear()
+
+    def abandon(self) -> None:
+        """In a fork of the process that the workers belong to: leave them and their memory alone."""
+        self.is_open = False
+        self._release()
+
+
+class _Leaving:
+    """The memory of this process, for values that must not stay in a pool's."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def allocate(self, size_bytes: int) -> Array:
+        return PRIVATE.allocate(size_bytes)
+
+    def suits(self, arrays: Sequence[Array]) -> bool:
+        return not any(self._pool.suits([array]) for array in arrays)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _leave_pools_to_the_parent() -> None:
+    for pool in list(_pools):
+        pool.abandon()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_pools_to_the_parent)

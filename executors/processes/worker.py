@@ -1,0 +1,229 @@
+"""The main function of a worker process: prepares plans as it is told, and runs its part of each step."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from multiprocessing.connection import Connection
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from executors.processes import confinement
+from executors.processes.control import Follower, Words
+from executors.processes.memory import Segment
+from executors.processes.messages import (
+    AreYouReady,
+    DropExecutable,
+    DropSegments,
+    DropTable,
+    Failed,
+    Location,
+    NewGraph,
+    NewPlan,
+    NewTable,
+    Ready,
+    Received,
+    ResetTiming,
+    SegmentFollows,
+    SetUp,
+    TellTiming,
+    Timed,
+)
+from miai_graph.errors import ExecutionError
+from miai_graph.graph_data import graph_from_data
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.passes.partition import partition
+from miai_graph.plan.bound import BoundPlan, Workspace
+from miai_graph.plan.exchange import Exchange
+from miai_graph.plan.parts import cut_batch, parts_of
+from miai_graph.plan.program import Program, make_program
+from miai_graph.state import State
+from miai_graph.timing import Recorder, merge_calls
+
+
+def main(connection: Connection) -> None:
+    """Serve the pool at the other end of the connection, until it is closed."""
+    confinement.enter_worker()
+    with np.errstate(all="ignore"):
+        worker = _Worker(connection)
+        while True:
+            worker.take_part()
+
+
+class _Executable:
+    """A graph, with the plans that were asked for and what they were timed at."""
+
+    def __init__(self, message: NewGraph) -> None:
+        self.graph, self.variables = graph_from_data(message.graph)
+        self.inputs = message.inputs
+        self.state = State()
+        self.workspace = Workspace()
+        self.recorders: dict[Any, Recorder] = {}
+        self.peak_bytes = 0
+        self._programs: dict[tuple[int, bool], Program] = {}
+
+    def program(self, index: int, workers: int, is_reproducible: bool) -> Program:
+        """What this worker runs if so many take part."""
+        key = workers, is_reproducible
+        if key not in self._programs:
+            own = partition(self.graph, index, workers, is_reproducible=is_reproducible)
+            self._programs[key] = make_program(own.graph, own.exports, own.per_part)
+        return self._programs[key]
+
+
+class _Plan:
+    """A plan with the memory through which a step is told."""
+
+    def __init__(self, message: NewPlan, executable: _Executable, worker: _Worker) -> None:
+        found = worker.array
+        self.executable = executable
+        self.workers = message.workers
+        self._turns, self._indices = found(message.turns), found(message.indices)
+        self._slots = [found(location) for location in message.slots]
+        state = executable.state
+        for variable, locations in zip(executable.variables, message.variables, strict=True):
+            state.adopt(variable, [found(location) for location in locations])
+        self._numbers = state.numbers(executable.variables)
+        program = executable.program(worker.index, message.workers, message.is_reproducible)
+        parts = cut_batch(message.batch_size, message.parts)
+        exchange = Exchange(program, message.batch_size, message.parts, lambda _: found(message.exchange))
+        self.bound = BoundPlan(
+            program,
+            message.batch_size,
+            state,
+            executable.workspace,
+            parts_of(worker.index, message.workers, parts),
+            exchange,
+            worker.follower.barrier,
+        )
+        stamps = found(message.stamps)[worker.index]
+        if stamps.size >= self.bound.stamps.size:
+            self.bound.stamp_into(stamps[: self.bound.stamps.size])
+        key = message.batch_size, self.bound.nodes
+        self.recorder = executable.recorders.setdefault(key, self.bound.recorder)
+        executable.peak_bytes = max(executable.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
+        inputs = {node.name: node for node in program.graph.inputs}
+        self._inputs = [(place, inputs[name]) for place, name in enumerate(executable.inputs) if name in inputs]
+
+    def run(self, step: int, table: list[Array] | None, ordered_ns: int) -> None:
+        """Compute this worker's part of a step."""
+        began_ns = perf_counter_ns()
+        bound = self.bound
+        self.executable.state.versions[self._numbers] = self._turns
+        turns = bound.turns()
+        binding = bound.bindings.get(turns) or bound.bind(turns)
+        for place, node in self._inputs:
+            self._feed(node, self._slots[place] if table is None else table[place], is_table=table is not None)
+        bound.run(step, binding)
+        waited_ns = began_ns - ordered_ns
+        self.recorder.add(began_ns, bound.stamps, perf_counter_ns() + waited_ns, waited_ns)
+
+    def _feed(self, node: Node, source: Array, *, is_table: bool) -> None:
+        whole = self.bound.feeds.get(node)
+        if whole is not None:
+            np.copyto(whole, source)
+            return
+        for part, feeds in zip(self.bound.parts, self.bound.part_feeds, strict=True):
+            if is_table:
+                np.take(source, self._indices[part.rows], 0, feeds[node], "clip")
+            else:
+                np.copyto(feeds[node], source[part.rows])
+
+
+class _Worker:
+    """What a worker knows: shared memory, executables, plans and tables, by the numbers that the pool gave them."""
+
+    def __init__(self, connection: Connection) -> None:
+        set_up: SetUp = connection.recv()
+        self.index = set_up.index
+        self._connection = connection
+        self._answers = set_up.memory == "named"
+        self._segments: dict[int, Array] = {}
+        control = self._receive()
+        self._words = Words(control, set_up.workers)
+        self.follower = Follower(connection, self._words, set_up.index, self._handle, is_crowded=set_up.is_crowded)
+        self._messages = 0
+        self._executables: dict[int, _Executable] = {}
+        self._plans: dict[int, _Plan] = {}
+        self._tables: dict[int, list[Array]] = {}
+
+    def array(self, location: Location) -> Array:
+        """An array in shared memory."""
+        return location.array(self._segments[location.segment])
+
+    def _receive(self) -> Array:
+        segment = Segment.receive(self._connection)
+        self._segments[segment.number] = segment.bytes
+        if self._answers:
+            self._connection.send(Received())
+        return segment.bytes
+
+    def take_part(self) -> None:
+        """Wait for a step, and compute a part of it. A failure is told, and ends the process."""
+        self.follower.wait_for_order()
+        plan, step, table, messages, barriers, ordered_ns = self._words.order[:6].tolist()
+        while self._messages < messages:
+            self._handle(self._connection.recv_bytes())
+        self.follower.barriers = barriers
+        try:
+            self._plans[plan].run(step, self._tables[table] if table >= 0 else None, ordered_ns)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            self._fail(error)
+        self.follower.arrive()
+
+    def _fail(self, error: Exception) -> None:
+        is_execution = isinstance(error, ExecutionError)
+        text = str(error) if is_execution else "".join(traceback.format_exception(error))
+        self._connection.send(Failed(text, is_execution))
+        # There is nothing to go on with: the pool ends when it reads this.
+        self._connection.recv_bytes()
+        raise EOFError
+
+    def _handle(self, message: bytes) -> None:
+        if not message:
+            return
+        self._messages += 1
+        try:
+            self._obey(pickle.loads(message))
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            self._fail(error)
+
+    def _obey(self, message: Any) -> None:
+        match message:
+            case SegmentFollows():
+                self._receive()
+            case DropSegments(numbers):
+                for number in numbers:
+                    self._segments.pop(number, None)
+            case NewGraph(executable):
+                self._executables[executable] = _Executable(message)
+            case DropExecutable(executable):
+                gone = self._executables.pop(executable, None)
+                self._plans = {number: plan for number, plan in self._plans.items() if plan.executable is not gone}
+            case NewPlan(number, executable):
+                self._plans[number] = _Plan(message, self._executables[executable], self)
+            case AreYouReady():
+                self._connection.send(Ready())
+            case NewTable(table, arrays):
+                self._tables[table] = [self.array(location) for location in arrays]
+            case DropTable(table):
+                self._tables.pop(table, None)
+            case TellTiming(executable):
+                self._connection.send(self._timed(executable))
+            case ResetTiming(executable):
+                for recorder in self._executables[executable].recorders.values():
+                    recorder.reset()
+
+    def _timed(self, number: int) -> Timed:
+        executable = self._executables.get(number)
+        if executable is None:
+            return Timed((), 0)
+        records = [record for recorder in executable.recorders.values() for record in recorder.records(self.index)]
+        return Timed(tuple(merge_calls(records)), executable.peak_bytes)

@@ -1,0 +1,166 @@
+"""Data parallelism without processes: the graphs of several workers, evaluated in step by plain NumPy.
+
+What partitioning means is defined here once more, as simply as can be: all workers compute up to a barrier, then what
+they owe is reduced. Updates are put together from slices, of which each element must be written exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+
+import numpy as np
+from reference_executor import Reference, ReferenceExecutable
+
+import miai_graph as mg
+from miai_graph.feeding import check_inputs
+from miai_graph.interpreter import evaluate_node
+from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
+from miai_graph.passes.partition import Partition, partition
+from miai_graph.passes.simplify import simplify
+from miai_graph.plan.exchange import REDUCTIONS
+from miai_graph.plan.parts import Part, cut_batch
+from miai_graph.state import state
+from miai_graph.types import bind_shape
+
+Owed = list[np.ndarray]
+"""By number of the export."""
+
+
+class LogicalWorker:
+    """One worker's graph with the values computed so far."""
+
+    def __init__(self, own: Partition, part: Part, batch_size: int, feeds, step: int) -> None:
+        self.own, self.part, self.batch_size = own, part, batch_size
+        self.feeds, self.step = feeds, step
+        self.values: dict[mg.Node, np.ndarray] = {}
+        self.reduced: Owed = []
+        self.sources = {source for node in own.graph.nodes for source in node.inputs} | set(own.graph.outputs)
+
+    def run(self) -> Iterator[tuple[int, Owed]]:
+        """Stops at each barrier: the number of what is owed, and the values."""
+        numbers = {node: number for number, node in enumerate(self.own.exports)}
+        for node in self.own.graph.nodes:
+            inputs = [self.values.get(source) for source in node.inputs]
+            match node.op.name:
+                case "barrier":
+                    self.values[node] = np.empty(0, bool)
+                    yield numbers[node.inputs[0]], inputs
+                case "all_reduce":
+                    self.values[node] = self.reduced[numbers[node.inputs[0]]]
+                case "reduce_scatter":
+                    row = self.reduced[numbers[node.inputs[0]]].reshape(-1)
+                    self.values[node] = row[node.attributes["start"] : node.attributes["stop"]]
+                case "all_gather":
+                    assert node not in self.sources
+                case _:
+                    self.values[node] = self._value(node, inputs)
+
+    def _value(self, node: mg.Node, inputs) -> np.ndarray:
+        is_own = node in self.own.per_part
+        if is_input(node):
+            (axis,) = node.type.batch_axes or (None,)
+            if axis is None:
+                return self.feeds[node]
+            rows = node.type.shape[axis].multiple
+            first = rows * self.part.first_row
+            return self.feeds[node][(slice(None),) * axis + (slice(first, first + rows * self.part.size),)]
+        if is_variable(node):
+            return state.get(variable_of(node))
+        if node.op.name in RUN_NUMBERS:
+            numbers = dict(zip(RUN_NUMBERS, (self.batch_size, self.part.first_row, self.step), strict=True))
+            return np.asarray(numbers[node.op.name], np.int64)
+        return evaluate_node(node, inputs, self.part.size if is_own else self.batch_size)
+
+
+def partitions_of(graph: mg.Graph, workers: int, *, is_reproducible: bool = False) -> list[Partition]:
+    """All workers' graphs, which must be well formed and fit together."""
+    found = [partition(graph, worker, workers, is_reproducible=is_reproducible) for worker in range(workers)]
+    for own in found:
+        mg.check_graph(own.graph)
+        assert [node.type for node in own.exports] == [node.type for node in found[0].exports]
+        assert [_inputs(node, own) for node in barriers_of(own)] == [
+            _inputs(node, found[0]) for node in barriers_of(found[0])
+        ]
+    return found
+
+
+def barriers_of(own: Partition) -> list[mg.Node]:
+    return [node for node in own.graph.nodes if node.op.name == "barrier"]
+
+
+def _inputs(barrier: mg.Node, own: Partition) -> list[int]:
+    return [own.exports.index(source) for source in barrier.inputs]
+
+
+def evaluate_by_workers(
+    graph: mg.Graph, feeds, batch_size: int, workers: int, step: int = 0, *, is_reproducible: bool = False
+) -> tuple[list[np.ndarray], dict[mg.Node, np.ndarray]]:
+    """The graph's outputs and updates, as `interpreter.evaluate` gives them; no more workers than there are rows."""
+    parts = cut_batch(batch_size, workers)
+    owns = partitions_of(graph, len(parts), is_reproducible=is_reproducible)
+    crew = [LogicalWorker(own, part, batch_size, feeds, step) for own, part in zip(owns, parts, strict=True)]
+    for stops in zip(*(worker.run() for worker in crew), strict=True):
+        _reduce(crew, stops)
+    return _outputs(graph, crew), _updates(graph, crew)
+
+
+def _reduce(crew: list[LogicalWorker], stops) -> None:
+    reductions = {
+        worker.own.exports.index(node.inputs[0]): node.attributes["reduction"]
+        for worker in crew
+        for node in worker.own.graph.nodes
+        if node.op.name in ("all_reduce", "reduce_scatter")
+    }
+    first = stops[0][0]
+    for place, owed in enumerate(zip(*(values for _, values in stops), strict=True)):
+        combine = REDUCTIONS[reductions.get(first + place, "sum")]
+        total = reduce(combine, owed)
+        for worker in crew:
+            worker.reduced.append(total)
+
+
+def _outputs(graph: mg.Graph, crew: list[LogicalWorker]) -> list[np.ndarray]:
+    found = [dict(zip(worker.own.outputs, worker.own.graph.outputs, strict=False)) for worker in crew]
+    assert set(found[0]) == set(range(len(graph.outputs)))
+    result = []
+    for place, node in enumerate(graph.outputs):
+        pieces = [worker.values[own[place]] for worker, own in zip(crew, found, strict=True) if place in own]
+        assert len(pieces) == (len(crew) if node.type.batch_axes else 1)
+        result.append(np.concatenate(pieces, node.type.batch_axes[0]) if node.type.batch_axes else pieces[0])
+    return result
+
+
+def _updates(graph: mg.Graph, crew: list[LogicalWorker]) -> dict[mg.Node, np.ndarray]:
+    result = {node: np.empty(bind_shape(node.type.shape, 1), node.dtype) for node in graph.updates}
+    written = {node: np.zeros(node.type.size, int) for node in graph.updates}
+    for worker in crew:
+        for target, value in worker.own.graph.updates.items():
+            start, piece = 0, value
+            if value.op.name == "all_gather":
+                start, (piece,) = value.attributes["start"], value.inputs
+            rows = slice(start, start + piece.type.size)
+            result[target].reshape(-1)[rows] = worker.values[piece].reshape(-1)
+            written[target][rows] += 1
+    assert all((times == 1).all() for times in written.values())
+    return result
+
+
+class ByWorkers(Reference):
+    """An executor of so many logical workers."""
+
+    def __init__(self, count: int, *, is_reproducible: bool = False) -> None:
+        self.count, self.is_reproducible = count, is_reproducible
+
+    def compile(self, graph, inputs, outputs, updates):
+        self.require_open()
+        check_inputs(graph, inputs)
+        return ByWorkersExecutable(self, simplify(graph), inputs)
+
+
+class ByWorkersExecutable(ReferenceExecutable):
+    def evaluate(self, feeds, batch_size: int):
+        owner = self.executor
+        return evaluate_by_workers(
+            self.graph, feeds, batch_size, owner.count, self.step, is_reproducible=owner.is_reproducible
+        )
