@@ -104,7 +104,7 @@ class Recorder:
             ("wait", "wait", "", WAIT, nothing),
             ("commit", "commit", "", OVERHEAD, nothing),
         ]
-        return [
+        records = [
             TimingRecord(
                 node=name,
                 op=op,
@@ -122,6 +122,11 @@ class Recorder:
             for place, (name, op, layer, phase, cost) in enumerate(rows)
             if phase != WAIT or self._total_ns[place]
         ]
+        # A node that is computed for several parts of a batch is one all the same.
+        parts: dict[tuple[str, str], list[TimingRecord]] = defaultdict(list)
+        for record in records:
+            parts[record.node, record.phase].append(record)
+        return [_merge(members) for members in parts.values()]
 
 
 GroupBy = Literal["layer", "op", "node", "phase", "worker"]

@@ -13,7 +13,7 @@ import numpy as np
 from reference_executor import Reference, ReferenceExecutable
 
 import miai_graph as mg
-from miai_graph.feeding import check_inputs
+from miai_graph.feeding import check_batch, check_inputs
 from miai_graph.interpreter import evaluate_node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
 from miai_graph.passes.partition import Partition, partition
@@ -159,8 +159,17 @@ class ByWorkers(Reference):
 
 
 class ByWorkersExecutable(ReferenceExecutable):
-    def evaluate(self, feeds, batch_size: int):
-        owner = self.executor
-        return evaluate_by_workers(
-            self.graph, feeds, batch_size, owner.count, self.step, is_reproducible=owner.is_reproducible
-        )
+    def run(self, batches):
+        for batch in batches:
+            checked = check_batch(self.inputs, batch)
+            feeds = {node: np.empty(bind_shape(node.type.shape, checked.size), node.dtype) for node in self.inputs}
+            for position, node in enumerate(self.inputs):
+                checked.copy_to(position, feeds[node], slice(None) if node.type.batch_axes else None)
+            owner = self.executor
+            outputs, updates = evaluate_by_workers(
+                self.graph, feeds, checked.size, owner.count, self.step, is_reproducible=owner.is_reproducible
+            )
+            for target, value in updates.items():
+                state.set(variable_of(target), value)
+            self.step += 1
+            yield outputs

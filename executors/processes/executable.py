@@ -105,10 +105,11 @@ class ProcessesExecutable(PlannedExecutable):
         if not any(node.type.batch_axes for node in self._inputs):
             return False
         analysis = analyse_batch(self.graph)
-        reasons = [f"{describe(node)}: {analysis.placements[node]}" for node in analysis.obstacles]
-        reasons += [f"{describe(node)}: {reason}" for node, reason in unportable_ops(self.graph)]
+        reasons = {node: str(analysis.placements[node]) for node in analysis.obstacles} | dict(
+            unportable_ops(self.graph)
+        )
         if reasons and self._owner.size > 1:
-            lines = "\n  ".join(reasons)
+            lines = "\n  ".join(f"{describe(node)}: {reason}" for node, reason in reasons.items())
             warnings.warn(
                 f"expected a graph that workers can compute parts of; found nodes that they cannot:\n  {lines}\n"
                 "  The whole graph is computed by one worker",

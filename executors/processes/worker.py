@@ -207,7 +207,7 @@ class _Worker:
             case DropExecutable(executable):
                 gone = self._executables.pop(executable, None)
                 self._plans = {number: plan for number, plan in self._plans.items() if plan.executable is not gone}
-            case NewPlan(number, executable):
+            case NewPlan(number, executable) if self.index < message.workers:
                 self._plans[number] = _Plan(message, self._executables[executable], self)
             case AreYouReady():
                 self._connection.send(Ready())
