@@ -39,7 +39,7 @@ class LogicalWorker:
 
     def run(self) -> Iterator[tuple[int, Owed]]:
         """Stops at each barrier: the number of what is owed, and the values."""
-        numbers = {node: number for number, node in enumerate(self.own.exports)}
+        numbers = _numbers(self.own)
         for node in self.own.graph.nodes:
             inputs = [self.values.get(source) for source in node.inputs]
             match node.op.name:
@@ -79,9 +79,7 @@ def partitions_of(graph: mg.Graph, workers: int, *, is_reproducible: bool = Fals
     for own in found:
         mg.check_graph(own.graph)
         assert [node.type for node in own.exports] == [node.type for node in found[0].exports]
-        assert [_inputs(node, own) for node in barriers_of(own)] == [
-            _inputs(node, found[0]) for node in barriers_of(found[0])
-        ]
+        assert _waits(own) == _waits(found[0])
     return found
 
 
@@ -89,8 +87,14 @@ def barriers_of(own: Partition) -> list[mg.Node]:
     return [node for node in own.graph.nodes if node.op.name == "barrier"]
 
 
-def _inputs(barrier: mg.Node, own: Partition) -> list[int]:
-    return [own.exports.index(source) for source in barrier.inputs]
+def _numbers(own: Partition) -> dict[mg.Node, int]:
+    return {node: number for number, node in enumerate(own.exports)}
+
+
+def _waits(own: Partition) -> list[list[int]]:
+    """For each barrier the numbers of the exports that it waits for."""
+    numbers = _numbers(own)
+    return [[numbers[source] for source in node.inputs] for node in barriers_of(own)]
 
 
 def evaluate_by_workers(
@@ -107,7 +111,7 @@ def evaluate_by_workers(
 
 def _reduce(crew: list[LogicalWorker], stops) -> None:
     reductions = {
-        worker.own.exports.index(node.inputs[0]): node.attributes["reduction"]
+        _numbers(worker.own)[node.inputs[0]]: node.attributes["reduction"]
         for worker in crew
         for node in worker.own.graph.nodes
         if node.op.name in ("all_reduce", "reduce_scatter")
@@ -151,11 +155,13 @@ class ByWorkers(Reference):
 
     def __init__(self, count: int, *, is_reproducible: bool = False) -> None:
         self.count, self.is_reproducible = count, is_reproducible
+        self.graphs: list[mg.Graph] = []
 
     def compile(self, graph, inputs, outputs, updates):
         self.require_open()
         check_inputs(graph, inputs)
-        return ByWorkersExecutable(self, simplify(graph), inputs)
+        self.graphs.append(simplify(graph))
+        return ByWorkersExecutable(self, self.graphs[-1], inputs)
 
 
 class ByWorkersExecutable(ReferenceExecutable):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 TRIAL_STEPS = 6
 """How many steps are measured with each number of workers; the shortest counts."""
+
+STEPS_BETWEEN_TRIALS = 1000
+"""After so many steps it is measured again, for other programs come and go."""
 
 WAITING_WORTH_A_TRIAL = 0.15
 """Where a smaller part of the step is spent waiting and reducing, no smaller number of workers can be faster."""
@@ -36,25 +40,31 @@ class WorkerChoice:
 
     def add(self, seconds: float, waiting: float) -> None:
         """Tell how long a step took, and which part of it went by with waiting and reducing."""
-        if self.is_decided:
-            return
         self._steps += 1
+        if self.is_decided:
+            if self._steps == STEPS_BETWEEN_TRIALS and len(self.candidates) > 1:
+                self._begin()
+            return
         self.seconds[self.workers] = min(seconds, self.seconds.get(self.workers, seconds))
         if self._steps < TRIAL_STEPS:
             return
         self._steps = 0
         place = self.candidates.index(self.workers)
         if place == 0 and waiting < WAITING_WORTH_A_TRIAL:
-            self.is_decided = True
+            self._decide([self.workers])
         elif place + 1 < len(self.candidates):
             self.workers = self.candidates[place + 1]
         else:
-            self._decide()
+            self._decide(self.candidates)
 
-    def _decide(self) -> None:
+    def _begin(self) -> None:
+        self._steps, self.is_decided, self.workers = 0, False, self.candidates[0]
+        self.seconds.clear()
+
+    def _decide(self, tried: Sequence[int]) -> None:
         self.is_decided = True
         all_workers = self.candidates[0]
-        best = min(self.candidates, key=lambda workers: self.seconds[workers])
+        best = min(tried, key=lambda workers: self.seconds[workers])
         is_better = self.seconds[best] <= GAIN_WORTH_A_CHANGE * self.seconds[all_workers]
         self.workers = best if is_better else all_workers
 

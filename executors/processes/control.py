@@ -2,25 +2,24 @@
 
 Worker 0, the user's process, orders a step by raising each worker's ``go``. At a barrier each worker raises its
 ``arrived``; when all have, worker 0 raises ``released``. Whoever waits spins for a moment and then sleeps, which it
-says first (``asleep``), in a read of its connection: there an empty message wakes it, and there it notices when the
-other process is gone. Each word has a cache line to itself.
+says first (``asleep``): a bell wakes it, or a message, or that the other process is gone. Each word has a cache line to
+itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from executors.processes.atomics import atomics, spins_for
+from executors.processes.bells import WAKE_UP, Bell, Sleeper, ringing
 
 LINE_BYTES = 64
 ORDER_WORDS = 8
 SPIN_SECONDS = 100e-6
-WAKE_UP = b""
 
 
 class Words:
@@ -51,13 +50,24 @@ class Follower:
     Parameters
     ----------
     handle : what to do with a message that comes while it waits for an order
+    bells : its own, and that of worker 0; None where the system has none
     is_crowded : whether there are more workers than cores, so that spinning would keep others from working
     """
 
     def __init__(
-        self, connection: Connection, words: Words, index: int, handle: Callable[[bytes], None], *, is_crowded: bool
+        self,
+        connection: Connection,
+        words: Words,
+        index: int,
+        handle: Callable[[bytes], None],
+        bells: tuple[Bell, Bell] | None,
+        *,
+        is_crowded: bool,
     ) -> None:
+        own, leaders = bells or (None, None)
         self._connection = connection
+        self._sleeper = Sleeper([connection], own)
+        self._ring = ringing(leaders, connection)
         self._words = words
         self._index = index
         self._handle = handle
@@ -76,7 +86,7 @@ class Follower:
         self.barriers += 1
         self._atomics.store(self._words.arrived[self._index], self.barriers)
         if self._atomics.load(self._words.asleep[0]):
-            self._connection.send_bytes(WAKE_UP)
+            self._ring()
 
     def barrier(self) -> None:
         """Wait until all workers have come here."""
@@ -90,9 +100,10 @@ class Follower:
         asleep = self._words.asleep[self._index]
         self._atomics.store(asleep, 1)
         while not wait_until(address, 1, 0, target, 0):
-            message = self._connection.recv_bytes()
-            if message != WAKE_UP:
-                self._handle(message)
+            if self._sleeper.sleep():
+                message = self._connection.recv_bytes()
+                if message != WAKE_UP:
+                    self._handle(message)
         self._atomics.store(asleep, 0)
 
 
@@ -102,6 +113,7 @@ class Leader:
     Parameters
     ----------
     handle : what to do if a worker says something, or (None) is gone: it raises
+    bells : its own, and those of the others; None where the system has none
     """
 
     def __init__(
@@ -109,10 +121,14 @@ class Leader:
         peers: Sequence[Connection],
         words: Words,
         handle: Callable[[int, bytes | None], None],
+        bells: Sequence[Bell] | None,
         *,
         is_crowded: bool,
     ) -> None:
+        own, others = (bells[0], bells[1:]) if bells else (None, [None] * len(peers))
         self._peers = list(peers)
+        self._sleeper = Sleeper(self._peers, own)
+        self._rings = [ringing(bell, peer) for bell, peer in zip(others, peers, strict=True)]
         self._words = words
         self._handle = handle
         self._atomics = atomics()
@@ -153,18 +169,17 @@ class Leader:
     def _wake(self, worker: int) -> None:
         if self._atomics.load(self._words.asleep[worker]):
             try:
-                self._peers[worker - 1].send_bytes(WAKE_UP)
+                self._rings[worker - 1]()
             except OSError:
                 self._handle(worker, None)
 
     def _listen(self) -> None:
         """Sleep until a worker says something or is gone."""
-        for ready in connections.wait(self._peers):
-            worker = self._peers.index(ready) + 1  # type: ignore[arg-type]
+        for place in self._sleeper.sleep():
             try:
-                message = ready.recv_bytes()  # type: ignore[union-attr]
+                message = self._peers[place].recv_bytes()
             except (EOFError, OSError):
-                self._handle(worker, None)
+                self._handle(place + 1, None)
                 continue
             if message != WAKE_UP:
-                self._handle(worker, message)
+                self._handle(place + 1, message)

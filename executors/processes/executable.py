@@ -96,6 +96,7 @@ class ProcessesExecutable(PlannedExecutable):
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._programs: dict[int, Program] = {}
             self._pool: Pool | None = None
+            self._finish: finalize[..., ProcessesExecutable] | None = None
             self._tables: WeakKeyDictionary[Table, tuple[int, list[Array]]] = WeakKeyDictionary()
             self._table_arrays: list[Array] = []
             self._all_numbers = state.numbers(map(variable_of, self.graph.variables))
@@ -118,8 +119,7 @@ class ProcessesExecutable(PlannedExecutable):
         return not reasons
 
     def _threads(self) -> AbstractContextManager[object]:
-        if self._pool is not None:
-            self._pool.check()
+        self._owner.check()
         return limited_blas(self._owner.threads)
 
     def forget_plans(self) -> None:
@@ -129,16 +129,19 @@ class ProcessesExecutable(PlannedExecutable):
         self._tables.clear()
         self._table_arrays = []
         self._pool = None
+        if self._finish is not None:
+            self._finish.detach()
 
     def _ready_pool(self) -> Pool:
         """The pool, which knows the graph."""
         pool = self._owner.pool()
+        pool.require_idle()
         if pool is not self._pool:
             self.forget_plans()
             pool.send(NewGraph(self._number, graph_to_data(self.graph), tuple(node.name for node in self._inputs)))
             pool.add_user(self)
             self._pool = pool
-            finalize(self, _tell_dropped, pool, self._number)
+            self._finish = finalize(self, _tell_dropped, pool, self._number)
         return pool
 
     def _workers_for(self, batch_size: int) -> int:
@@ -176,7 +179,8 @@ class ProcessesExecutable(PlannedExecutable):
             state.place(variables, updated)
         program = self._program(workers)
         if workers > 1:
-            return self._make_shared_plan(program, batch_size, workers)
+            with self._ready_pool().preparing():
+                return self._make_shared_plan(program, batch_size, workers)
         if self._owner.shards is None or not self._is_shared:
             return BoundPlan(program, batch_size, state, self._workspace)
         parts = cut_batch(batch_size, self._owner.shards)
@@ -318,13 +322,8 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
         choice = self._choices.get(plan.batch_size)
-        if choice is None or choice.is_decided:
-            return
-        elapsed = np.diff(plan.stamps)
-        beside = sum(
-            int(elapsed[place]) for place, node in enumerate(plan.nodes) if node.phase in (WAIT, COMMUNICATION)
-        )
-        choice.add(step_ns / 1e9, (beside + waited_ns) / step_ns)
+        if choice is not None:
+            choice.add(step_ns / 1e9, 0.0 if choice.is_decided else _waiting(plan, waited_ns) / step_ns)
 
     def _records(self) -> list[TimingRecord]:
         answers = self._ask(TellTiming(self._number))
@@ -332,6 +331,7 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _ask(self, message: Any) -> list[Any]:
         """The answers of the other workers, if there are any still."""
+        self._owner.check()
         if self._pool is None or not self._owner.has(self._pool):
             return []
         return self._pool.ask(message)
@@ -348,8 +348,16 @@ class ProcessesExecutable(PlannedExecutable):
     def reset_timing(self) -> None:
         with state.lock:
             super().reset_timing()
+            self._owner.check()
             if self._pool is not None and self._owner.has(self._pool):
                 self._pool.send(ResetTiming(self._number))
+
+
+def _waiting(plan: BoundPlan, waited_ns: int) -> int:
+    """The nanoseconds of the last step that went by with waiting and reducing."""
+    elapsed = np.diff(plan.stamps).tolist()
+    beside = (time for time, node in zip(elapsed, plan.nodes, strict=True) if node.phase in (WAIT, COMMUNICATION))
+    return waited_ns + sum(beside)
 
 
 def _tell_dropped(pool: Pool, number: int) -> None:

@@ -74,6 +74,11 @@ class Processes(Executor):
             self._pools[:] = [Pool(self.size, self.threads)]
         return self._pools[-1]
 
+    def check(self) -> None:
+        """Between steps: end a pool of which a worker is gone, so that the next one is made."""
+        for pool in self._pools:
+            pool.check()
+
     def has(self, pool: Pool | None) -> bool:
         """Whether these are the workers, and they can be used."""
         return pool is not None and pool.is_open and pool in self._pools
@@ -83,6 +88,7 @@ class Processes(Executor):
         host = socket.gethostname()
         pids = [os.getpid()]
         if self.size > 1 and not self.closed:
+            self.check()
             pids += [process.pid for process in self.pool().processes]
         return tuple(Worker(index, pid, host, self.threads) for index, pid in enumerate(pids))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
 
-from executors.processes.control import WAKE_UP, Leader, Words
+from executors.processes.bells import HAS_BELLS, WAKE_UP, Bell
+from executors.processes.control import Leader, Words
 from executors.processes.launch import WorkerProcess, start
 from executors.processes.memory import DEFAULT_KIND, Kind, Segment
 from executors.processes.messages import DropSegments, Failed, Location, SegmentFollows, SetUp
@@ -32,6 +33,14 @@ class PoolUser(Protocol):
     def __hash__(self) -> int: ...
 
 
+def _between_steps(worker: int) -> str:
+    return "between two steps"
+
+
+def _preparing(worker: int) -> str:
+    return "while it prepared its part of the graph"
+
+
 class Pool:
     """Workers 1 and up; this process is worker 0.
 
@@ -52,6 +61,7 @@ class Pool:
         self.is_open = True
         self.workers = workers
         self.processes: list[WorkerProcess] = []
+        self.describe_work: Callable[[int], str] = _between_steps
         self._pid = os.getpid()
         self._kind: Kind = kind
         self._segments: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
@@ -62,23 +72,25 @@ class Pool:
         self._users: weakref.WeakSet[PoolUser] = weakref.WeakSet()
         self._messages = 0
         self._is_stepping = False
-        self.describe_work: Callable[[int], str] = lambda _: "between two steps"
         try:
             for _ in range(1, workers):
                 self.processes.append(start(WORKER_MAIN, threads))
             control = Segment.create(Words.size_bytes(workers), kind)
             self._control = control.bytes
             is_crowded = workers > usable_cores()
+            bells = [Bell.create() for _ in range(workers)] if HAS_BELLS else None
             for place, process in enumerate(self.processes):
                 process.connection.send(SetUp(place + 1, workers, is_crowded, kind))
                 control.send(process.connection, process.pid)
+                for bell in (bells[place + 1], bells[0]) if bells else ():
+                    bell.send(process.connection, process.pid)
             self._settle(control)
         except BaseException:
-            self.stop()
+            self.kill()
             raise
         self._words = Words(self._control, workers)
         connections = [process.connection for process in self.processes]
-        self.leader = Leader(connections, self._words, self._heard, is_crowded=is_crowded)
+        self.leader = Leader(connections, self._words, self._heard, bells, is_crowded=is_crowded)
         _pools.add(self)
 
     def _settle(self, segment: Segment) -> None:
@@ -90,13 +102,24 @@ class Pool:
 
     def check(self) -> None:
         """Between steps: end the pool if a worker is gone, so that another one is made."""
-        if not self._is_stepping and not all(process.is_alive() for process in self.processes):
+        with state.lock:
+            if not self._is_stepping and not all(process.is_alive() for process in self.processes):
+                self.kill()
+
+    @contextmanager
+    def _conversation(self) -> Iterator[None]:
+        """Whatever breaks it off, such as Ctrl-C, ends the pool: what is half said would be misunderstood later."""
+        try:
+            yield
+        except BaseException:
             self.kill()
+            raise
 
     def send(self, message: Any) -> None:
         """Tell all workers something that they shall know before the next step."""
-        self._flush()
-        self._send(message)
+        with self._conversation():
+            self._flush()
+            self._send(message)
 
     def _send(self, message: Any) -> None:
         data = pickle.dumps(message)
@@ -122,13 +145,14 @@ class Pool:
         """Zeroed memory that all workers see, as long as an array of it lives here."""
         segment = Segment.create(max(size_bytes, 1), self._kind)
         array = segment.bytes
-        self._send(SegmentFollows())
-        for place, process in enumerate(self.processes):
-            try:
-                segment.send(process.connection, process.pid)
-            except OSError:
-                self._lost(place + 1)
-        self._settle(segment)
+        with self._conversation():
+            self._send(SegmentFollows())
+            for place, process in enumerate(self.processes):
+                try:
+                    segment.send(process.connection, process.pid)
+                except OSError:
+                    self._lost(place + 1)
+            self._settle(segment)
         self._segments[segment.number] = array
         weakref.finalize(array, self._drop, segment.number).atexit = False
         return array[:size_bytes]
@@ -166,13 +190,26 @@ class Pool:
         self._users.add(user)
 
     @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Within it a step runs. Whatever goes wrong ends the pool: no worker is left in the middle of something."""
+    def preparing(self) -> Iterator[None]:
+        """Within it workers make plans."""
+        self.describe_work = _preparing
+        try:
+            yield
+        finally:
+            self.describe_work = _between_steps
+
+    def require_idle(self) -> None:
+        """Raise ExecutorError within a step."""
         if self._is_stepping:
             raise ExecutorError(
-                "expected one step at a time; found a step on executor 'processes' within another one of the same "
-                "pool, by an op that runs a graph. Use executor='serial' there"
+                "expected one step at a time; found executor 'processes' in use within a step of the same pool, by an "
+                "op that runs a graph. Use executor='serial' there"
             )
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within it a step runs. Whatever goes wrong ends the pool: no worker is left in the middle of something."""
+        self.require_idle()
         self._is_stepping = True
         try:
             yield
@@ -181,6 +218,7 @@ class Pool:
             raise
         finally:
             self._is_stepping = False
+            self.describe_work = _between_steps
 
     def order(self, active: int, plan: int, step: int, table: int, now_ns: int) -> None:
         """Let workers begin a step. All that it needs is in shared memory or in messages sent before."""
@@ -190,8 +228,10 @@ class Pool:
 
     def ask(self, message: Any) -> list[Any]:
         """The answers of all workers to a message."""
-        self.send(message)
-        return [self._answer(place + 1) for place in range(len(self.processes))]
+        self.require_idle()
+        with self._conversation():
+            self.send(message)
+            return [self._answer(place + 1) for place in range(len(self.processes))]
 
     def _answer(self, worker: int) -> Any:
         connection = self.processes[worker - 1].connection
@@ -283,7 +323,11 @@ def _leave_pools_to_the_parent() -> None:
     for pool in list(_pools):
         pool.abandon()
     _pools.clear()
+    state.lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_pools_to_the_parent)
+    # The lock: a step of another thread is finished first, for in the child there is no such thread.
+    os.register_at_fork(
+        before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=_leave_pools_to_the_parent
+    )

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from executors.processes import confinement
+from executors.processes.bells import HAS_BELLS, Bell
 from executors.processes.control import Follower, Words
+from executors.processes.lifeline import end_with_parent
 from executors.processes.memory import Segment
 from executors.processes.messages import (
     AreYouReady,
@@ -47,6 +49,7 @@ from miai_graph.timing import Recorder, merge_calls
 def main(connection: Connection) -> None:
     """Serve the pool at the other end of the connection, until it is closed."""
     confinement.enter_worker()
+    end_with_parent(connection)
     with np.errstate(all="ignore"):
         worker = _Worker(connection)
         while True:
@@ -144,7 +147,10 @@ class _Worker:
         self._segments: dict[int, Array] = {}
         control = self._receive()
         self._words = Words(control, set_up.workers)
-        self.follower = Follower(connection, self._words, set_up.index, self._handle, is_crowded=set_up.is_crowded)
+        bells = (Bell.receive(connection), Bell.receive(connection)) if HAS_BELLS else None
+        self.follower = Follower(
+            connection, self._words, set_up.index, self._handle, bells, is_crowded=set_up.is_crowded
+        )
         self._messages = 0
         self._executables: dict[int, _Executable] = {}
         self._plans: dict[int, _Plan] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from miai_graph.bench.exchange import Answer, Problem, serve
 from miai_graph.bench.workloads import workload
 from miai_graph.executor import Executable, Executor, executor
-from miai_graph.feeding import Batch, Rows
+from miai_graph.feeding import Batch, Rows, Table
 from miai_graph.function import function
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import parameter
@@ -48,7 +48,8 @@ class OwnSide:
         source = model._source(x, y, None, batch)
         step = model._step_cache.train(model.compiled_arguments, source.targets, source.weights, who)
         self._model, self._executable = model, step.executable
-        self._batches = itertools.cycle([Rows([x, y], rows) for rows in self.problem.rows])
+        table = Table([x, y])
+        self._batches = itertools.cycle([Rows(table, rows) for rows in self.problem.rows])
         next(self._batches)
         return {"seconds": seconds, "losses": history.history["loss"]}
 
@@ -60,7 +61,7 @@ class OwnSide:
         """Steps of a graph with next to nothing in it, each timed: what an executor costs by itself."""
         x, w = input_node("x", (None, 1)), parameter(np.ones((), np.float32), "w")
         made = function([x], [mean(x)], {w: 0.5 * w}, self._started())
-        rows = Rows([np.ones((EMPTY_BATCH, 1), np.float32)], np.arange(EMPTY_BATCH))
+        rows = Rows(Table([np.ones((EMPTY_BATCH, 1), np.float32)]), np.arange(EMPTY_BATCH))
         return timed(made.executable, itertools.repeat(rows, count))
 
     def weights(self, path: str) -> Answer:
