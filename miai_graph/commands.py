@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -50,7 +50,14 @@ def main() -> None:
 @click.option(
     "--epochs", default=15, show_default=True, type=click.IntRange(min=1), help="How often to go over the digits."
 )
-@click.option("--executor", default="serial", show_default=True, help="Who runs the training steps.")
+@click.option(
+    "--executor",
+    "executors",
+    multiple=True,
+    metavar="NAME:OPTION=VALUE,...",
+    help="Who trains; may be given several times. The first one trains for all epochs; then the others are compared "
+    "with it. [default: serial:threads=1, and all that are installed]",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, dropout and order.")
 @click.option(
     "--output",
@@ -59,9 +66,9 @@ def main() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="The folder for the pictures.",
 )
-def demo(epochs: int, executor: str, seed: int, output: Path) -> None:
-    """Train a convolutional network on handwritten digits; draw the model, the curves and what it reads."""
-    run_demo(output, epochs=epochs, executor=executor, seed=seed, verbose="auto")
+def demo(epochs: int, executors: Sequence[str], seed: int, output: Path) -> None:
+    """Train a convolutional network on handwritten digits, draw what it learns, and compare the executors."""
+    run_demo(output, epochs=epochs, executors=executors, seed=seed, verbose="auto")
 
 
 @main.command()

@@ -1,17 +1,34 @@
-"""The demonstration: a convolutional network learns handwritten digits, on one's own machine, in under a minute."""
+"""The demonstration: a convolutional network learns handwritten digits, on one's own machine, on each executor."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from miai_graph import layers, views
+from miai_graph.bench.specs import SideSpec, check_distinct, parse_executors
+from miai_graph.callbacks import Callback, History, Logs
 from miai_graph.context import set_seed
-from miai_graph.digits import load_digits
+from miai_graph.digits import Digits, load_digits
+from miai_graph.errors import ArgumentError
+from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
+from miai_graph.op import Array
+from miai_graph.terminal import print_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BATCH_SIZE = 32
+_WIDE = 120
 
 
 def make_digits_cnn() -> Sequential:
@@ -35,42 +52,65 @@ def make_digits_cnn() -> Sequential:
     )
 
 
+def default_executors() -> list[str]:
+    """All that are installed; first of them "serial" with one thread, with which the others are compared."""
+    return list(dict.fromkeys(["serial:threads=1", "serial", *executor_names()]))
+
+
 def run_demo(
-    folder: Path, *, epochs: int = 15, executor: str = "serial", seed: int = 0, verbose: str | int = "auto"
+    folder: Path,
+    *,
+    epochs: int = 15,
+    executors: Sequence[str] = (),
+    seed: int = 0,
+    verbose: str | int = "auto",
 ) -> float:
-    """Train, test, and write pictures.
+    """Train on the first executor, test, and draw; then compare it with the others.
 
     Parameters
     ----------
     folder : where the pictures go; made if it is not there
-    epochs, executor : as for `Model.fit`
+    epochs : as for `Model.fit`
+    executors : such as "processes" or "processes:workers=4"; `default_executors` if there are none
     verbose : "auto" is a bar on a terminal, and else a line an epoch
     seed : of weights, dropout and shuffling
 
     Returns
     -------
     the share of the held-out digits that are read right
+
+    Raises
+    ------
+    ArgumentError, ExecutorError
+        if an executor is given twice, cannot be had, or has no such option.
     """
-    set_seed(seed)
+    specs = parse_executors(",".join(executors or default_executors()))
+    check_distinct(specs)
     digits = load_digits()
-    model = make_digits_cnn()
-    model.summary()
-    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"], executor=executor)
-    print(f"\nTraining on {len(digits.train_labels)} handwritten digits, executor {executor!r}:")
-    start = time.perf_counter()
-    history = model.fit(
-        digits.train_images,
-        digits.train_labels,
-        batch_size=32,
-        epochs=epochs,
-        verbose=(1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
-    )
-    seconds = time.perf_counter() - start
-    _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)
-    rate = epochs * len(digits.train_labels) / seconds
-    print(f"\n{accuracy:.2%} of the {len(digits.test_labels)} digits held out are read right,")
-    print(f"after {seconds:.1f} s of training at {rate:,.0f} samples a second. Where the time went:\n")
-    history.timing.table(limit=12)
+    accuracy = _train_and_draw(specs[0], digits, folder, epochs, seed, verbose)
+    if len(specs) > 1:
+        _compare(specs, digits, seed)
+    return accuracy
+
+
+def _train_and_draw(spec: SideSpec, digits: Digits, folder: Path, epochs: int, seed: int, verbose: str | int) -> float:
+    with _opened(spec) as chosen:
+        model = _make_compiled(chosen, seed)
+        model.summary()
+        print(f"\nTraining on {len(digits.train_labels)} handwritten digits, executor {spec.text!r}:")
+        start = time.perf_counter()
+        history = _fit(model, digits, epochs, (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose)
+        seconds = time.perf_counter() - start
+        _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)
+        rate = epochs * len(digits.train_labels) / seconds
+        print(f"\n{accuracy:.2%} of the {len(digits.test_labels)} digits held out are read right,")
+        print(f"after {seconds:.1f} s of training at {rate:,.0f} samples a second. Where the time went:\n")
+        history.timing.table(limit=12)
+        _draw(model, history, digits, folder)
+        return float(accuracy)
+
+
+def _draw(model: Sequential, history: History, digits: Digits, folder: Path) -> None:
     predictions = model.predict(digits.test_images, verbose=0)
     folder.mkdir(parents=True, exist_ok=True)
     views.plot_model(model, folder / "model.png", timing=history.timing)
@@ -79,4 +119,127 @@ def run_demo(
     print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
     print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")
-    return float(accuracy)
+
+
+@contextmanager
+def _opened(spec: SideSpec) -> Iterator[Executor]:
+    try:
+        made = executor(spec.name, **spec.options)
+    except TypeError as error:
+        raise ArgumentError(f"expected options of executor {spec.name!r}; found {spec.text!r}: {error}") from error
+    with made:
+        yield made
+
+
+def _make_compiled(chosen: Executor, seed: int) -> Sequential:
+    """The model with the weights of the seed, which also says the order of the digits and the dropout."""
+    set_seed(seed)
+    model = make_digits_cnn()
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"], executor=chosen)
+    return model
+
+
+def _fit(
+    model: Sequential, digits: Digits, epochs: int, verbose: str | int, callbacks: Sequence[Callback] = ()
+) -> History:
+    return model.fit(
+        digits.train_images,
+        digits.train_labels,
+        batch_size=BATCH_SIZE,
+        epochs=epochs,
+        verbose=verbose,
+        callbacks=callbacks,
+    )
+
+
+class _Clock(Callback):
+    """Takes the time at the end of each batch."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._ends.append(time.perf_counter())
+
+    def step_seconds(self) -> float:
+        """Of the median step, which neither start-up nor trials with fewer workers belong to."""
+        return float(np.median(np.diff(self._ends)))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one epoch on an executor gave."""
+
+    name: str
+    workers: str
+    samples_per_second: float
+    weights: list[Array]
+    accuracy: float
+    notes: tuple[str, ...]
+
+
+def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int) -> None:
+    """Train for an epoch on each executor, and print how fast it was and how far the weights are from the first's."""
+    print(f"\nOne epoch on each executor, from the same weights, in batches of {BATCH_SIZE}:")
+    results = [_measure(spec, digits, seed) for spec in specs]
+    _print_table(_comparison(results))
+    for result in results:
+        for note in result.notes:
+            print_text(f"{result.name}: {note}")
+    print_text(
+        "Samples a second are those of the median step. Weights differ by rounding alone: sums are taken in another\n"
+        "order, and training makes such differences grow. With reproducible=True there are none."
+    )
+
+
+def _measure(spec: SideSpec, digits: Digits, seed: int) -> _Measured:
+    with _opened(spec) as chosen:
+        model = _make_compiled(chosen, seed)
+        clock = _Clock()
+        history = _fit(model, digits, epochs=1, verbose=0, callbacks=[clock])
+        _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)
+        return _Measured(
+            spec.text,
+            f"{len(chosen.workers)} × {chosen.workers[0].threads}",
+            BATCH_SIZE / clock.step_seconds(),
+            model.get_weights(),
+            accuracy,
+            history.timing.notes,
+        )
+
+
+def _comparison(results: Sequence[_Measured]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    first = results[0]
+    table = Table("executor", box=box.SIMPLE_HEAD)
+    for name in ("workers × threads", "samples/s", "speed-up", "largest difference in weights", "accuracy"):
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(
+            result.name,
+            result.workers,
+            f"{result.samples_per_second:,.0f}",
+            f"{result.samples_per_second / first.samples_per_second:.2f}×",
+            "" if result is first else _format_difference(result.weights, first.weights),
+            f"{result.accuracy:.2%}",
+        )
+    return table
+
+
+def _format_difference(weights: Sequence[Array], others: Sequence[Array]) -> str:
+    largest = max(float(np.abs(a - b).max()) for a, b in zip(weights, others, strict=True))
+    return f"{largest:.1e}" if largest else "0"
+
+
+def _print_table(table: Table) -> None:
+    """In colours on a terminal, and else in characters that the output knows."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_WIDE).print(table)
+    print_text("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import miai_graph as mg
 
 PICTURES = ("model.png", "curves.png", "predictions.png")
@@ -29,8 +31,51 @@ def test_demo_reads_nearly_all_digits_and_draws(tmp_path: Path) -> None:
         assert (tmp_path / "miai_demo" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def comparison(output: str) -> dict[str, list[str]]:
+    """The cells of the demo's last table, by executor: workers and threads, samples a second, speed-up, and so on."""
+    rows = re.findall(r"^ +(\S+) {2,}(\d+ × \d+) +([\d,]+) +([\d.]+)× *(\S*) +([\d.]+)%$", output, re.MULTILINE)
+    return {name: cells for name, *cells in rows}
+
+
+def test_demo_compares_all_executors_with_serial_on_one_thread(tmp_path: Path) -> None:
+    finished = run("demo", "--epochs", "1", folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    rows = comparison(finished.stdout)
+    assert list(rows)[:2] == ["serial:threads=1", "serial"]
+    assert {"serial", *mg.executor_names()} == rows.keys() - {"serial:threads=1"}
+    assert rows["serial:threads=1"][0] == "1 × 1"
+    assert rows["serial:threads=1"][2:4] == ["1.00", ""]
+    for _, rate, _, difference, accuracy in list(rows.values())[1:]:
+        assert float(rate.replace(",", "")) > 0
+        assert float(difference) < 1e-3
+        assert float(accuracy) > 80
+
+
+def test_demo_shows_that_reproducible_training_is_equal_to_the_bit(tmp_path: Path) -> None:
+    chosen = [
+        "serial:reproducible=True",
+        "processes:workers=1,reproducible=True",
+        "processes:workers=2,reproducible=True",
+    ]
+    options = [part for name in chosen for part in ("--executor", name)]
+    rows = comparison(run("demo", "--epochs", "1", *options, folder=tmp_path).stdout)
+    assert list(rows) == chosen
+    assert [row[0] for row in rows.values()] == ["1 × 1", "1 × 1", "2 × 1"]
+    assert [row[3] for row in rows.values()] == ["", "0", "0"]
+    assert len({row[4] for row in rows.values()}) == 1
+
+
+def test_demo_with_one_executor_compares_nothing(tmp_path: Path) -> None:
+    finished = run("demo", "--epochs", "1", "--executor", "processes:workers=2", folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "executor 'processes:workers=2'" in finished.stdout
+    assert comparison(finished.stdout) == {}
+
+
 def test_the_same_seed_gives_the_same_demo(tmp_path: Path) -> None:
-    outputs = [run("demo", "--epochs", "1", "--seed", "3", folder=tmp_path).stdout for _ in range(2)]
+    outputs = [
+        run("demo", "--epochs", "1", "--seed", "3", "--executor", "serial", folder=tmp_path).stdout for _ in range(2)
+    ]
     figures = [re.findall(r"(?:loss|accuracy) [\d.]+|[\d.]+% of", output) for output in outputs]
     assert len(figures[0]) == 3
     assert figures[0] == figures[1]
@@ -41,6 +86,14 @@ def test_an_unknown_executor_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert finished.returncode == 1
     assert "'nonsense'" in finished.stderr
     assert "'serial'" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("given", [["serial:nonsense=1"], ["serial:threads=0"], ["serial", "serial"]])
+def test_bad_executors_of_the_demo_are_told_in_one_sentence(given: list[str], tmp_path: Path) -> None:
+    finished = run("demo", *(part for name in given for part in ("--executor", name)), folder=tmp_path)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: expected ")
     assert "Traceback" not in finished.stderr
 
 

@@ -25,6 +25,7 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
         2,
         5.7,
     ),
+    "reproducible_processes": (["--epochs", "2"], r"all [\d,]+ values of (\d+) weights are equal to the bit", 7, 7),
     "compare_with_pytorch": (
         ["--rounds", "1", "--seconds", "0.2", "--threads", "1"],
         r"miai_graph +([\d.]+) ms",

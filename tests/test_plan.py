@@ -171,11 +171,11 @@ def test_plans_are_kept_by_batch_size_and_their_memory_is_shared() -> None:
     executable = step.executable
     for batch_size in (8, 3, 8, 5, 3):
         step(np.zeros((batch_size, 50), "f4"))
-    assert sorted(executable._plans) == [3, 5, 8]
+    assert sorted(executable._plans) == [(3, 1), (5, 1), (8, 1)]
     # tanh takes over what exp wrote, and the sum needs one number, which takes a cache line.
     assert step.timing.peak_bytes == 8 * 50 * 4 + 64
     executable.warmup(2)
-    assert 2 in executable._plans
+    assert (2, 1) in executable._plans
     plans = dict(executable._plans)
     step(np.zeros((8, 50), "f4"))
     assert executable._plans == plans
@@ -186,7 +186,7 @@ def test_plans_of_smaller_blocks_do_not_stay() -> None:
     step = mg.function([x], [mg.sum(mg.tanh(mg.exp(x)))])
     for batch_size in (2, 9):
         step(np.zeros((batch_size, 50), "f4"))
-    assert list(step.executable._plans) == [9]
+    assert list(step.executable._plans) == [(9, 1)]
     assert step(np.zeros((2, 50), "f4"))[0] == pytest.approx(np.tanh(1) * 100)
     assert step.timing.steps == 3
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
@@ -30,7 +31,8 @@ from executors.processes.messages import (
 from executors.processes.pool import Pool
 from executors.threads import limited_blas
 from miai_graph.context import COMMUNICATION, WAIT
-from miai_graph.feeding import CheckedBatch, Table
+from miai_graph.errors import MiaiGraphError, WorkerLostError
+from miai_graph.feeding import Batch, CheckedBatch, Rows, Table, check_batch
 from miai_graph.graph import Graph
 from miai_graph.graph_data import graph_to_data, unportable_ops
 from miai_graph.messages import describe
@@ -45,7 +47,7 @@ from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_program
 from miai_graph.state import aligned_bytes, padded, state
 from miai_graph.timing import Timing, TimingRecord
-from miai_graph.types import bind_type
+from miai_graph.types import bind_type, int_dims
 
 if TYPE_CHECKING:
     from executors.processes.executor import Processes
@@ -75,7 +77,18 @@ class SharedPlan:
     turns: Array
     indices: Array
     stamps: Array
-    slots: list[Array]
+    slots: tuple[list[Array], list[Array]]
+    slot: int = 0
+    """Which of the two is used by the current step; the next batch may be put into the other one meanwhile."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A batch that was put into a slot of a plan ahead of its step."""
+
+    batch: object
+    plan: BoundPlan
+    slot: int
 
 
 class ProcessesExecutable(PlannedExecutable):
@@ -94,11 +107,12 @@ class ProcessesExecutable(PlannedExecutable):
             self._is_shared = self._splits and self._can_be_shared()
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
+            self._unused_numbers: list[int] = []
             self._programs: dict[int, Program] = {}
             self._pool: Pool | None = None
+            self._staged: Staged | None = None
             self._finish: finalize[..., ProcessesExecutable] | None = None
             self._tables: WeakKeyDictionary[Table, tuple[int, list[Array]]] = WeakKeyDictionary()
-            self._table_arrays: list[Array] = []
             self._all_numbers = state.numbers(map(variable_of, self.graph.variables))
 
     def _can_be_shared(self) -> bool:
@@ -126,8 +140,9 @@ class ProcessesExecutable(PlannedExecutable):
         """Let go of all that lies in a pool's memory."""
         self._plans.clear()
         self._shared.clear()
+        self._unused_numbers.clear()
         self._tables.clear()
-        self._table_arrays = []
+        self._staged = None
         self._pool = None
         if self._finish is not None:
             self._finish.detach()
@@ -197,6 +212,8 @@ class ProcessesExecutable(PlannedExecutable):
             return memory[0]
 
         exchange = Exchange(program, batch_size, len(parts), exchange_memory)
+        self._plans.pop((batch_size, workers), None)
+        self._forget_unused()
         shared = self._share(pool, batch_size, workers, len(parts))
         where = pool.locate
         pool.send(
@@ -212,37 +229,46 @@ class ProcessesExecutable(PlannedExecutable):
                 where(shared.turns),
                 where(shared.indices),
                 where(shared.stamps),
-                tuple(map(where, shared.slots)),
+                tuple(tuple(map(where, slot)) for slot in shared.slots),
             )
         )
         # The others prepare theirs meanwhile.
         own = parts_of(0, workers, parts)
         plan = BoundPlan(program, batch_size, state, self._workspace, own, exchange, pool.leader.barrier)
-        self._shared = {known: kept for known, kept in self._shared.items() if kept.number != shared.number}
         self._shared[plan] = shared
         pool.ask(AreYouReady())
         return plan
+
+    def _forget_unused(self) -> None:
+        """Free the numbers of plans that are not kept: the workers forget a plan when another one gets its number."""
+        kept = set(self._plans.values())
+        for plan in [plan for plan in self._shared if plan not in kept]:
+            self._unused_numbers.append(self._shared.pop(plan).number)
 
     def _share(self, pool: Pool, batch_size: int, workers: int, parts: int) -> SharedPlan:
         """Memory through which a step is told."""
         types = [bind_type(node.type, batch_size) for node in self._inputs]
         stamps = workers, STAMPS_PER_NODE * len(self.graph) * parts
         sizes = [8 * len(self.graph.variables), 8 * batch_size, 8 * math.prod(stamps)]
-        sizes += [type.size_bytes for type in types]
+        sizes += [type.size_bytes for type in (*types, *types)]
         block = pool.allocate(sum(map(padded, sizes)))
         arrays = []
         offset = 0
         for size in sizes:
             arrays.append(block[offset : offset + size])
             offset += padded(size)
-        turns, indices, stamped, *slots = arrays
+        turns, indices, stamped, *rest = arrays
+        slots = [
+            slot.view(type.dtype).reshape(int_dims(type.shape))
+            for slot, type in zip(rest, (*types, *types), strict=True)
+        ]
         return SharedPlan(
-            next(_numbers),
+            self._unused_numbers.pop() if self._unused_numbers else next(_numbers),
             workers,
             turns.view(np.int64),
             indices.view(np.int64),
             stamped.view(np.int64).reshape(stamps),
-            [slot.view(type.dtype).reshape(type.shape) for slot, type in zip(slots, types, strict=True)],
+            (slots[: len(types)], slots[len(types) :]),
         )
 
     def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> int:
@@ -271,15 +297,57 @@ class ProcessesExecutable(PlannedExecutable):
             if table is not None:
                 shared.indices[...] = batch.indices
                 return table
-        rest = slice(plan.parts[-1].rows.stop, None)
-        for position, node in enumerate(self._inputs):
-            slot = shared.slots[position]
+        staged, self._staged = self._staged, None
+        if staged is not None and staged.batch is batch.source and staged.plan is plan:
+            shared.slot = staged.slot
+        else:
+            self._fill(plan, shared.slots[shared.slot], batch)
+        return -1 - shared.slot
+
+    def _fill(self, plan: BoundPlan, slot: Sequence[Array], batch: CheckedBatch) -> None:
+        """Copy to shared memory what other workers need of a batch."""
+        rows = slice(plan.parts[-1].rows.stop, batch.size)
+        for position, (node, target) in enumerate(zip(self._inputs, slot, strict=True)):
             if node.type.batch_axes:
-                rows = slice(rest.start, batch.size)
-                batch.copy_to(position, slot[rows], rows)
+                batch.copy_to(position, target[rows], rows)
             else:
-                batch.copy_to(position, slot, None)
-        return -1
+                batch.copy_to(position, target, None)
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
+        iterator = iter(batches)
+        batch, error = _next(iterator)
+        with self._threads(), ThreadPoolExecutor(1) as copier:
+            while batch is not None:
+                upcoming, error = _next(iterator)
+                staging = None
+                if upcoming is not None and self._can_be_staged(upcoming):
+                    staging = copier.submit(self._stage, upcoming)
+                yield self._run(batch)
+                self._staged = staging.result() if staging is not None else None
+                batch = upcoming
+        if error is not None:
+            raise error
+
+    def _can_be_staged(self, batch: Batch) -> bool:
+        """Whether it has to be copied to shared memory, and there is a place already."""
+        if self._pool is None or (isinstance(batch, Rows) and isinstance(batch.arrays, Table)):
+            return False
+        return bool(self._shared)
+
+    def _stage(self, batch: Batch) -> Staged | None:
+        """Copy a batch to shared memory while another one is computed. What is wrong with it is told when its turn
+        comes."""
+        try:
+            checked = check_batch(self._inputs, batch)
+        except MiaiGraphError:
+            return None
+        plan = self._plans.get((checked.size, self._workers_for(checked.size)))
+        shared = None if plan is None else self._shared.get(plan)
+        if plan is None or shared is None:
+            return None
+        slot = 1 - shared.slot
+        self._fill(plan, shared.slots[slot], checked)
+        return Staged(checked.source, plan, slot)
 
     def _table(self, pool: Pool, batch: CheckedBatch) -> int | None:
         """The number under which the workers know the arrays that a batch is rows of, if they fit in."""
@@ -334,7 +402,10 @@ class ProcessesExecutable(PlannedExecutable):
         self._owner.check()
         if self._pool is None or not self._owner.has(self._pool):
             return []
-        return self._pool.ask(message)
+        try:
+            return self._pool.ask(message)
+        except WorkerLostError:
+            return []
 
     @property
     def timing(self) -> Timing:
@@ -350,7 +421,16 @@ class ProcessesExecutable(PlannedExecutable):
             super().reset_timing()
             self._owner.check()
             if self._pool is not None and self._owner.has(self._pool):
-                self._pool.send(ResetTiming(self._number))
+                with suppress(WorkerLostError):
+                    self._pool.send(ResetTiming(self._number))
+
+
+def _next(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
+    """The next batch, if there is one, or what was raised instead, for after the steps before."""
+    try:
+        return next(batches, None), None
+    except Exception as error:
+        return None, error
 
 
 def _waiting(plan: BoundPlan, waited_ns: int) -> int:

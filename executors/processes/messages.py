@@ -81,7 +81,7 @@ class NewPlan:
     exchange : the memory of the exchange
     turns, indices, stamps : where worker 0 writes which arrays hold the values, and row numbers; and where the
         workers write the times, each into its row
-    slots : for the inputs, by place, the whole batch
+    slots : for the inputs, by place, the whole batch: two, in turn
     """
 
     plan: int
@@ -95,7 +95,7 @@ class NewPlan:
     turns: Location
     indices: Location
     stamps: Location
-    slots: tuple[Location, ...]
+    slots: tuple[tuple[Location, ...], ...]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from miai_graph.errors import ExecutionError, ExecutorError, MiaiGraphError, Wor
 from miai_graph.op import Array
 from miai_graph.state import PRIVATE, Variable, block_of, state
 
+IDLE, PREPARING = "between two steps", "while it prepared its part of the graph"
+
 STOP_PATIENCE_SECONDS = 1.0
 """How long workers may take to end by themselves."""
 
@@ -31,14 +33,6 @@ class PoolUser(Protocol):
     def forget_plans(self) -> None: ...
 
     def __hash__(self) -> int: ...
-
-
-def _between_steps(worker: int) -> str:
-    return "between two steps"
-
-
-def _preparing(worker: int) -> str:
-    return "while it prepared its part of the graph"
 
 
 class Pool:
@@ -61,7 +55,8 @@ class Pool:
         self.is_open = True
         self.workers = workers
         self.processes: list[WorkerProcess] = []
-        self.describe_work: Callable[[int], str] = _between_steps
+        self.describe_work = self._describe_task
+        self._task = IDLE
         self._pid = os.getpid()
         self._kind: Kind = kind
         self._segments: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
@@ -192,11 +187,14 @@ class Pool:
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Within it workers make plans."""
-        self.describe_work = _preparing
+        self._task = PREPARING
         try:
             yield
         finally:
-            self.describe_work = _between_steps
+            self._task = IDLE
+
+    def _describe_task(self, _: int) -> str:
+        return self._task
 
     def require_idle(self) -> None:
         """Raise ExecutorError within a step."""
@@ -218,7 +216,7 @@ class Pool:
             raise
         finally:
             self._is_stepping = False
-            self.describe_work = _between_steps
+            self.describe_work = self._describe_task
 
     def order(self, active: int, plan: int, step: int, table: int, now_ns: int) -> None:
         """Let workers begin a step. All that it needs is in shared memory or in messages sent before."""
@@ -270,7 +268,9 @@ class Pool:
 
     def stop(self) -> None:
         """End the workers, and move values to where they need no pool."""
-        self._end(lambda process: process.stop(STOP_PATIENCE_SECONDS))
+        self._end(lambda process: process.stop(IDLE, PREPARING = "between two steps", "while it prepared its part of the graph"
+
+STOP_PATIENCE_SECONDS))
 
     def kill(self) -> None:
         """The same at once, for workers that may be in the middle of something."""

@@ -85,7 +85,7 @@ class _Plan:
         self.executable = executable
         self.workers = message.workers
         self._turns, self._indices = found(message.turns), found(message.indices)
-        self._slots = [found(location) for location in message.slots]
+        self.slots = [[found(location) for location in slot] for slot in message.slots]
         state = executable.state
         for variable, locations in zip(executable.variables, message.variables, strict=True):
             state.adopt(variable, [found(location) for location in locations])
@@ -111,15 +111,15 @@ class _Plan:
         inputs = {node.name: node for node in program.graph.inputs}
         self._inputs = [(place, inputs[name]) for place, name in enumerate(executable.inputs) if name in inputs]
 
-    def run(self, step: int, table: list[Array] | None, ordered_ns: int) -> None:
-        """Compute this worker's part of a step."""
+    def run(self, step: int, batch: list[Array], is_table: bool, ordered_ns: int) -> None:
+        """Compute this worker's part of a step on a batch, given whole or as rows of a table."""
         began_ns = perf_counter_ns()
         bound = self.bound
         self.executable.state.versions[self._numbers] = self._turns
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
         for place, node in self._inputs:
-            self._feed(node, self._slots[place] if table is None else table[place], is_table=table is not None)
+            self._feed(node, batch[place], is_table=is_table)
         bound.run(step, binding)
         waited_ns = began_ns - ordered_ns
         self.recorder.add(began_ns, bound.stamps, perf_counter_ns() + waited_ns, waited_ns)
@@ -170,12 +170,15 @@ class _Worker:
     def take_part(self) -> None:
         """Wait for a step, and compute a part of it. A failure is told, and ends the process."""
         self.follower.wait_for_order()
-        plan, step, table, messages, barriers, ordered_ns = self._words.order[:6].tolist()
+        number, step, source, messages, barriers, ordered_ns = self._words.order[:6].tolist()
         while self._messages < messages:
             self._handle(self._connection.recv_bytes())
         self.follower.barriers = barriers
         try:
-            self._plans[plan].run(step, self._tables[table] if table >= 0 else None, ordered_ns)
+            plan = self._plans[number]
+            # A table has a number, a slot its place counted from -1 down.
+            batch = self._tables[source] if source >= 0 else plan.slots[-1 - source]
+            plan.run(step, batch, source >= 0, ordered_ns)
         except (EOFError, ConnectionError):
             raise
         except Exception as error:

@@ -54,8 +54,8 @@ class Dataset:
         arrays = self.arrays
         for start in range(0, self.size, batch_size):
             stop = min(start + batch_size, self.size)
-            rows = slice(start, stop) if order is None else order[start:stop]
-            if self.has_batch_axis and not isinstance(rows, slice):
+            rows = np.arange(start, stop) if order is None else order[start:stop]
+            if self.has_batch_axis:
                 yield Rows(arrays, rows), stop - start
             else:
                 yield [array[rows] for array in arrays], stop - start
