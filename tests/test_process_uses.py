@@ -178,7 +178,8 @@ def test_control_c_while_one_computes_and_the_other_waits(tmp_path: Path, who: s
 
 @pytest.mark.parametrize("moment", ["idle", "computing", "waiting"])
 def test_workers_end_with_their_parent(tmp_path: Path, moment: str) -> None:
-    process = start(f"""
+    process = start(
+        f"""
         executor, training = Processes(3), Training({str(tmp_path)!r})
         step = training.function(executor)
         step(*batch(0))
@@ -189,7 +190,9 @@ def test_workers_end_with_their_parent(tmp_path: Path, moment: str) -> None:
         if {moment!r} != "idle":
             step(*batch(0))
         sys.stdin.read()
-    """, stdin=subprocess.PIPE)
+    """,
+        stdin=subprocess.PIPE,
+    )
     main, *workers = map(int, line_of(process).split())
     if moment != "idle":
         Orders(tmp_path).wait_for(workers[0] if moment == "computing" else main, "forward")
@@ -200,7 +203,9 @@ def test_workers_end_with_their_parent(tmp_path: Path, moment: str) -> None:
 
 # ---- surroundings
 
-SCRIPT = PRELUDE + """
+SCRIPT = (
+    PRELUDE
+    + """
 training = Training(".")
 executor = Processes(2)
 step = training.function(executor)
@@ -209,6 +214,7 @@ for number in range(20):
     step(*batch(0))
 print(bool(step(*batch(0))[0] < before), *[worker.pid for worker in executor.workers])
 """
+)
 
 
 @pytest.mark.parametrize("way", ["file", "command", "input", "interactive"])
@@ -229,7 +235,9 @@ def test_ways_to_run_a_script_without_a_guard_or_close(tmp_path: Path, way: str)
 
 def test_an_op_of_the_script_is_named_and_computed_by_one_worker(tmp_path: Path) -> None:
     script = tmp_path / "own_op.py"
-    script.write_text(PRELUDE + textwrap.dedent("""
+    script.write_text(
+        PRELUDE
+        + textwrap.dedent("""
         @mg.op
         class doubled:
             def infer(x):
@@ -242,7 +250,8 @@ def test_an_op_of_the_script_is_named_and_computed_by_one_worker(tmp_path: Path)
         w = mg.parameter(1.0, "w")
         step = mg.function([x], [mg.sum(doubled(x)) * w], {w: w + 1}, Processes(2))
         print(*[float(step(np.ones(4, "f4"))[0]) for _ in range(2)], float(w.value))
-    """))
+    """)
+    )
     process = start("", str(script))
     output, errors = finish(process)
     assert output.split() == ["8.0", "16.0", "3.0"]

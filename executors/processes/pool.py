@@ -20,6 +20,7 @@ from miai_graph.op import Array
 from miai_graph.state import PRIVATE, Variable, block_of, state
 
 IDLE, PREPARING = "between two steps", "while it prepared its part of the graph"
+"""What a worker does apart from steps, for messages."""
 
 STOP_PATIENCE_SECONDS = 1.0
 """How long workers may take to end by themselves."""
@@ -55,7 +56,7 @@ class Pool:
         self.is_open = True
         self.workers = workers
         self.processes: list[WorkerProcess] = []
-        self.describe_work = self._describe_task
+        self.describe_work: Callable[[int], str] = self._describe_task
         self._task = IDLE
         self._pid = os.getpid()
         self._kind: Kind = kind
@@ -268,9 +269,7 @@ class Pool:
 
     def stop(self) -> None:
         """End the workers, and move values to where they need no pool."""
-        self._end(lambda process: process.stop(IDLE, PREPARING = "between two steps", "while it prepared its part of the graph"
-
-STOP_PATIENCE_SECONDS))
+        self._end(lambda process: process.stop(STOP_PATIENCE_SECONDS))
 
     def kill(self) -> None:
         """The same at once, for workers that may be in the middle of something."""
