@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BATCH_SIZE = 32
-_WIDE = 120
+_WIDE = 220
 
 
 def make_digits_cnn() -> Sequential:
@@ -213,7 +213,8 @@ def _comparison(results: Sequence[_Measured]) -> Table:
     from rich.table import Table
 
     first = results[0]
-    table = Table("executor", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("executor", overflow="fold")
     for name in ("workers × threads", "samples/s", "speed-up", "largest difference in weights", "accuracy"):
         table.add_column(name, justify="right")
     for result in results:

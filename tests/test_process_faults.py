@@ -228,6 +228,17 @@ def test_opening_and_closing_leaves_nothing(training: Training) -> None:
     assert_no_more(what_is_left(), before)
 
 
+def test_functions_and_plans_that_are_gone_leave_nothing(training: Training, fast_executor: Processes) -> None:
+    training.function(fast_executor)(*batch(0))
+    before = what_is_left()
+    for _ in range(3):
+        step = training.function(fast_executor)
+        for number, size in enumerate((8, 5, 6, 8, 11)):
+            step(*batch(number, size))
+        del step
+        assert_no_more(what_is_left(), before)
+
+
 # ---- failures of a node
 
 

@@ -387,6 +387,30 @@ def test_a_step_within_a_step_is_refused(training: Training, executor: Processes
     np.testing.assert_array_equal(inner(np.ones(4, "f4"))[0], np.full(4, 2.0))
 
 
+def test_a_fork_while_another_thread_trains(tmp_path: Path) -> None:
+    output = run(f"""
+        from threading import Event, Thread
+        executor, training = Processes(2), Training({str(tmp_path)!r})
+        step, serial, is_over = training.function(executor), training.function("serial"), Event()
+
+        def train():
+            while not is_over.is_set():
+                step(*batch(0))
+
+        thread = Thread(target=train)
+        thread.start()
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                serial(*batch(0))
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
+        is_over.set()
+        thread.join()
+    """)
+    assert output.split() == ["0"] * 10
+
+
 def test_after_a_fork_both_go_on(tmp_path: Path) -> None:
     output = run(f"""
         executor, training = Processes(2), Training({str(tmp_path)!r})

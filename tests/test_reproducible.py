@@ -15,9 +15,9 @@ from reference_executor import Reference, ReferenceExecutable
 from test_partition import updates_of_all_kinds
 
 import miai_graph as mg
-from executors import Serial
+from executors import Processes, Serial
 from executors.threads import limited_blas
-from miai_graph import layers, optimizers
+from miai_graph import layers, losses, optimizers
 from miai_graph.errors import ArgumentError
 from miai_graph.feeding import check_batch, check_inputs
 from miai_graph.interpreter import evaluate
@@ -205,6 +205,25 @@ def test_bits_do_not_depend_on_the_number_of_workers(make: Callable[[], mg.Model
 def test_nor_do_they_with_other_shards_and_few_samples(workers: int, shards: int, batch_size: int) -> None:
     found = trained(mlp, Threads(workers, shards), batch_size)
     assert_equal_bits(found, trained(mlp, reproducible(shards), batch_size))
+
+
+@of_each_model
+def test_fifty_steps_in_processes_give_the_same_bits(make: Callable[[], mg.Model]) -> None:
+    """Serial, and 1, 2, 3 and 4 workers; the last batch of each epoch is smaller."""
+
+    def fifty_steps(executor) -> list[np.ndarray]:
+        mg.set_seed(4)
+        model = make()
+        model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True))
+        x, y = data_for(model)
+        history = model.fit(x, y, batch_size=11, epochs=10, executor=executor, verbose=0)
+        assert model.optimizer.iterations.value == 50
+        return [np.asarray(history.history["loss"]), *model.get_weights()]
+
+    expected = fifty_steps(reproducible())
+    for workers in (1, 2, 3, 4):
+        with Processes(workers, reproducible=True) as pool:
+            assert_equal_bits(fifty_steps(pool), expected)
 
 
 @of_each_model

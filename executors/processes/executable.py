@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, finalize
+from weakref import finalize
 
 import numpy as np
 
@@ -21,14 +18,13 @@ from executors.processes.choice import WorkerChoice, candidates
 from executors.processes.messages import (
     AreYouReady,
     DropExecutable,
-    DropTable,
     NewGraph,
     NewPlan,
-    NewTable,
     ResetTiming,
     TellTiming,
 )
 from executors.processes.pool import Pool
+from executors.processes.sharing import SharedPlan, Staged, Tables, numbers
 from executors.threads import limited_blas
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.errors import MiaiGraphError, WorkerLostError
@@ -41,54 +37,15 @@ from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.passes.partition import partition
-from miai_graph.plan.bound import Binding, BoundPlan, positions
+from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_program
-from miai_graph.state import aligned_bytes, padded, state
+from miai_graph.state import aligned_bytes, state
 from miai_graph.timing import Timing, TimingRecord
-from miai_graph.types import bind_type, int_dims
 
 if TYPE_CHECKING:
     from executors.processes.executor import Processes
-
-STAMPS_PER_NODE = 4
-"""For so many times the nodes of the whole graph there is room for stamps: partitioning adds a few."""
-
-PLACED_BYTES_LIMIT = 1 << 32
-"""Arrays in memory up to this size are copied to shared memory, for batches to be rows of them there."""
-
-_numbers = itertools.count()
-
-
-@dataclass(eq=False)
-class SharedPlan:
-    """What worker 0 needs besides its own plan.
-
-    Attributes
-    ----------
-    number : by which the other workers know the plan
-    workers : how many take part
-    turns, indices, stamps, slots : shared memory; see `messages.NewPlan`
-    """
-
-    number: int
-    workers: int
-    turns: Array
-    indices: Array
-    stamps: Array
-    slots: tuple[list[Array], list[Array]]
-    slot: int = 0
-    """Which of the two is used by the current step; the next batch may be put into the other one meanwhile."""
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A batch that was put into a slot of a plan ahead of its step."""
-
-    batch: object
-    plan: BoundPlan
-    slot: int
 
 
 class ProcessesExecutable(PlannedExecutable):
@@ -101,10 +58,9 @@ class ProcessesExecutable(PlannedExecutable):
     def __init__(self, executor: Processes, graph: Graph, inputs: Sequence[Node]) -> None:
         super().__init__(executor, graph, inputs)
         self._owner = executor
-        self._number = next(_numbers)
+        self._number = next(numbers)
         with self._starting_up():
-            self._splits = executor.size > 1 or executor.shards is not None
-            self._is_shared = self._splits and self._can_be_shared()
+            self._is_shared = (executor.size > 1 or executor.shards is not None) and self._can_be_shared()
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
@@ -112,7 +68,8 @@ class ProcessesExecutable(PlannedExecutable):
             self._pool: Pool | None = None
             self._staged: Staged | None = None
             self._finish: finalize[..., ProcessesExecutable] | None = None
-            self._tables: WeakKeyDictionary[Table, tuple[int, list[Array]]] = WeakKeyDictionary()
+            self._slot = 0
+            self._tables: Tables | None = None
             self._all_numbers = state.numbers(map(variable_of, self.graph.variables))
 
     def _can_be_shared(self) -> bool:
@@ -141,7 +98,7 @@ class ProcessesExecutable(PlannedExecutable):
         self._plans.clear()
         self._shared.clear()
         self._unused_numbers.clear()
-        self._tables.clear()
+        self._tables = None
         self._staged = None
         self._pool = None
         if self._finish is not None:
@@ -156,6 +113,7 @@ class ProcessesExecutable(PlannedExecutable):
             pool.send(NewGraph(self._number, graph_to_data(self.graph), tuple(node.name for node in self._inputs)))
             pool.add_user(self)
             self._pool = pool
+            self._tables = Tables(pool, self._inputs)
             self._finish = finalize(self, _tell_dropped, pool, self._number)
         return pool
 
@@ -214,7 +172,8 @@ class ProcessesExecutable(PlannedExecutable):
         exchange = Exchange(program, batch_size, len(parts), exchange_memory)
         self._plans.pop((batch_size, workers), None)
         self._forget_unused()
-        shared = self._share(pool, batch_size, workers, len(parts))
+        number = self._unused_numbers.pop() if self._unused_numbers else next(numbers)
+        shared = SharedPlan.make(pool, number, self.graph, self._inputs, batch_size, workers, self._owner.shards)
         where = pool.locate
         pool.send(
             NewPlan(
@@ -245,32 +204,6 @@ class ProcessesExecutable(PlannedExecutable):
         for plan in [plan for plan in self._shared if plan not in kept]:
             self._unused_numbers.append(self._shared.pop(plan).number)
 
-    def _share(self, pool: Pool, batch_size: int, workers: int, parts: int) -> SharedPlan:
-        """Memory through which a step is told."""
-        types = [bind_type(node.type, batch_size) for node in self._inputs]
-        stamps = workers, STAMPS_PER_NODE * len(self.graph) * parts
-        sizes = [8 * len(self.graph.variables), 8 * batch_size, 8 * math.prod(stamps)]
-        sizes += [type.size_bytes for type in (*types, *types)]
-        block = pool.allocate(sum(map(padded, sizes)))
-        arrays = []
-        offset = 0
-        for size in sizes:
-            arrays.append(block[offset : offset + size])
-            offset += padded(size)
-        turns, indices, stamped, *rest = arrays
-        slots = [
-            slot.view(type.dtype).reshape(int_dims(type.shape))
-            for slot, type in zip(rest, (*types, *types), strict=True)
-        ]
-        return SharedPlan(
-            self._unused_numbers.pop() if self._unused_numbers else next(_numbers),
-            workers,
-            turns.view(np.int64),
-            indices.view(np.int64),
-            stamped.view(np.int64).reshape(stamps),
-            (slots[: len(types)], slots[len(types) :]),
-        )
-
     def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> int:
         shared = self._shared.get(plan)
         if shared is None:
@@ -278,40 +211,31 @@ class ProcessesExecutable(PlannedExecutable):
         pool = self._pool
         assert pool is not None
         with pool.stepping():
-            table = self._publish(pool, plan, shared, batch)
+            source = self._publish(shared, plan, batch)
             ordered_ns = perf_counter_ns()
-            pool.describe_work = partial(self._work_of, plan=plan, shared=shared, ordered_ns=ordered_ns)
-            pool.order(shared.workers - 1, shared.number, self.step, table, ordered_ns)
+            pool.describe_work = partial(
+                shared.work_of, graph=self.graph, batch_size=plan.batch_size, ordered_ns=ordered_ns
+            )
+            pool.order(shared.workers - 1, shared.number, self.step, source, ordered_ns)
             self._feed(plan, batch)
             plan.run(self.step, binding)
             done_ns = perf_counter_ns()
             pool.leader.gather()
             return perf_counter_ns() - done_ns
 
-    def _publish(self, pool: Pool, plan: BoundPlan, shared: SharedPlan, batch: CheckedBatch) -> int:
+    def _publish(self, shared: SharedPlan, plan: BoundPlan, batch: CheckedBatch) -> int:
         """Put where the workers read it which arrays hold the values, and the batch: as rows of a table, whose number
-        is returned, or whole."""
+        is returned, or whole, in a slot, which is counted from -1 down."""
+        assert self._tables is not None
         shared.turns[...] = state.versions[self._all_numbers]
-        if batch.indices is not None:
-            table = self._table(pool, batch)
-            if table is not None:
-                shared.indices[...] = batch.indices
-                return table
-        staged, self._staged = self._staged, None
-        if staged is not None and staged.batch is batch.source and staged.plan is plan:
-            shared.slot = staged.slot
-        else:
-            self._fill(plan, shared.slots[shared.slot], batch)
-        return -1 - shared.slot
-
-    def _fill(self, plan: BoundPlan, slot: Sequence[Array], batch: CheckedBatch) -> None:
-        """Copy to shared memory what other workers need of a batch."""
-        rows = slice(plan.parts[-1].rows.stop, batch.size)
-        for position, (node, target) in enumerate(zip(self._inputs, slot, strict=True)):
-            if node.type.batch_axes:
-                batch.copy_to(position, target[rows], rows)
-            else:
-                batch.copy_to(position, target, None)
+        table = self._tables.number(batch)
+        if table is not None:
+            shared.indices[...] = batch.indices
+            return table
+        staged = self._staged
+        if staged is None or staged.batch is not batch.source or staged.plan is not plan:
+            shared.fill(self._slot, self._inputs, batch)
+        return -1 - self._slot
 
     def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
         iterator = iter(batches)
@@ -320,21 +244,17 @@ class ProcessesExecutable(PlannedExecutable):
             while batch is not None:
                 upcoming, error = _next(iterator)
                 staging = None
-                if upcoming is not None and self._can_be_staged(upcoming):
-                    staging = copier.submit(self._stage, upcoming)
+                if upcoming is not None and self._shared and not _is_of_table(upcoming):
+                    # Into the slot that the current batch does not use.
+                    staging = copier.submit(self._stage, upcoming, 1 - self._slot)
                 yield self._run(batch)
                 self._staged = staging.result() if staging is not None else None
+                self._slot = 1 - self._slot
                 batch = upcoming
         if error is not None:
             raise error
 
-    def _can_be_staged(self, batch: Batch) -> bool:
-        """Whether it has to be copied to shared memory, and there is a place already."""
-        if self._pool is None or (isinstance(batch, Rows) and isinstance(batch.arrays, Table)):
-            return False
-        return bool(self._shared)
-
-    def _stage(self, batch: Batch) -> Staged | None:
+    def _stage(self, batch: Batch, slot: int) -> Staged | None:
         """Copy a batch to shared memory while another one is computed. What is wrong with it is told when its turn
         comes."""
         try:
@@ -345,48 +265,8 @@ class ProcessesExecutable(PlannedExecutable):
         shared = None if plan is None else self._shared.get(plan)
         if plan is None or shared is None:
             return None
-        slot = 1 - shared.slot
-        self._fill(plan, shared.slots[slot], checked)
-        return Staged(checked.source, plan, slot)
-
-    def _table(self, pool: Pool, batch: CheckedBatch) -> int | None:
-        """The number under which the workers know the arrays that a batch is rows of, if they fit in."""
-        source = batch.source
-        if not isinstance(source, Table):
-            return None
-        known = self._tables.get(source)
-        if known is not None:
-            return known[0]
-        types = [node.type for node in self._inputs]
-        sizes = [array.size * type.dtype.itemsize for array, type in zip(batch.arrays, types, strict=True)]
-        if sum(sizes) > PLACED_BYTES_LIMIT:
-            return None
-        with self._starting_up():
-            block = pool.allocate(sum(map(padded, sizes)))
-            offsets = itertools.accumulate(map(padded, sizes), initial=0)
-            copies = []
-            for array, type, offset, size in zip(batch.arrays, types, offsets, sizes, strict=False):
-                copies.append(block[offset : offset + size].view(type.dtype).reshape(array.shape))
-                np.copyto(copies[-1], array, casting="same_kind")
-            number = next(_numbers)
-            pool.send(NewTable(number, tuple(map(pool.locate, copies))))
-            self._tables[source] = number, copies
-            finalize(source, _tell_table_dropped, pool, number)
-        return number
-
-    def _work_of(self, worker: int, plan: BoundPlan, shared: SharedPlan, ordered_ns: int) -> str:
-        """What a worker that is gone was computing, by the stamps that it left."""
-        own = partition(self.graph, worker, shared.workers, is_reproducible=self._owner.shards is not None)
-        program = make_program(own.graph, own.exports, own.per_part)
-        parts = parts_of(worker, shared.workers, cut_batch(plan.batch_size, self._owner.shards or shared.workers))
-        nodes = [node for node, _ in positions(program, len(parts))]
-        done = int(np.count_nonzero(shared.stamps[worker, : len(nodes) + 1] >= ordered_ns)) - 1
-        if done < 0:
-            return "before it computed its first node of the step"
-        if done >= len(nodes):
-            return "after it computed its last node of the step"
-        node = nodes[done]
-        return f"while it {'waited' if node.phase == WAIT else 'computed'} at {describe(node)}"
+        shared.fill(slot, self._inputs, checked)
+        return Staged(checked.source, plan)
 
     def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
         choice = self._choices.get(plan.batch_size)
@@ -411,7 +291,8 @@ class ProcessesExecutable(PlannedExecutable):
     def timing(self) -> Timing:
         with state.lock:
             found = super().timing
-            notes = [
+            notes = [self._owner.summary]
+            notes += [
                 f"at batch size {size}: {note}" for size, choice in self._choices.items() if (note := choice.describe())
             ]
             return Timing(found.records, found.steps, found.start_up_seconds, found.peak_bytes, notes)
@@ -433,6 +314,10 @@ def _next(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
         return None, error
 
 
+def _is_of_table(batch: Batch) -> bool:
+    return isinstance(batch, Rows) and isinstance(batch.arrays, Table)
+
+
 def _waiting(plan: BoundPlan, waited_ns: int) -> int:
     """The nanoseconds of the last step that went by with waiting and reducing."""
     elapsed = np.diff(plan.stamps).tolist()
@@ -443,8 +328,3 @@ def _waiting(plan: BoundPlan, waited_ns: int) -> int:
 def _tell_dropped(pool: Pool, number: int) -> None:
     if pool.is_open:
         pool.later(DropExecutable(number))
-
-
-def _tell_table_dropped(pool: Pool, number: int) -> None:
-    if pool.is_open:
-        pool.later(DropTable(number))

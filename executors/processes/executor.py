@@ -11,7 +11,7 @@ from executors.planned import check_positive
 from executors.processes.confinement import require_no_worker
 from executors.processes.executable import ProcessesExecutable
 from executors.processes.pool import Pool
-from executors.threads import blas_limits
+from executors.threads import CANNOT_LIMIT, blas_limits, can_limit
 from miai_graph.cores import physical_cores, usable_cores
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker
@@ -82,6 +82,13 @@ class Processes(Executor):
     def has(self, pool: Pool | None) -> bool:
         """Whether these are the workers, and they can be used."""
         return pool is not None and pool.is_open and pool in self._pools
+
+    @property
+    def summary(self) -> str:
+        """How many workers and threads there are, in a sentence."""
+        threads = "1 BLAS thread" if self.threads == 1 else f"{self.threads} BLAS threads"
+        limits = "" if can_limit() else f" in all but this process. {CANNOT_LIMIT}"
+        return f"{self.size} workers of {threads} each{limits}" if self.size > 1 else f"1 worker of {threads}{limits}"
 
     @property
     def workers(self) -> Sequence[Worker]:

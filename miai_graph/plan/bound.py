@@ -104,14 +104,14 @@ class BoundPlan:
         batch_size: int,
         state: State,
         workspace: Workspace,
-        parts: Sequence[Part] = (),
+        parts: Sequence[Part] | None = None,
         exchange: Exchange | None = None,
         barrier: Kernel | None = None,
     ) -> None:
         self.program = program
         self.batch_size = batch_size
         self.state_generation = state.generation
-        self.parts = tuple(parts) or (Part(0, 0, batch_size),)
+        self.parts = (Part(0, 0, batch_size),) if parts is None else tuple(parts)
         self._state = state
         self._workspace = workspace
         self._exchange = exchange
