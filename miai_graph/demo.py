@@ -214,7 +214,7 @@ def _comparison(results: Sequence[_Measured]) -> Table:
 
     first = results[0]
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("executor", overflow="fold")
+    table.add_column("executor", no_wrap=True)
     for name in ("workers × threads", "samples/s", "speed-up", "largest difference in weights", "accuracy"):
         table.add_column(name, justify="right")
     for result in results:

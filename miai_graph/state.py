@@ -55,8 +55,8 @@ class Memory(Protocol):
         """Zeroed bytes, as a uint8 array."""
         ...
 
-    def suits(self, arrays: Sequence[Array]) -> bool:
-        """Whether these may stay where they are, if they are to be used together."""
+    def suits(self, pairs: Sequence[tuple[Array, Array]]) -> bool:
+        """Whether values with these arrays may stay where they are, if they are to be used together."""
         ...
 
 
@@ -66,21 +66,25 @@ class PrivateMemory:
     def allocate(self, size_bytes: int) -> Array:
         return aligned_bytes(size_bytes)
 
-    def suits(self, arrays: Sequence[Array]) -> bool:
-        return len({id(block_of(array)) for array in arrays}) <= 1
+    def suits(self, pairs: Sequence[tuple[Array, Array]]) -> bool:
+        return len({id(block_of(first)) for first, _ in pairs}) <= 1
 
 
 PRIVATE = PrivateMemory()
 
 
 class _Place:
-    """A variable's number among all versions, and its arrays: the second one comes with the first update."""
+    """A variable's number among all versions, and its arrays: one and the same before it is first updated."""
 
     __slots__ = ("arrays", "number")
 
     def __init__(self, number: int, array: Array) -> None:
         self.number = number
-        self.arrays: tuple[Array, ...] = (array,)
+        self.arrays = array, array
+
+    @property
+    def has_spare(self) -> bool:
+        return self.arrays[0] is not self.arrays[1]
 
 
 class State:
@@ -107,11 +111,11 @@ class State:
         """Give a new variable its first value (copied)."""
         self._places[variable] = _Place(self.new_number(), _aligned_copy(value))
 
-    def adopt(self, variable: Variable, arrays: Sequence[Array]) -> None:
+    def adopt(self, variable: Variable, arrays: tuple[Array, Array]) -> None:
         """Let a variable's value be in these arrays, of even versions and of odd ones, which others may hold too."""
         if variable not in self._places:
             self._places[variable] = _Place(self.new_number(), arrays[0])
-        self._places[variable].arrays = tuple(arrays)
+        self._places[variable].arrays = arrays
         self.generation += 1
 
     def new_number(self) -> int:
@@ -131,8 +135,8 @@ class State:
         place = self._places[variable]
         return place.arrays[self.versions[place.number] & 1]
 
-    def arrays(self, variable: Variable) -> tuple[Array, ...]:
-        """The array of even versions, and that of odd ones if there is one (see `place`)."""
+    def arrays(self, variable: Variable) -> tuple[Array, Array]:
+        """The array of even versions and that of odd ones, which are two if it is updated (see `place`)."""
         return self._places[variable].arrays
 
     def get(self, variable: Variable) -> Array:
@@ -183,19 +187,21 @@ class State:
             members = list(dict.fromkeys(variables))
             wanting = dict.fromkeys(updated)
             for group in _by_dtype(members):
-                if not memory.suits([self._places[variable].arrays[0] for variable in group]):
+                if not memory.suits([self._places[variable].arrays for variable in group]):
                     self._move(group, memory)
-            for group in _by_dtype([v for v in members if v in wanting and len(self._places[v].arrays) == 1]):
+            for group in _by_dtype([v for v in members if v in wanting and not self._places[v].has_spare]):
                 for variable, spare in zip(group, _cut(group, memory), strict=True):
-                    self._places[variable].arrays += (spare,)
+                    place = self._places[variable]
+                    place.arrays = place.arrays[0], spare
 
     def _move(self, variables: list[Variable], memory: Memory) -> None:
-        for variable, array in zip(variables, _cut(variables, memory), strict=True):
-            place = self._places[variable]
-            np.copyto(array, self.array(variable))
-            place.arrays = (array,)
-            self.versions[place.number] &= ~1
+        # First, so that nobody relies on where values were, if this is interrupted.
         self.generation += 1
+        for variable, array in zip(variables, _cut(variables, memory), strict=True):
+            np.copyto(array, self.array(variable))
+            place = self._places[variable]
+            place.arrays = array, array
+            self.versions[place.number] &= ~1
 
 
 def _by_dtype(variables: list[Variable]) -> Iterable[list[Variable]]:

@@ -58,7 +58,9 @@ def test_demo_shows_that_reproducible_training_is_equal_to_the_bit(tmp_path: Pat
         "processes:workers=2,reproducible=True",
     ]
     options = [part for name in chosen for part in ("--executor", name)]
-    rows = comparison(run("demo", "--epochs", "1", *options, folder=tmp_path).stdout)
+    finished = run("demo", "--epochs", "1", *options, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    rows = comparison(finished.stdout)
     assert list(rows) == chosen
     assert [row[0] for row in rows.values()] == ["1 × 1", "1 × 1", "2 × 1"]
     assert [row[3] for row in rows.values()] == ["", "0", "0"]

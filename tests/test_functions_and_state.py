@@ -235,8 +235,8 @@ def test_placing_moves_values_and_functions_go_on() -> None:
             blocks.append(aligned_bytes(size_bytes))
             return blocks[-1]
 
-        def suits(self, arrays) -> bool:
-            return not arrays or any(np.shares_memory(arrays[0], block) for block in blocks)
+        def suits(self, pairs) -> bool:
+            return any(np.shares_memory(pairs[0][0], block) for block in blocks)
 
     keys = [variable_of(node) for node in (*variables, integers)]
     generation = state.generation

@@ -1,4 +1,4 @@
-"""Every layer, loss, metric and optimizer, trained and evaluated by two and by three workers as by this process alone."""
+"""Every layer, loss, metric and optimizer, trained and evaluated by two and three workers as by this process alone."""
 
 from __future__ import annotations
 
@@ -188,6 +188,22 @@ def test_arrays_changed_between_two_calls_are_seen(pool: Executor) -> None:
     with Serial(threads=1) as alone:
         np.testing.assert_allclose(second, model.predict(x, executor=alone, verbose=0), rtol=1e-9)
     assert abs(first - second).max() > 1e-3
+
+
+def test_executors_take_turns_on_one_model(pool: Executor) -> None:
+    """Values move between the memory of this process and that of the workers, with or without a second array."""
+    results = []
+    with Serial(threads=1) as alone:
+        for executors in ((alone, alone, alone, alone), (pool, alone, pool, alone)):
+            mg.set_seed(3)
+            model = classifier()
+            found = [model.predict(X, executor=executors[0], verbose=0)]
+            for executor in executors[1:]:
+                model.fit(X, LABELS, batch_size=4, executor=executor, verbose=0)
+                found.append(model.predict(X, executor=executor, verbose=0))
+            results.append([*found, *model.get_weights()])
+    for found, expected in zip(*reversed(results), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 
 
 def run_choice(choice: WorkerChoice, seconds: dict[int, float], steps: int, waiting: float = 0.5) -> None:

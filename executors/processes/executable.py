@@ -175,6 +175,7 @@ class ProcessesExecutable(PlannedExecutable):
         number = self._unused_numbers.pop() if self._unused_numbers else next(numbers)
         shared = SharedPlan.make(pool, number, self.graph, self._inputs, batch_size, workers, self._owner.shards)
         where = pool.locate
+        places = [state.arrays(variable_of(node)) for node in self.graph.variables]
         pool.send(
             NewPlan(
                 shared.number,
@@ -183,7 +184,7 @@ class ProcessesExecutable(PlannedExecutable):
                 workers,
                 len(parts),
                 self._owner.shards is not None,
-                tuple(tuple(map(where, state.arrays(variable_of(node)))) for node in self.graph.variables),
+                tuple((where(even), where(odd)) for even, odd in places),
                 where(memory[0]),
                 where(shared.turns),
                 where(shared.indices),

@@ -77,7 +77,7 @@ class NewPlan:
 
     workers : how many take part
     parts : into how many parts the batch is cut
-    variables : both arrays of each of the graph's variables (one, if it is not updated)
+    variables : both arrays of each of the graph's variables
     exchange : the memory of the exchange
     turns, indices, stamps : where worker 0 writes which arrays hold the values, and row numbers; and where the
         workers write the times, each into its row
@@ -90,7 +90,7 @@ class NewPlan:
     workers: int
     parts: int
     is_reproducible: bool
-    variables: tuple[tuple[Location, ...], ...]
+    variables: tuple[tuple[Location, Location], ...]
     exchange: Location
     turns: Location
     indices: Location

@@ -163,10 +163,10 @@ class Pool:
             block = self._blocks[purpose] = self.allocate(size_bytes)
         return block
 
-    def suits(self, arrays: Sequence[Array]) -> bool:
-        """Whether arrays lie in memory that the workers see."""
+    def suits(self, pairs: Sequence[tuple[Array, Array]]) -> bool:
+        """Whether values lie in memory that the workers see."""
         own = {id(array) for array in self._segments.values()}
-        return all(id(block_of(array)) in own for array in arrays)
+        return all(id(block_of(array)) in own for pair in pairs for array in pair)
 
     def place(self, variables: Iterable[Variable], updated: Iterable[Variable]) -> None:
         """Move variables to where the workers see them, until the pool ends."""
@@ -311,8 +311,8 @@ class _Leaving:
     def allocate(self, size_bytes: int) -> Array:
         return PRIVATE.allocate(size_bytes)
 
-    def suits(self, arrays: Sequence[Array]) -> bool:
-        return not any(self._pool.suits([array]) for array in arrays)
+    def suits(self, pairs: Sequence[tuple[Array, Array]]) -> bool:
+        return not any(self._pool.suits([(array, array)]) for pair in pairs for array in pair)
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

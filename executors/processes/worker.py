@@ -87,8 +87,8 @@ class _Plan:
         self._turns, self._indices = found(message.turns), found(message.indices)
         self.slots = [[found(location) for location in slot] for slot in message.slots]
         state = executable.state
-        for variable, locations in zip(executable.variables, message.variables, strict=True):
-            state.adopt(variable, [found(location) for location in locations])
+        for variable, (even, odd) in zip(executable.variables, message.variables, strict=True):
+            state.adopt(variable, (found(even), found(odd)))
         self._numbers = state.numbers(executable.variables)
         program = executable.program(worker.index, message.workers, message.is_reproducible)
         parts = cut_batch(message.batch_size, message.parts)
