@@ -77,7 +77,7 @@ class PlannedExecutable(Executable):
                 yield self._run(batch)
 
     def warmup(self, batch_size: int) -> None:
-        with state.lock:
+        with self._threads(), state.lock:
             self._plan(batch_size)
 
     def _run(self, batch: Batch) -> list[Array]:

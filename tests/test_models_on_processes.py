@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from layer_samples import SAMPLES, LayerSample
 
 import miai_graph as mg
 from executors import Processes, Serial
+from executors.processes import executor as executor_module
 from executors.processes.choice import STEPS_BETWEEN_TRIALS, TRIAL_STEPS, WorkerChoice, candidates
+from executors.processes.pool import Pool
 from miai_graph import layers, losses, metrics, optimizers
 from miai_graph.executor import Executor
 
@@ -204,6 +207,13 @@ def test_executors_take_turns_on_one_model(pool: Executor) -> None:
             results.append([*found, *model.get_weights()])
     for found, expected in zip(*reversed(results), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_where_memory_has_names_and_there_are_no_bells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr(executor_module, "Pool", partial(Pool, kind="named", has_bells=False))
+    with Processes(2) as made:
+        assert_same(classifier, X, LABELS, made)
 
 
 def run_choice(choice: WorkerChoice, seconds: dict[int, float], steps: int, waiting: float = 0.5) -> None:

@@ -36,6 +36,7 @@ class SetUp:
     workers: int
     is_crowded: bool
     memory: Kind
+    has_bells: bool
 
 
 @dataclass(frozen=True)

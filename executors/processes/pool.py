@@ -43,7 +43,7 @@ class Pool:
     ----------
     workers : how many there are, this process included
     threads : of each
-    kind : of shared memory
+    kind, has_bells : of shared memory, and whether sleepers are woken by bells or by messages
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Pool:
     describe_work : what a worker that is gone was doing, from its number: for messages
     """
 
-    def __init__(self, workers: int, threads: int, kind: Kind = DEFAULT_KIND) -> None:
+    def __init__(self, workers: int, threads: int, kind: Kind = DEFAULT_KIND, has_bells: bool = HAS_BELLS) -> None:
         self.is_open = True
         self.workers = workers
         self.processes: list[WorkerProcess] = []
@@ -74,9 +74,9 @@ class Pool:
             control = Segment.create(Words.size_bytes(workers), kind)
             self._control = control.bytes
             is_crowded = workers > usable_cores()
-            bells = [Bell.create() for _ in range(workers)] if HAS_BELLS else None
+            bells = [Bell.create() for _ in range(workers)] if has_bells else None
             for place, process in enumerate(self.processes):
-                process.connection.send(SetUp(place + 1, workers, is_crowded, kind))
+                process.connection.send(SetUp(place + 1, workers, is_crowded, kind, has_bells))
                 control.send(process.connection, process.pid)
                 for bell in (bells[place + 1], bells[0]) if bells else ():
                     bell.send(process.connection, process.pid)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from executors.processes import confinement
-from executors.processes.bells import HAS_BELLS, Bell
+from executors.processes.bells import Bell
 from executors.processes.control import Follower, Words
 from executors.processes.lifeline import end_with_parent
 from executors.processes.memory import Segment
@@ -147,7 +147,7 @@ class _Worker:
         self._segments: dict[int, Array] = {}
         control = self._receive()
         self._words = Words(control, set_up.workers)
-        bells = (Bell.receive(connection), Bell.receive(connection)) if HAS_BELLS else None
+        bells = (Bell.receive(connection), Bell.receive(connection)) if set_up.has_bells else None
         self.follower = Follower(
             connection, self._words, set_up.index, self._handle, bells, is_crowded=set_up.is_crowded
         )
