@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from miai_graph.bench.specs import SideSpec, check_distinct, parse_executors
 from miai_graph.callbacks import Callback, History, Logs
 from miai_graph.context import set_seed
 from miai_graph.digits import Digits, load_digits
-from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
 from miai_graph.op import Array
@@ -94,7 +92,7 @@ def run_demo(
 
 
 def _train_and_draw(spec: SideSpec, digits: Digits, folder: Path, epochs: int, seed: int, verbose: str | int) -> float:
-    with _opened(spec) as chosen:
+    with executor(spec.name, **spec.options) as chosen:
         model = _make_compiled(chosen, seed)
         model.summary()
         print(f"\nTraining on {len(digits.train_labels)} handwritten digits, executor {spec.text!r}:")
@@ -119,16 +117,6 @@ def _draw(model: Sequential, history: History, digits: Digits, folder: Path) -> 
     print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
     print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")
-
-
-@contextmanager
-def _opened(spec: SideSpec) -> Iterator[Executor]:
-    try:
-        made = executor(spec.name, **spec.options)
-    except TypeError as error:
-        raise ArgumentError(f"expected options of executor {spec.name!r}; found {spec.text!r}: {error}") from error
-    with made:
-        yield made
 
 
 def _make_compiled(chosen: Executor, seed: int) -> Sequential:
@@ -193,7 +181,7 @@ def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int) -> None:
 
 
 def _measure(spec: SideSpec, digits: Digits, seed: int) -> _Measured:
-    with _opened(spec) as chosen:
+    with executor(spec.name, **spec.options) as chosen:
         model = _make_compiled(chosen, seed)
         clock = _Clock()
         history = _fit(model, digits, epochs=1, verbose=0, callbacks=[clock])

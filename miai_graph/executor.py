@@ -6,6 +6,7 @@ anyone can ship another.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def executor(name: str, **options: Any) -> Executor:
     ------
     ExecutorError
         if there is none of that name, or it cannot be loaded.
+    ArgumentError
+        if it does not take one of the options.
     """
     point = _entry_points().get(name)
     if point is None:
@@ -170,6 +173,11 @@ def executor(name: str, **options: Any) -> Executor:
             f"expected executor {name!r} at {point.value}; it cannot be loaded ({error}). Another package of the name "
             f"{point.module.partition('.')[0]!r} may stand before it: see miai-graph doctor"
         ) from error
+    accepted = inspect.signature(kind)
+    try:
+        accepted.bind(**options)
+    except TypeError as error:
+        raise ArgumentError(f"expected options of executor {name!r}, which are {accepted}; found: {error}") from None
     made: Executor = kind(**options)
     return made
 

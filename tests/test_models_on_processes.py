@@ -232,10 +232,13 @@ def test_the_number_of_workers_is_that_measured_to_be_fastest() -> None:
     assert choice.describe() is None
 
 
-def test_nothing_is_tried_where_nobody_waits() -> None:
+def test_nothing_is_tried_where_nobody_waits_in_a_long_step() -> None:
     choice = WorkerChoice(candidates(2))
     run_choice(choice, {2: 1.0}, TRIAL_STEPS, waiting=0.01)
     assert (choice.is_decided, choice.workers) == (True, 2)
+    short = WorkerChoice(candidates(2))
+    run_choice(short, {2: 1e-4, 1: 5e-5}, 2 * TRIAL_STEPS, waiting=0.01)
+    assert (short.is_decided, short.workers) == (True, 1)
 
 
 def test_a_run_tells_that_fewer_workers_were_used() -> None:

@@ -12,7 +12,10 @@ STEPS_BETWEEN_TRIALS = 1000
 """After so many steps it is measured again, for other programs come and go."""
 
 WAITING_WORTH_A_TRIAL = 0.15
-"""Where a smaller part of the step is spent waiting and reducing, no smaller number of workers can be faster."""
+"""Where a smaller part of a long step is spent waiting and reducing, no smaller number of workers can be faster."""
+
+LONG_STEP_SECONDS = 5e-3
+"""In shorter steps what each worker does besides computing counts too."""
 
 GAIN_WORTH_A_CHANGE = 0.95
 """Fewer workers are used if they need no more than this part of the time."""
@@ -50,7 +53,7 @@ class WorkerChoice:
             return
         self._steps = 0
         place = self.candidates.index(self.workers)
-        if place == 0 and waiting < WAITING_WORTH_A_TRIAL:
+        if place == 0 and seconds > LONG_STEP_SECONDS and waiting < WAITING_WORTH_A_TRIAL:
             self._decide([self.workers])
         elif place + 1 < len(self.candidates):
             self.workers = self.candidates[place + 1]
