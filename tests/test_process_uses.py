@@ -389,7 +389,9 @@ def test_a_step_within_a_step_is_refused(training: Training, executor: Processes
 
 def test_a_fork_while_another_thread_trains(tmp_path: Path) -> None:
     output = run(f"""
+        import warnings
         from threading import Event, Thread
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is what is tried here
         executor, training = Processes(2), Training({str(tmp_path)!r})
         step, serial, is_over = training.function(executor), training.function("serial"), Event()
 
