@@ -1,4 +1,4 @@
-"""Every layer, loss, metric and optimizer, trained and evaluated by two and three workers as by this process alone."""
+"""Every layer, loss, metric and optimizer, trained and evaluated by one to three workers as by this process alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 14
 """Samples: an uneven last batch of 2 behind three of 4, which is fewer than three workers."""
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[1, 2, 3])
 def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with Processes(request.param) as made:
         yield made
