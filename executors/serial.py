@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from weakref import finalize
 
-from executors.planned import PlannedExecutable, check_positive
+from executors.planned import PlannedExecutable, check_flag, check_positive
 from executors.threads import blas_limits, blas_threads, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker
@@ -46,6 +46,7 @@ class Serial(Executor):
     def __init__(self, threads: int | None = None, reproducible: bool = False, shards: int = 8) -> None:
         check_positive("threads", threads, none="as many as there are")
         check_positive("shards", shards)
+        check_flag("reproducible", reproducible)
         if reproducible and threads not in (None, 1):
             raise ArgumentError(f"expected one thread with reproducible=True; found threads={threads}")
         self.shards = shards if reproducible else None

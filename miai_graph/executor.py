@@ -177,7 +177,8 @@ def executor(name: str, **options: Any) -> Executor:
     try:
         accepted.bind(**options)
     except TypeError as error:
-        raise ArgumentError(f"expected options of executor {name!r}, which are {accepted}; found: {error}") from None
+        names = ", ".join(accepted.parameters) or "none"
+        raise ArgumentError(f"expected options of executor {name!r} ({names}); found others: {error}") from None
     made: Executor = kind(**options)
     return made
 

@@ -13,7 +13,7 @@ from layer_samples import SAMPLES, LayerSample
 import miai_graph as mg
 from executors import Processes, Serial
 from executors.processes import executor as executor_module
-from executors.processes.choice import STEPS_BETWEEN_TRIALS, TRIAL_STEPS, WorkerChoice, candidates
+from executors.processes.choice import STEPS_WITH_FEWER, TRIAL_STEPS, WorkerChoice, candidates
 from executors.processes.pool import Pool
 from miai_graph import layers, losses, metrics, optimizers
 from miai_graph.executor import Executor
@@ -227,7 +227,7 @@ def test_the_number_of_workers_is_that_measured_to_be_fastest() -> None:
     run_choice(choice, {4: 3.0, 2: 1.0, 1: 2.0}, 3 * TRIAL_STEPS)
     assert (choice.is_decided, choice.workers) == (True, 2)
     assert "2 workers of 4 used" in (choice.describe() or "")
-    run_choice(choice, {4: 1.0, 2: 1.0, 1: 2.0}, STEPS_BETWEEN_TRIALS + 3 * TRIAL_STEPS)
+    run_choice(choice, {4: 1.0, 2: 1.0, 1: 2.0}, STEPS_WITH_FEWER + 3 * TRIAL_STEPS)
     assert (choice.is_decided, choice.workers) == (True, 4)
     assert choice.describe() is None
 

@@ -315,7 +315,7 @@ def test_bits_of_drawn_numbers_are_those_of_whole_batches() -> None:
         assert_equal_bits(mg.function([x], outputs, executor=executor)(array), expected)
 
 
-@pytest.mark.parametrize("options", [{"shards": 0}, {"shards": 2.0}, {"threads": 2}])
+@pytest.mark.parametrize("options", [{"shards": 0}, {"shards": 2.0}, {"threads": 2}, {"reproducible": "yes"}])
 def test_arguments_are_checked(options: dict) -> None:
     with pytest.raises(ArgumentError, match="found"):
-        Serial(reproducible=True, **options)
+        Serial(**({"reproducible": True} | options))

@@ -11,6 +11,9 @@ TRIAL_STEPS = 6
 STEPS_BETWEEN_TRIALS = 1000
 """After so many steps it is measured again, for other programs come and go."""
 
+STEPS_WITH_FEWER = 200
+"""The same while fewer workers are used: something else that ran just then may have been the reason."""
+
 WAITING_WORTH_A_TRIAL = 0.15
 """Where a smaller part of a long step is spent waiting and reducing, no smaller number of workers can be faster."""
 
@@ -45,7 +48,8 @@ class WorkerChoice:
         """Tell how long a step took, and which part of it went by with waiting and reducing."""
         self._steps += 1
         if self.is_decided:
-            if self._steps == STEPS_BETWEEN_TRIALS and len(self.candidates) > 1:
+            has_all = self.workers == self.candidates[0]
+            if self._steps == (STEPS_BETWEEN_TRIALS if has_all else STEPS_WITH_FEWER) and len(self.candidates) > 1:
                 self._begin()
             return
         self.seconds[self.workers] = min(seconds, self.seconds.get(self.workers, seconds))

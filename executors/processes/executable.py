@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,9 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _threads(self) -> AbstractContextManager[object]:
         self._owner.check()
-        return limited_blas(self._owner.threads)
+        # What this process computes alone may have all cores, unless bits count.
+        is_limited = self._is_shared or self._owner.shards is not None
+        return limited_blas(self._owner.threads) if is_limited else nullcontext()
 
     def forget_plans(self) -> None:
         """Let go of all that lies in a pool's memory."""
@@ -292,7 +294,7 @@ class ProcessesExecutable(PlannedExecutable):
     def timing(self) -> Timing:
         with state.lock:
             found = super().timing
-            notes = [self._owner.summary]
+            notes = [self._owner.summary if self._is_shared else "computed by one worker, as a whole"]
             notes += [
                 f"at batch size {size}: {note}" for size, choice in self._choices.items() if (note := choice.describe())
             ]

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from weakref import finalize
 
-from executors.planned import check_positive
+from executors.planned import check_flag, check_positive
 from executors.processes.confinement import require_no_worker
 from executors.processes.executable import ProcessesExecutable
 from executors.processes.pool import Pool
@@ -17,6 +17,7 @@ from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
 from miai_graph.node import Node
+from miai_graph.state import state
 
 
 class Processes(Executor):
@@ -46,6 +47,7 @@ class Processes(Executor):
     def __init__(self, workers: int | None = None, reproducible: bool = False, shards: int = 8) -> None:
         check_positive("workers", workers, none="one a physical core")
         check_positive("shards", shards)
+        check_flag("reproducible", reproducible)
         require_no_worker()
         self.size = workers if workers is not None else physical_cores()
         if reproducible and workers is None:
@@ -106,8 +108,10 @@ class Processes(Executor):
         return ProcessesExecutable(self, graph, inputs)
 
     def close(self) -> None:
-        self._finish()
-        super().close()
+        # A step of another thread is finished first.
+        with state.lock:
+            self._finish()
+            super().close()
 
 
 def _stop_all(pools: list[Pool]) -> None:

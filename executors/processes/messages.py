@@ -148,7 +148,8 @@ class Timed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A worker's step failed: the text of the error, and whether a node is to blame."""
+    """A worker's step failed: the text of the error, whether a node is to blame, and the lines that led to it."""
 
     text: str
     is_execution: bool
+    lines: str

@@ -254,7 +254,9 @@ class Pool:
             assert isinstance(failed, Failed)
             where = f"  worker: {worker} of {self.workers} (process {self.processes[worker - 1].pid})"
             kind: type[MiaiGraphError] = ExecutionError if failed.is_execution else ExecutorError
-            raise kind(f"{failed.text}\n{where}")
+            error = kind(f"{failed.text}\n{where}")
+            error.add_note(f"In the worker:\n{failed.lines}")
+            raise error
 
     def _lost(self, worker: int) -> NoReturn:
         process = self.processes[worker - 1]

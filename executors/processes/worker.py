@@ -187,8 +187,9 @@ class _Worker:
 
     def _fail(self, error: Exception) -> None:
         is_execution = isinstance(error, ExecutionError)
-        text = str(error) if is_execution else "".join(traceback.format_exception(error))
-        self._connection.send(Failed(text, is_execution))
+        text = str(error) if is_execution else f"{type(error).__name__}: {error}"
+        lines = "".join(traceback.format_exception(error.__cause__ or error))
+        self._connection.send(Failed(text, is_execution, lines))
         # There is nothing to go on with: the pool ends when it reads this.
         self._connection.recv_bytes()
         raise EOFError
