@@ -112,7 +112,9 @@ class ProcessesExecutable(PlannedExecutable):
         pool.require_idle()
         if pool is not self._pool:
             self.forget_plans()
-            pool.send(NewGraph(self._number, graph_to_data(self.graph), tuple(node.name for node in self._inputs)))
+            names = tuple(node.name for node in self._inputs)
+            is_reproducible = self._owner.shards is not None
+            pool.send(NewGraph(self._number, graph_to_data(self.graph), names, pool.workers, is_reproducible))
             pool.add_user(self)
             self._pool = pool
             self._tables = Tables(pool, self._inputs)

@@ -58,11 +58,13 @@ class DropSegments:
 
 @dataclass(frozen=True)
 class NewGraph:
-    """What an executable computes."""
+    """What an executable computes, mostly by so many workers."""
 
     executable: int
     graph: GraphData
     inputs: tuple[str, ...]
+    workers: int
+    is_reproducible: bool
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,9 @@ class _Worker:
                 for number in numbers:
                     self._segments.pop(number, None)
             case NewGraph(executable):
-                self._executables[executable] = _Executable(message)
+                made = self._executables[executable] = _Executable(message)
+                # While worker 0 does the same: most plans will need it.
+                made.program(self.index, message.workers, message.is_reproducible)
             case DropExecutable(executable):
                 gone = self._executables.pop(executable, None)
                 self._plans = {number: plan for number, plan in self._plans.items() if plan.executable is not gone}
