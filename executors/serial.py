@@ -16,11 +16,10 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import analyse_batch
-from miai_graph.passes.partition import partition
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch
-from miai_graph.plan.program import make_program
+from miai_graph.plan.program import make_program, make_worker_program
 from miai_graph.state import aligned_bytes, state
 
 
@@ -93,8 +92,7 @@ class SerialExecutable(PlannedExecutable):
             if self._shards is None:
                 self._program = make_program(self.graph)
             else:
-                own = partition(self.graph, 0, 1, is_reproducible=True)
-                self._program = make_program(own.graph, own.exports, own.per_part)
+                self._program = make_worker_program(self.graph, 0, 1, is_reproducible=True)
 
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         state.place(map(variable_of, self.variables), map(variable_of, self.updated))

@@ -20,7 +20,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from miai_graph.types import BatchDim, Shape, TensorType
+
+REDUCTIONS: dict[str, Any] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+"""How parts of a reduction are put together, by its name."""
 
 
 @dataclass(frozen=True, slots=True)

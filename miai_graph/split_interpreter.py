@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
@@ -20,11 +19,9 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
 from miai_graph.passes.batch_analysis import BatchAnalysis, analyse_batch
-from miai_graph.placement import Partial, Split
+from miai_graph.placement import REDUCTIONS, Partial, Split
 from miai_graph.state import State
 from miai_graph.state import state as process_state
-
-REDUCTIONS: dict[str, Any] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def evaluate_split(

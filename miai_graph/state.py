@@ -211,17 +211,27 @@ def _by_dtype(variables: list[Variable]) -> Iterable[list[Variable]]:
     return groups.values()
 
 
-def _cut(variables: list[Variable], memory: Memory) -> Iterable[Array]:
+def _cut(variables: list[Variable], memory: Memory) -> list[Array]:
     """An array for each variable, from one block."""
-    sizes = [padded(variable.type.size_bytes) for variable in variables]
-    block = memory.allocate(sum(sizes))
-    offsets = itertools.accumulate(sizes, initial=0)
-    for variable, offset in zip(variables, offsets, strict=False):
-        type = variable.type
-        yield block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
+    types = [variable.type for variable in variables]
+    return arrays_in(memory.allocate(block_bytes(types)), types)
 
 
-def padded(size_bytes: int) -> int:
+def block_bytes(types: Iterable[TensorType]) -> int:
+    """The memory for arrays of these types, each aligned."""
+    return sum(_padded(type.size_bytes) for type in types)
+
+
+def arrays_in(block: Array, types: Sequence[TensorType]) -> list[Array]:
+    """Arrays of these types, one behind the other in a block of bytes."""
+    offsets = itertools.accumulate((_padded(type.size_bytes) for type in types), initial=0)
+    return [
+        block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
+        for offset, type in zip(offsets, types, strict=False)
+    ]
+
+
+def _padded(size_bytes: int) -> int:
     """The size rounded up, so that what comes behind is aligned; never nothing."""
     return -(-max(size_bytes, 1) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 

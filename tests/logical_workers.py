@@ -18,7 +18,7 @@ from miai_graph.interpreter import evaluate_node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
 from miai_graph.passes.partition import Partition, partition
 from miai_graph.passes.simplify import simplify
-from miai_graph.plan.exchange import REDUCTIONS
+from miai_graph.placement import REDUCTIONS
 from miai_graph.plan.parts import Part, cut_batch
 from miai_graph.state import state
 from miai_graph.types import bind_shape

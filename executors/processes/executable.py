@@ -36,11 +36,10 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import analyse_batch
-from miai_graph.passes.partition import partition
 from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import Program, make_program
+from miai_graph.plan.program import Program, make_program, make_worker_program
 from miai_graph.state import aligned_bytes, state
 from miai_graph.timing import Timing, TimingRecord
 
@@ -143,8 +142,8 @@ class ProcessesExecutable(PlannedExecutable):
             if workers == 1 and (self._owner.shards is None or not self._is_shared):
                 self._programs[1] = make_program(self.graph)
             else:
-                own = partition(self.graph, 0, workers, is_reproducible=self._owner.shards is not None)
-                self._programs[workers] = make_program(own.graph, own.exports, own.per_part)
+                is_reproducible = self._owner.shards is not None
+                self._programs[workers] = make_worker_program(self.graph, 0, workers, is_reproducible=is_reproducible)
         return self._programs[workers]
 
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:

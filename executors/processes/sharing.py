@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, finalize
 
@@ -17,12 +17,11 @@ from miai_graph.graph import Graph
 from miai_graph.messages import describe
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.passes.partition import partition
 from miai_graph.plan.bound import BoundPlan, positions
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import make_program
-from miai_graph.state import padded
-from miai_graph.types import TensorType, bind_type, int_dims
+from miai_graph.plan.program import make_worker_program
+from miai_graph.state import arrays_in, block_bytes
+from miai_graph.types import TensorType, bind_type
 
 STAMPS_PER_NODE = 4
 """For so many times the nodes of the whole graph there is room for stamps: partitioning adds a few."""
@@ -70,7 +69,7 @@ class SharedPlan:
         batch = [bind_type(node.type, batch_size) for node in inputs]
         stamps = workers, STAMPS_PER_NODE * len(graph) * len(cut_batch(batch_size, shards or workers))
         types = [TensorType(INT64, shape) for shape in ((len(graph.variables),), (batch_size,), stamps)]
-        turns, indices, stamped, *slots = _cut(pool, [*types, *batch, *batch])
+        turns, indices, stamped, *slots = _arrays(pool, [*types, *batch, *batch])
         return cls(number, workers, shards, turns, indices, stamped, (slots[: len(batch)], slots[len(batch) :]))
 
     def fill(self, slot: int, inputs: Sequence[Node], batch: CheckedBatch) -> None:
@@ -85,8 +84,7 @@ class SharedPlan:
 
     def work_of(self, worker: int, graph: Graph, batch_size: int, ordered_ns: int) -> str:
         """What a worker that is gone was computing in the step that was ordered then, by the stamps that it left."""
-        own = partition(graph, worker, self.workers, is_reproducible=self.shards is not None)
-        program = make_program(own.graph, own.exports, own.per_part)
+        program = make_worker_program(graph, worker, self.workers, is_reproducible=self.shards is not None)
         parts = parts_of(worker, self.workers, cut_batch(batch_size, self.shards or self.workers))
         nodes = [node for node, _ in positions(program, len(parts))]
         done = int(np.count_nonzero(self.stamps[worker, : len(nodes) + 1] >= ordered_ns)) - 1
@@ -125,7 +123,7 @@ class Tables:
         types = [TensorType(node.dtype, array.shape) for node, array in zip(self._inputs, batch.arrays, strict=True)]
         if sum(type.size_bytes for type in types) > PLACED_BYTES_LIMIT:
             return None
-        copies = list(_cut(self._pool, types))
+        copies = _arrays(self._pool, types)
         for copy, array in zip(copies, batch.arrays, strict=True):
             np.copyto(copy, array, casting="same_kind")
         number = next(numbers)
@@ -140,11 +138,6 @@ def _tell_dropped(pool: Pool, number: int) -> None:
         pool.later(DropTable(number))
 
 
-def _cut(pool: Pool, types: Iterable[TensorType]) -> Iterator[Array]:
+def _arrays(pool: Pool, types: Sequence[TensorType]) -> list[Array]:
     """Arrays of these types in one block of a pool's memory."""
-    types = list(types)
-    block = pool.allocate(sum(padded(type.size_bytes) for type in types))
-    offset = 0
-    for type in types:
-        yield block[offset : offset + type.size_bytes].view(type.dtype).reshape(int_dims(type.shape))
-        offset += padded(type.size_bytes)
+    return arrays_in(pool.allocate(block_bytes(types)), types)

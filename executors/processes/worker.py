@@ -37,11 +37,10 @@ from miai_graph.errors import ExecutionError
 from miai_graph.graph_data import graph_from_data
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.passes.partition import partition
 from miai_graph.plan.bound import BoundPlan, Workspace
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import Program, make_program
+from miai_graph.plan.program import Program, make_worker_program
 from miai_graph.state import State
 from miai_graph.timing import Recorder, merge_calls
 
@@ -72,8 +71,7 @@ class _Executable:
         """What this worker runs if so many take part."""
         key = workers, is_reproducible
         if key not in self._programs:
-            own = partition(self.graph, index, workers, is_reproducible=is_reproducible)
-            self._programs[key] = make_program(own.graph, own.exports, own.per_part)
+            self._programs[key] = make_worker_program(self.graph, index, workers, is_reproducible=is_reproducible)
         return self._programs[key]
 
 

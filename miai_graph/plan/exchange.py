@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels.numpy_kernels import Kernel, Request
 from miai_graph.op import Array
+from miai_graph.placement import REDUCTIONS
 from miai_graph.plan.program import Program
-from miai_graph.state import padded
-from miai_graph.types import TensorType, bind_type
+from miai_graph.state import arrays_in, block_bytes
+from miai_graph.types import bind_type
 
-REDUCTIONS: dict[str, Any] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 REDUCED_AT_ONCE_BYTES = 1 << 17
 """Several arrays are reduced piece by piece, so that what is added up stays in a core's own cache."""
 
@@ -42,23 +41,11 @@ class Exchange:
     def __init__(self, program: Program, batch_size: int, parts: int, memory: Callable[[int], Array]) -> None:
         types = [node.type for node in program.exports]
         outputs = [bind_type(node.type, batch_size) for node in program.graph.outputs if node in program.per_part]
-        taken, region = _size_bytes(outputs), _size_bytes(types)
+        taken, region = block_bytes(outputs), block_bytes(types)
         block = memory(taken + parts * region)
-        self.outputs = _cut(block, outputs)
-        regions = [_cut(block[taken + part * region :], types) for part in range(parts)]
+        self.outputs = arrays_in(block, outputs)
+        regions = [arrays_in(block[taken + part * region :], types) for part in range(parts)]
         self.exports = [[arrays[number] for arrays in regions] for number in range(len(types))]
-
-
-def _size_bytes(types: Sequence[TensorType]) -> int:
-    return sum(padded(type.size_bytes) for type in types)
-
-
-def _cut(memory: Array, types: Sequence[TensorType]) -> list[Array]:
-    offsets = accumulate((padded(type.size_bytes) for type in types), initial=0)
-    return [
-        memory[offset : offset + type.size_bytes].view(type.dtype).reshape(type.shape)
-        for offset, type in zip(offsets, types, strict=False)
-    ]
 
 
 def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:

@@ -18,6 +18,7 @@ from miai_graph.op import constant
 from miai_graph.ops.communication import _all_gather
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
+from miai_graph.passes.partition import partition
 from miai_graph.types import Shape
 
 
@@ -98,6 +99,12 @@ def make_program(graph: Graph, exports: Sequence[Node] = (), per_part: frozenset
     last_use = _last_uses(graph, storage, roots, steps)
     takes_over = _takeovers(storage, roots, steps, last_use, per_part)
     return Program(graph, storage, roots, steps, last_use, takes_over, updates, prepared, numbers, per_part)
+
+
+def make_worker_program(graph: Graph, worker: int, workers: int, *, is_reproducible: bool) -> Program:
+    """The program of one of several workers; see `passes.partition`."""
+    own = partition(graph, worker, workers, is_reproducible=is_reproducible)
+    return make_program(own.graph, own.exports, own.per_part)
 
 
 def _update(target: Node, value: Node) -> Update:
