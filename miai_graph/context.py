@@ -48,12 +48,14 @@ class BuildContext:
     phase : "forward", "backward", "update" or "communication"
     source : the line to blame; None: look for it on the stack
     call : the outermost layer call that builds the node, if any
+    origin : the index of the node on behalf of which others are built, if any
     """
 
     scope: str = ""
     phase: str = FORWARD
     source: SourceLine | None = None
     call: Any = None
+    origin: int | None = None
 
 
 _NOWHERE = BuildContext()

@@ -10,8 +10,10 @@
     ├── ArgumentError              an argument is not of the kind or range expected (also a ValueError)
     ├── FeedError                  the arrays given do not fit the graph's inputs (also a ValueError)
     ├── ExecutionError             a node failed while the graph ran (also a RuntimeError)
-    │   └── WorkerLostError        a process that took part ended while the graph ran
+    │   ├── WorkerLostError        a process that took part ended while the graph ran
+    │   └── HostLostError          a host that took part can no longer be reached
     ├── ExecutorError              no such executor, or it is closed (also a RuntimeError)
+    │   └── ClusterLostError       the scheduler of a cluster can no longer be reached
     ├── ModelError                 a model is used in a way or at a time it cannot be
     ├── SavingError                a file cannot be written, read or understood
     └── MissingDependencyError     an optional package is not installed (also an ImportError)
@@ -68,8 +70,16 @@ class WorkerLostError(ExecutionError):
     """A process that took part ended while the graph ran. Nothing of the step was applied."""
 
 
+class HostLostError(ExecutionError):
+    """A host that took part can no longer be reached. The values are those of the last snapshot."""
+
+
 class ExecutorError(MiaiGraphError, RuntimeError):
     """There is no executor of that name, or it is closed."""
+
+
+class ClusterLostError(ExecutorError):
+    """The scheduler of a cluster can no longer be reached. The values are those of the last snapshot."""
 
 
 class ModelError(MiaiGraphError):

@@ -199,6 +199,7 @@ class _Reader:
 
     def node(self, row: Sequence[Any], nodes: Sequence[Node]) -> Node:
         op, inputs, attributes, type, name, scope, phase, source = row
+        index = next(_indices)
         return Node(
             op=self._ops[op],
             inputs=tuple([nodes[number] for number in inputs]),
@@ -209,7 +210,8 @@ class _Reader:
             phase=phase,
             source=None if source is None else self._sources[source],
             call=None,
-            index=next(_indices),
+            index=index,
+            origin=index,
         )
 
     def _attributes(self, encoded: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -60,6 +60,8 @@ class Node:
     source : the line of the user's code that built it
     call : the layer call that it is part of, or None
     index : grows in the order in which nodes are built, so inputs have smaller ones
+    origin : the index of the node that it was built for: of a gradient's node that whose cotangents it computes, of a
+        rewritten node that which stood there before, else its own
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class Node:
         "inputs",
         "name",
         "op",
+        "origin",
         "phase",
         "scope",
         "source",
@@ -86,6 +89,7 @@ class Node:
     source: SourceLine | None
     call: Any
     index: int
+    origin: int
 
     def __init__(self, **fields: Any) -> None:
         for field, value in fields.items():
@@ -345,6 +349,7 @@ def apply(
     full_name = name or op.name
     if not exact_name:
         full_name = unique_name(f"{context.scope}/{full_name}" if context.scope else full_name)
+    index = next(_indices)
     return Node(
         op=op,
         inputs=tuple(inputs),
@@ -355,7 +360,8 @@ def apply(
         phase=context.phase,
         source=source,
         call=context.call,
-        index=next(_indices),
+        index=index,
+        origin=index if context.origin is None else context.origin,
     )
 
 
@@ -373,6 +379,7 @@ def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | 
         source=node.source,
         call=node.call,
         index=next(_indices),
+        origin=node.origin,
     )
 
 
@@ -389,9 +396,10 @@ def derive(node: Node, op: Operation, inputs: Sequence[Node], attributes: Mappin
         source=node.source,
         call=node.call,
         index=next(_indices),
+        origin=node.origin,
     )
 
 
 def building_on_behalf_of(node: Node, phase: str) -> Any:
     """A context in which new nodes get the scope and source line of `node`, as its gradient does."""
-    return build_context(scope=node.scope, source=node.source, phase=phase, call=None)
+    return build_context(scope=node.scope, source=node.source, phase=phase, call=None, origin=node.origin)

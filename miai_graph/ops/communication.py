@@ -20,6 +20,10 @@ from miai_graph.placement import whole_batch
 from miai_graph.types import Shape, TensorType
 
 
+NOTHING = TensorType(np.dtype(bool), (0,))
+"""The type of what is done for its effect."""
+
+
 class Communication(Op):
     """What these ops have in common."""
 
@@ -44,7 +48,7 @@ class Barrier(Communication):
     name = "barrier"
 
     def infer(self, *types: TensorType) -> TensorType:
-        return TensorType(np.dtype(bool), (0,))
+        return NOTHING
 
     def forward(self, *arrays: Array) -> Array:
         return np.empty(0, bool)
@@ -118,7 +122,74 @@ class AllGather(Communication):
         return Cost(0, 0)
 
 
+class Send(Communication):
+    """Give a value to another stage of a pipeline, and do not wait.
+
+    Shapes: x any; y has no elements.
+    Gradient: none; taken before.
+    Cost: no flops; the bytes of x.
+    Batch: that of one stage.
+    """
+
+    name = "send"
+
+    def infer(self, x: TensorType, *, stage: int, value: int) -> TensorType:
+        return NOTHING
+
+    def forward(self, x: Array, *, stage: int, value: int) -> Array:
+        return np.empty(0, bool)
+
+    cost = elementwise_cost(0)
+
+
+class Receive(Communication):
+    """A value that another stage of a pipeline sends, waited for if need be.
+
+    Shapes: no inputs; y of the type stated.
+    Gradient: none; taken before.
+    Cost: nothing; waiting is not work.
+    Batch: that of one stage.
+    """
+
+    name = "receive"
+
+    def infer(self, *, type: TensorType, stage: int, value: int) -> TensorType:
+        return type
+
+    def forward(self, *, type: TensorType, stage: int, value: int) -> Array:
+        raise ValueError(f"expected stage {stage} to send the value; found no other stages")
+
+    def cost(self, output: TensorType, **_: Any) -> Cost:
+        return Cost(0, 0)
+
+
+class Contribute(Communication):
+    """Give what is owed to reductions to the other replicas of this stage, and do not wait.
+
+    Shapes: x… any; y has no elements.
+    Gradient: none; taken before.
+    Cost: no flops; the bytes of x.
+    Batch: that of one replica.
+    """
+
+    name = "contribute"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        return NOTHING
+
+    def forward(self, *arrays: Array) -> Array:
+        return np.empty(0, bool)
+
+    cost = elementwise_cost(0)
+
+
 _barrier = register(Barrier())
 _all_reduce = register(AllReduce())
 _reduce_scatter = register(ReduceScatter())
 _all_gather = register(AllGather())
+_send = register(Send())
+_receive = register(Receive())
+_contribute = register(Contribute())
+
+EFFECTS = (_barrier, _send, _contribute)
+"""The ops that are there for what they do, not for a value."""

@@ -7,7 +7,7 @@ batch all follow from the answer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -49,16 +49,20 @@ class BatchAnalysis:
             )
 
 
-def analyse_batch(graph: Graph) -> BatchAnalysis:
+def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
     """Place each node of the graph.
 
     A node that is reduced for one user is whole for all of them, so those that were placed before are placed again.
+
+    Parameters
+    ----------
+    whole : nodes that are needed whole for other reasons than that they are outputs or updates
     """
     users: dict[Node, list[int]] = defaultdict(list)
     for position, node in enumerate(graph.nodes):
         for source in node.inputs:
             users[source].append(position)
-    needed_whole = {*graph.outputs, *graph.updates.values()}
+    needed_whole = {*graph.outputs, *graph.updates.values(), *whole}
     placements: dict[Node, Placement] = {}
     reduced: set[Node] = set()
     waiting = list(range(len(graph)))  # a heap, as it is sorted: inputs come first

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from miai_graph.interpreter import bind_attributes, evaluate_node, execution_err
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost
-from miai_graph.ops.communication import _all_reduce, _barrier, _reduce_scatter
+from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
-from miai_graph.plan.exchange import Exchange, reduction_kernel
+from miai_graph.plan.exchange import Accumulation, Exchange, reduction_kernel, split_outputs
 from miai_graph.plan.memory import Lifetime, assign_offsets
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage, Update
@@ -36,6 +36,17 @@ BINDINGS_LIMIT = 16
 Arrays = dict[Node, Array]
 Position = tuple[Node, int]
 """What one kernel computes: a node, and for which of a plan's parts."""
+
+
+LINKED = (*EFFECTS, _receive)
+
+
+class Links(Protocol):
+    """How a plan sends and receives."""
+
+    def kernel(self, node: Node, part: Part, inputs: Sequence[Array], output: Array) -> Kernel:
+        """What a `send`, `receive`, `contribute` or `barrier` does for a part."""
+        ...
 
 
 class Workspace:
@@ -85,13 +96,15 @@ class BoundPlan:
     parts : those that this worker computes; by default the batch is one part. Nodes that do not depend on rows are
         computed once, the others for each part.
     exchange, barrier : through which parts reduce, and what is called to wait for the other workers
+    links : to workers with whom no memory is shared
+    order : in which to compute; by default each run of nodes that depend on rows for one part after another
 
     Attributes
     ----------
     feeds : the array to fill for each input that is needed whole
     part_feeds : for each part the arrays to fill with its rows
     nodes : those that kernels compute, in order; some of them once for each part
-    buffer_bytes : the memory for all values that are computed, where those that live at different times share
+    buffer_bytes : the memory for all values that are computed, where those that live at different times share it
     unshared_bytes : what it would be if they did not share
     scratch_bytes : the memory that kernels use for themselves
     bindings : what is prepared, by `turns`
@@ -105,8 +118,10 @@ class BoundPlan:
         state: State,
         workspace: Workspace,
         parts: Sequence[Part] | None = None,
-        exchange: Exchange | None = None,
+        exchange: Exchange | Accumulation | None = None,
         barrier: Kernel | None = None,
+        links: Links | None = None,
+        order: Sequence[Position] | None = None,
     ) -> None:
         self.program = program
         self.batch_size = batch_size
@@ -116,7 +131,8 @@ class BoundPlan:
         self._workspace = workspace
         self._exchange = exchange
         self._barrier = barrier
-        self._positions = positions(program, len(self.parts))
+        self._links = links
+        self._positions = positions(program, len(self.parts)) if order is None else list(order)
         self.nodes = tuple(node for node, _ in self._positions)
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
@@ -149,12 +165,12 @@ class BoundPlan:
 
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
-        self.buffer_bytes = self.unshared_bytes = 0
+        self._block_bytes: dict[str, int] = {}
+        self.unshared_bytes = 0
         own = self._place_own("values", 0, [node for node in self.program.steps if node not in self.program.per_part])
-        own_parts = [
-            self._place_own(f"values {part}", part, [node for node in self.program.steps if self._is_per_part(node)])
-            for part in range(len(self.parts))
-        ]
+        blocks = self._blocks_of_parts()
+        per_part = [node for node in self.program.steps if self._is_per_part(node)]
+        own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
         batch_size = np.asarray(self.batch_size, np.int64)
         result: list[Arrays] = []
         for place, part in enumerate(self.parts):
@@ -169,6 +185,27 @@ class BoundPlan:
                     arrays[node] = self._array(node, place, arrays, own | own_parts[place], numbers)
             result.append(arrays)
         return result
+
+    @property
+    def buffer_bytes(self) -> int:
+        return sum(self._block_bytes.values())
+
+    def _blocks_of_parts(self) -> list[int]:
+        """For each part the number of a block for its values. Parts that are not under way at the same time share one,
+        unless values must stay until all outputs are put together."""
+        if split_outputs(self.program):
+            return list(range(len(self.parts)))
+        spans: dict[int, list[int]] = {}
+        for place, (node, part) in enumerate(self._positions):
+            if self._is_per_part(node):
+                spans.setdefault(part, [place, place])[1] = place
+        blocks = [0] * len(self.parts)
+        free_from: list[int] = []
+        for part, (first, last) in sorted(spans.items(), key=lambda item: item[1]):
+            block = next((block for block, end in enumerate(free_from) if end < first), len(free_from))
+            free_from[block : block + 1] = [last]
+            blocks[part] = block
+        return blocks
 
     def _is_per_part(self, node: Node) -> bool:
         return node in self.program.per_part
@@ -189,7 +226,7 @@ class BoundPlan:
                 return run_numbers[node.op.name]
             case Storage.EXPORT:
                 assert self._exchange is not None
-                return self._exchange.exports[self.program.exports[node]][self.parts[part].number]
+                return self._exchange.export(self.program.exports[node], self.parts[part])
             case Storage.BOUND | Storage.VIEW:
                 return self._evaluate(node, part, arrays)
             case _:
@@ -214,7 +251,7 @@ class BoundPlan:
             lifetimes.setdefault(holder, [positions[node], 0])[1] = program.last_use[node]
         spans = [Lifetime(first, last, types[node].size_bytes) for node, (first, last) in lifetimes.items()]
         offsets, size_bytes = assign_offsets(spans)
-        self.buffer_bytes += size_bytes
+        self._block_bytes[purpose] = max(size_bytes, self._block_bytes.get(purpose, 0))
         self.unshared_bytes += sum(type.size_bytes for type in types.values())
         block = self._workspace.block(purpose, size_bytes)
         places = dict(zip(lifetimes, offsets, strict=True))
@@ -267,7 +304,7 @@ class BoundPlan:
         outputs, copies = [], []
         whole = iter(self._exchange.outputs if self._exchange is not None else ())
         for node in self.program.graph.outputs:
-            if node.op is _barrier and self._exchange is not None:
+            if node.op in EFFECTS and self._exchange is not None:
                 continue
             if not self._is_per_part(node):
                 outputs.append(arrays[0][node])
@@ -291,7 +328,9 @@ class BoundPlan:
 
     def _prepare(self, position: Position, arrays: Arrays) -> Kernel:
         node, part = position
-        if node.op is _barrier:
+        if node.op in LINKED and self._links is not None:
+            return self._links.kernel(node, self.parts[part], [arrays[source] for source in node.inputs], arrays[node])
+        if node.op in EFFECTS:
             return self._barrier or _nothing
         used = 0
         # Kernels keep what they are given: not this plan, which keeps the kernels.
@@ -311,12 +350,14 @@ class BoundPlan:
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
             kernel = prepare(request)
+        if self._exchange is not None and node in self.program.exports:
+            kernel = self._exchange.exporting(kernel, self.program.exports[node], self.parts[part])
         self.scratch_bytes = max(self.scratch_bytes, used)
         return kernel
 
     def _owed(self, export: Node, own: Array) -> Sequence[Array]:
         """What all parts have of an export; a worker without an exchange is alone."""
-        return [own] if self._exchange is None else self._exchange.exports[self.program.exports[export]]
+        return [own] if self._exchange is None else self._exchange.owed(self.program.exports[export])
 
     def _costs(self) -> list[Cost]:
         """The work of each of `nodes`."""

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels.numpy_kernels import Kernel, Request
+from miai_graph.node import Node
 from miai_graph.op import Array
+from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.placement import REDUCTIONS
+from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
-from miai_graph.state import arrays_in, block_bytes
+from miai_graph.state import aligned_bytes, arrays_in, block_bytes
 from miai_graph.types import bind_type
 
 REDUCED_AT_ONCE_BYTES = 1 << 17
@@ -23,7 +27,7 @@ REDUCED_AT_ONCE_BYTES = 1 << 17
 
 
 class Exchange:
-    """Arrays for all that parts owe to reductions, and for outputs.
+    """Arrays for all that parts owe to reductions, and for outputs, in memory that all workers see.
 
     Parameters
     ----------
@@ -35,17 +39,99 @@ class Exchange:
     Attributes
     ----------
     outputs : an array for each output that is split by rows, with all of them
-    exports : for each export an array a part
     """
 
     def __init__(self, program: Program, batch_size: int, parts: int, memory: Callable[[int], Array]) -> None:
         types = [node.type for node in program.exports]
-        outputs = [bind_type(node.type, batch_size) for node in program.graph.outputs if node in program.per_part]
+        outputs = [bind_type(node.type, batch_size) for node in split_outputs(program)]
         taken, region = block_bytes(outputs), block_bytes(types)
         block = memory(taken + parts * region)
         self.outputs = arrays_in(block, outputs)
         regions = [arrays_in(block[taken + part * region :], types) for part in range(parts)]
-        self.exports = [[arrays[number] for arrays in regions] for number in range(len(types))]
+        self._exports = [[arrays[number] for arrays in regions] for number in range(len(types))]
+
+    def export(self, number: int, part: Part) -> Array:
+        """Where a part's share of what is owed is written."""
+        return self._exports[number][part.number]
+
+    def owed(self, number: int) -> Sequence[Array]:
+        """What is reduced, in order."""
+        return self._exports[number]
+
+    def exporting(self, kernel: Kernel, number: int, part: Part) -> Kernel:
+        """What a part does to export what this kernel computes."""
+        return kernel
+
+
+class Accumulation:
+    """Arrays of one worker's own, in which what its parts owe is added up one after another.
+
+    Other workers' totals, and further parts' shares if they must not be added before their turn, have arrays beside it.
+
+    Parameters
+    ----------
+    parts : those of this worker
+    contributors : the workers who owe the same things
+    own : the number of this worker among them
+    keeps_parts : by contributor, how many shares each of them keeps apart; None: they add them up
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        batch_size: int,
+        parts: Sequence[Part],
+        contributors: int = 1,
+        own: int = 0,
+        keeps_parts: Sequence[int] | None = None,
+    ) -> None:
+        types = [node.type for node in program.exports]
+        outputs = [bind_type(node.type, batch_size) for node in split_outputs(program)]
+        self.outputs = arrays_in(aligned_bytes(block_bytes(outputs)), outputs)
+        self._reductions = reductions_of(program)
+        self._first = parts[0].number
+        self._adds_up = keeps_parts is None
+        counts = [1] * contributors if keeps_parts is None else keeps_parts
+        region = block_bytes(types)
+        block = aligned_bytes((sum(counts) + self._adds_up) * region)
+        regions = [arrays_in(block[place * region :], types) for place in range(sum(counts) + self._adds_up)]
+        starts = list(accumulate(counts, initial=0))
+        self.shares = [regions[start:stop] for start, stop in pairwise(starts)]
+        """For each contributor its arrays: for each share an array an export."""
+        self._own = self.shares[own]
+        self._spare = regions[-1]
+
+    def export(self, number: int, part: Part) -> Array:
+        """Where a part's share of what is owed is written."""
+        place = part.number - self._first
+        if not self._adds_up:
+            return self._own[place][number]
+        return self._spare[number] if place else self._own[0][number]
+
+    def owed(self, number: int) -> Sequence[Array]:
+        """What is reduced, in order."""
+        return [share[number] for shares in self.shares for share in shares]
+
+    def exporting(self, kernel: Kernel, number: int, part: Part) -> Kernel:
+        """What a part does to export what this kernel computes."""
+        if not self._adds_up or part.number == self._first:
+            return kernel
+        total, share = self._own[0][number], self._spare[number]
+        return partial(_run_all, (kernel, partial(REDUCTIONS[self._reductions[number]], total, share, out=total)))
+
+
+def split_outputs(program: Program) -> list[Node]:
+    """The outputs of which each part has its rows."""
+    return [node for node in program.graph.outputs if node in program.per_part and node.op not in EFFECTS]
+
+
+def reductions_of(program: Program) -> dict[int, str]:
+    """The name of the reduction that each export is owed to."""
+    return {
+        program.exports[node.inputs[0]]: node.attributes["reduction"]
+        for node in program.graph.nodes
+        if node.op in (_all_reduce, _reduce_scatter)
+    }
 
 
 def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:

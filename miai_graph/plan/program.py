@@ -15,7 +15,7 @@ from miai_graph.graph import Graph
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
-from miai_graph.ops.communication import _all_gather
+from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.partition import partition
@@ -80,16 +80,19 @@ class Program:
     per_part: frozenset[Node]
 
 
-def make_program(graph: Graph, exports: Sequence[Node] = (), per_part: frozenset[Node] = frozenset()) -> Program:
+def make_program(
+    graph: Graph, exports: Sequence[Node] = (), per_part: frozenset[Node] = frozenset(), *, adds_up_alone: bool = False
+) -> Program:
     """Decide all that does not depend on the batch size. The graph should be simplified already.
 
     Parameters
     ----------
-    exports, per_part : of a graph that is one worker's; see `passes.partition`
+    exports, per_part : of a graph that is one worker's, or one stage's; see `passes.partition` and `passes.pipeline`
+    adds_up_alone : whether what is owed is complete where it is exported, because nobody else contributes
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
     numbers = {node: number for number, node in enumerate(exports)}
-    storage, roots = _store(graph, numbers, _gathers(graph))
+    storage, roots = _store(graph, numbers, _gathers(graph), adds_up_alone)
     prepared: dict[Node, Update] = {}
     for update in updates:
         if storage[update.value] is Storage.OWN and update.value not in per_part:
@@ -120,7 +123,7 @@ def _gathers(graph: Graph) -> set[Node]:
 
 
 def _store(
-    graph: Graph, exports: Mapping[Node, int], gathers: set[Node]
+    graph: Graph, exports: Mapping[Node, int], gathers: set[Node], adds_up_alone: bool
 ) -> tuple[dict[Node, Storage], dict[Node, Node]]:
     storage: dict[Node, Storage] = {}
     roots: dict[Node, Node] = {}
@@ -130,11 +133,13 @@ def _store(
             storage[node] = Storage.EXPORT
         elif node in gathers:
             storage[node] = Storage.GATHERED
+        elif node.op is _all_reduce and adds_up_alone:
+            storage[node] = Storage.VIEW
         else:
             storage[node] = _storage_of(node, storage, contiguous)
         is_view = storage[node] is Storage.VIEW
         roots[node] = roots[node.inputs[0]] if is_view else node
-        contiguous[node] = not is_view or (node.op is _reshape and contiguous[node.inputs[0]])
+        contiguous[node] = not is_view or (node.op in (_reshape, _all_reduce) and contiguous[node.inputs[0]])
     return storage, roots
 
 

@@ -1,0 +1,1 @@
+"""Pipelines and replicas on socket-connected hosts."""
