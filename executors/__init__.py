@@ -1,6 +1,6 @@
 """The executors that come with miai_graph. Each keeps the contract of `miai_graph.executor`.
 
->>> from executors import Processes, Serial
+>>> from executors import Hosts, Processes, Serial
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.context import hide_from_source_lines
 
 if TYPE_CHECKING:
+    from executors.hosts.executor import Hosts
     from executors.processes.executor import Processes
     from executors.serial import Serial
 
 hide_from_source_lines(str(Path(__file__).parent))
 
-_MODULES = {"Processes": "executors.processes.executor", "Serial": "executors.serial"}
+_MODULES = {"Hosts": "executors.hosts.executor", "Processes": "executors.processes.executor", "Serial": "executors.serial"}
 
-__all__ = ["Processes", "Serial"]
+__all__ = ["Hosts", "Processes", "Serial"]
 
 
 def __getattr__(name: str) -> Any:

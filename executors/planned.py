@@ -44,6 +44,7 @@ class PlannedExecutable(Executable):
             self.variables = graph.variables
             self.updated = tuple(graph.updates)
             self.graph = simplify(graph)
+            self._variables = tuple(map(variable_of, self.variables))
             self._counter = state.new_number()
             self._committed = np.append(state.numbers(map(variable_of, self.updated)), self._counter)
             self._plans: dict[tuple[int, int], BoundPlan] = {}
@@ -86,6 +87,7 @@ class PlannedExecutable(Executable):
         with state.lock, np.errstate(all="ignore"):
             start_ns = perf_counter_ns()
             checked = check_batch(self._inputs, batch)
+            state.require_home(self._variables)
             planning_ns = -self._start_up_ns
             plan = self._plan(checked.size)
             binding = self._binding(plan)

@@ -12,7 +12,7 @@ updates, in one assignment; dying at any moment before, it leaves everything as 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -99,6 +99,7 @@ class State:
 
     def __init__(self) -> None:
         self._places: WeakKeyDictionary[Variable, _Place] = WeakKeyDictionary()
+        self._away: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
         self._numbers = itertools.count()
         self.versions = np.zeros(1024, np.int64)
         self.generation = 0
@@ -132,12 +133,49 @@ class State:
 
     def array(self, variable: Variable) -> Array:
         """The array that holds the value now: not a copy, until the variable is updated."""
+        self.require_home((variable,))
         place = self._places[variable]
         return place.arrays[self.versions[place.number] & 1]
 
     def arrays(self, variable: Variable) -> tuple[Array, Array]:
         """The array of even versions and that of odd ones, which are two if it is updated (see `place`)."""
         return self._places[variable].arrays
+
+    def send_away(self, variables: Iterable[Variable], fetch: Callable[[], None]) -> None:
+        """Note that the values of these variables are elsewhere, in the versions that their numbers tell.
+
+        Parameters
+        ----------
+        fetch : called when somebody needs one of them; it must call `bring_home`, or raise
+        """
+        for variable in variables:
+            self._away[variable] = fetch
+
+    def is_away(self, variable: Variable) -> bool:
+        """Whether the value is elsewhere, and the arrays here hold an earlier one."""
+        return variable in self._away
+
+    def require_home(self, variables: Iterable[Variable]) -> None:
+        """See to it that the values are here."""
+        if self._away:
+            with self.lock:
+                for variable in variables:
+                    if variable in self._away:
+                        self._away[variable]()
+
+    def bring_home(self, values: Mapping[Variable, Array]) -> None:
+        """Take over values that were elsewhere."""
+        for variable, value in values.items():
+            place = self._places[variable]
+            np.copyto(place.arrays[self.versions[place.number] & 1], value)
+            self._away.pop(variable, None)
+
+    def roll_back(self, versions: Mapping[int, int], variables: Iterable[Variable]) -> None:
+        """Return to earlier version numbers, those of the values that are here, and give up what is elsewhere."""
+        for number, version in versions.items():
+            self.versions[number] = version
+        for variable in variables:
+            self._away.pop(variable, None)
 
     def get(self, variable: Variable) -> Array:
         """A copy of the value."""
@@ -165,6 +203,8 @@ class State:
             )
         with self.lock:
             np.copyto(self.array(variable), array, casting="same_kind")
+            # Two, so that it stays where it is: who has a copy of the value sees that it is another one now.
+            self.versions[self._places[variable].number] += 2
 
     def commit(self, numbers: Array) -> None:
         """Raise these versions by one: all of them or, if interrupted before, none.
@@ -185,6 +225,7 @@ class State:
         """
         with self.lock:
             members = list(dict.fromkeys(variables))
+            self.require_home(members)
             wanting = dict.fromkeys(updated)
             for group in _by_dtype(members):
                 if not memory.suits([self._places[variable].arrays for variable in group]):

@@ -36,6 +36,7 @@ class TimingRecord:
     calls : how often it was computed
     seconds : in total; min_seconds and max_seconds of one call
     flops, bytes : arithmetic and memory traffic in total, by the op's cost
+    stage : of a pipeline; None where there is none
     """
 
     node: str
@@ -50,6 +51,7 @@ class TimingRecord:
     max_seconds: float
     flops: int
     bytes: int
+    stage: int | None = None
 
 
 class Recorder:

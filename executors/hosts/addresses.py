@@ -8,7 +8,7 @@ import ssl
 
 import psutil
 
-from executors.hosts.security import Credentials
+from executors.hosts.credentials import Credentials
 from miai_graph.errors import ArgumentError, ExecutorError
 
 SCHEDULER_PORT = 8786

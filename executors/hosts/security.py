@@ -9,10 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import ssl
 import sys
-import tempfile
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from getpass import getpass
 from hashlib import sha256
@@ -24,13 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from executors.hosts.credentials import Credentials, write_secret
 from miai_graph.errors import ArgumentError
 
 TOKEN_VARIABLE = "MIAI_GRAPH_TOKEN"
 """The environment variable that may hold the token."""
-
-CERTIFICATE_FILES = ("ca.pem", "certificate.pem", "key.pem")
-"""What `write_certificates` calls its files: the authority's certificate, one's own, and one's own private key."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o and u, which are taken for others
 _MISREAD = str.maketrans("ilo", "110")
@@ -46,33 +41,6 @@ _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "miai_graph cluster")
 _HOST = "miai-graph"
 # However wrong a host's clock is, today lies between these.
 _FROM, _UNTIL = datetime(1971, 1, 1, tzinfo=UTC), datetime(2121, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What a host shows to the others, and whom it believes; as PEM text.
-
-    Attributes
-    ----------
-    authority : the certificate by which the others' certificates are checked
-    certificate : this host's own
-    key : and its private key
-    """
-
-    authority: str
-    certificate: str
-    key: str = field(repr=False)
-
-    def context(self) -> ssl.SSLContext:
-        """For connections that this host makes: TLS 1.3, and both sides show their certificates."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # hosts have addresses, not names; the authority is the cluster's own
-        context.load_verify_locations(cadata=self.authority)
-        with tempfile.TemporaryDirectory() as directory:
-            _, certificate, key = write_certificates(self, directory)
-            context.load_cert_chain(certificate, key)
-        return context
 
 
 def new_token() -> str:
@@ -99,36 +67,6 @@ def credentials(token: str) -> Credentials:
     )
 
 
-def own_credentials(authority_file: str | Path, certificate_file: str | Path, key_file: str | Path) -> Credentials:
-    """Of a host that has a certificate already, from files in PEM format.
-
-    Raises
-    ------
-    ArgumentError
-        if one of them cannot be read, or they do not belong together.
-    """
-    texts = [_read(path) for path in (authority_file, certificate_file, key_file)]
-    found = Credentials(*texts)
-    try:
-        found.context()
-    except ssl.SSLError as error:
-        raise ArgumentError(
-            f"expected the certificate of an authority in {authority_file}, a certificate in {certificate_file} and its "
-            f"private key in {key_file}, in PEM format; found {error.reason or error}"
-        ) from error
-    return found
-
-
-def write_certificates(given: Credentials, directory: str | Path) -> tuple[Path, Path, Path]:
-    """Write credentials as files that only this user can read, such as a stock ``dask worker`` takes; returns where."""
-    folder = Path(directory)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    authority, certificate, key = (folder / name for name in CERTIFICATE_FILES)
-    for path, text in ((authority, given.authority), (certificate, given.certificate), (key, given.key)):
-        _write_secret(path, text)
-    return authority, certificate, key
-
-
 def find_token(file: str | Path | None = None) -> str:
     """The token: from this file, or else the environment variable ``MIAI_GRAPH_TOKEN``, or else asked for.
 
@@ -151,7 +89,7 @@ def find_token(file: str | Path | None = None) -> str:
 
 def write_token(token: str, file: str | Path) -> None:
     """Write a token to a file that only this user can read."""
-    _write_secret(Path(file), token + "\n")
+    write_secret(Path(file), token + "\n")
 
 
 def _spell(secret: bytes) -> str:
@@ -251,13 +189,6 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"expected a file in PEM format; found {error}") from error
-
-
 def _read_secret(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
@@ -270,15 +201,3 @@ def _read_secret(path: Path) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"expected a file with the cluster's token; found {error}") from error
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Replace the file at once by a new one, which was never open to others."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -17,7 +17,8 @@ from miai_graph.graph import Graph
 from miai_graph.messages import describe
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.plan.bound import BoundPlan, positions
+from miai_graph.plan.bound import BoundPlan
+from miai_graph.plan.order import positions
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import make_worker_program
 from miai_graph.state import arrays_in, block_bytes

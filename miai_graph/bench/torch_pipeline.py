@@ -66,7 +66,9 @@ class TorchStage:
         the update of its weights, with other weights than those of `steps`, and without the other stages."""
         module, optimizer = self._make()
         rows = torch.from_numpy(self.problem.rows[0])
-        pairs = list(zip(*(values[rows].chunk(self.arguments.micro_batches) for values in (self.x, self.y)), strict=True))
+        pairs = list(
+            zip(*(values[rows].chunk(self.arguments.micro_batches) for values in (self.x, self.y)), strict=True)
+        )
         seconds = []
         for _ in range(count):
             start = time.perf_counter()

@@ -19,7 +19,6 @@ from miai_graph.op import Array, Cost, Op, elementwise_cost, register
 from miai_graph.placement import whole_batch
 from miai_graph.types import Shape, TensorType
 
-
 NOTHING = TensorType(np.dtype(bool), (0,))
 """The type of what is done for its effect."""
 

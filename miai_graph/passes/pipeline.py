@@ -11,14 +11,14 @@ All stages do what they do in the order of one sequence, so no two of them ever 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
 from miai_graph.ops.communication import _all_reduce, _barrier, _contribute, _receive, _send
-from miai_graph.passes.batch_analysis import BatchAnalysis, analyse_batch
+from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.placement import Partial, Replicated
 
 BUCKET_BYTES = 1 << 21
@@ -229,6 +229,14 @@ class Pipeline:
             turns[node] = level, per_part, sweep, place
         return turns
 
+    def sweeps(self, stage: int) -> dict[int, set[int]]:
+        """For each level the sweeps in which a stage has something to do for each part of the batch."""
+        result: dict[int, set[int]] = defaultdict(set)
+        for node, (level, is_per_part, sweep, _) in self.turns(stage).items():
+            if is_per_part and (node.inputs or node in self._received[stage]):
+                result[level].add(sweep)
+        return result
+
     def _ready_level(self, node: Node) -> int:
         return self.levels[node] + (node in self.analysis.reduced)
 
@@ -279,9 +287,7 @@ class _StageWriter:
             if (self._pipeline.stage_of[node] or 0) == self._stage
         )
         outputs = [self._read(self._graph.outputs[place]) for place in places]
-        updates = {
-            target: self._read(value) for target, value in self._graph.updates.items() if target in self._local
-        }
+        updates = {target: self._read(value) for target, value in self._graph.updates.items() if target in self._local}
         graph = Graph([*outputs, *self._effects], updates)
         return StageGraph(graph, places, tuple(self._exports), frozenset(self._per_part), self._segments)
 
@@ -312,9 +318,7 @@ class _StageWriter:
     def _send(self, node: Node, turn: Turn) -> None:
         for receiver in self._receivers[node]:
             attributes = {"stage": receiver, "value": self._pipeline.values[node, receiver]}
-            self._effects.append(
-                self._add(derive(node, _send, [self._read(node)], attributes, COMMUNICATION), turn)
-            )
+            self._effects.append(self._add(derive(node, _send, [self._read(node)], attributes, COMMUNICATION), turn))
 
     def _owe(self, node: Node, turn: Turn) -> None:
         """What is owed goes to the other replicas together with what is owed next to it."""

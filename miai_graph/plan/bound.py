@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.exchange import Accumulation, Exchange, reduction_kernel, split_outputs
 from miai_graph.plan.memory import Lifetime, assign_offsets
+from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage, Update
 from miai_graph.state import State, aligned_bytes
@@ -34,9 +34,6 @@ BINDINGS_LIMIT = 16
 """How many ways in which values may lie a plan remembers. A training step alternates between two."""
 
 Arrays = dict[Node, Array]
-Position = tuple[Node, int]
-"""What one kernel computes: a node, and for which of a plan's parts."""
-
 
 LINKED = (*EFFECTS, _receive)
 
@@ -195,17 +192,11 @@ class BoundPlan:
         unless values must stay until all outputs are put together."""
         if split_outputs(self.program):
             return list(range(len(self.parts)))
-        spans: dict[int, list[int]] = {}
+        spans = [(len(self._positions), -1)] * len(self.parts)
         for place, (node, part) in enumerate(self._positions):
             if self._is_per_part(node):
-                spans.setdefault(part, [place, place])[1] = place
-        blocks = [0] * len(self.parts)
-        free_from: list[int] = []
-        for part, (first, last) in sorted(spans.items(), key=lambda item: item[1]):
-            block = next((block for block, end in enumerate(free_from) if end < first), len(free_from))
-            free_from[block : block + 1] = [last]
-            blocks[part] = block
-        return blocks
+                spans[part] = min(spans[part][0], place), place
+        return share_blocks(spans)
 
     def _is_per_part(self, node: Node) -> bool:
         return node in self.program.per_part
@@ -396,15 +387,6 @@ class BoundPlan:
                 raise
             node, part = self._positions[position]
             raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
-
-
-def positions(program: Program, parts: int) -> list[Position]:
-    """What is computed, in order: each run of nodes that depend on rows for one part after another."""
-    result: list[Position] = []
-    for is_per_part, run in groupby(program.steps, key=lambda node: node in program.per_part):
-        nodes = list(run)
-        result += [(node, part) for part in range(parts if is_per_part else 1) for node in nodes]
-    return result
 
 
 def _rows(dim: Dim, part: Part) -> slice:

@@ -59,9 +59,7 @@ def schedules(kind: str, sweeps: Sequence[Collection[int]], parts: int, *, ahead
     ]
 
 
-def schedule(
-    kind: str, stage: int, stages: int, parts: int, sweeps: Collection[int], *, ahead: int = 0
-) -> list[Task]:
+def schedule(kind: str, stage: int, stages: int, parts: int, sweeps: Collection[int], *, ahead: int = 0) -> list[Task]:
     """The order of one stage's tasks.
 
     Stages that follow different kinds may wait for each other for ever. So where any stage of a graph has more than
@@ -192,7 +190,7 @@ class _VirtualClock:
     def result(self) -> Simulation:
         going = True
         while going:
-            going = any([self._advance(stage) for stage in range(len(self._schedules))])
+            going = any(self._advance(stage) for stage in range(len(self._schedules)))
         self._require_all_done()
         end = max((last for ends in self._ends for last in ends.values()), default=0)
         return Simulation(self._starts, self._ends, end, [self._idle(stage, end) for stage in range(len(self._ends))])

@@ -1,0 +1,89 @@
+"""What a host shows to the others, and whom it believes."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miai_graph.errors import ArgumentError
+
+CERTIFICATE_FILES = ("ca.pem", "certificate.pem", "key.pem")
+"""What `write_certificates` calls its files: the authority's certificate, one's own, and one's own private key."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A host's certificates, as PEM text.
+
+    Attributes
+    ----------
+    authority : the certificate by which the others' certificates are checked
+    certificate : this host's own
+    key : and its private key
+    """
+
+    authority: str
+    certificate: str
+    key: str = field(repr=False)
+
+    def context(self) -> ssl.SSLContext:
+        """For connections that this host makes: TLS 1.3, and both sides show their certificates."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # hosts have addresses, not names; the authority is the cluster's own
+        context.load_verify_locations(cadata=self.authority)
+        with tempfile.TemporaryDirectory() as directory:
+            _, certificate, key = write_certificates(self, directory)
+            context.load_cert_chain(certificate, key)
+        return context
+
+
+def own_credentials(authority_file: str | Path, certificate_file: str | Path, key_file: str | Path) -> Credentials:
+    """Of a host that has a certificate already, from files in PEM format.
+
+    Raises
+    ------
+    ArgumentError
+        if one of them cannot be read, or they do not belong together.
+    """
+    found = Credentials(*(_read(path) for path in (authority_file, certificate_file, key_file)))
+    try:
+        found.context()
+    except ssl.SSLError as error:
+        raise ArgumentError(
+            f"expected the certificate of an authority in {authority_file}, a certificate in {certificate_file} and "
+            f"its private key in {key_file}, in PEM format; found {error.reason or error}"
+        ) from error
+    return found
+
+
+def write_certificates(given: Credentials, directory: str | Path) -> tuple[Path, Path, Path]:
+    """Write credentials as files that only this user can read, such as a stock ``dask worker`` takes; returns where."""
+    folder = Path(directory)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    authority, certificate, key = (folder / name for name in CERTIFICATE_FILES)
+    for path, text in ((authority, given.authority), (certificate, given.certificate), (key, given.key)):
+        write_secret(path, text)
+    return authority, certificate, key
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Replace a file at once by a new one, which was never open to others."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"expected a file in PEM format; found {error}") from error

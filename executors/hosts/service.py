@@ -1,0 +1,203 @@
+"""What runs on a host: keeps stages' graphs, plans and values for the clients that ask, and computes its part of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from executors.hosts.cluster import Channel, Message
+from executors.hosts.facts import host_facts
+from executors.hosts.mailbox import Mailbox, StepAborted
+from executors.hosts.stage import HostPlan, HostProgram, Values
+from miai_graph.errors import ExecutionError, MiaiGraphError
+from miai_graph.plan.bound import Workspace
+
+EXECUTION, ABORTED, OTHER = "execution", "aborted", "other"
+"""How a step can fail: at a node; because of another host; otherwise."""
+
+
+def make_service(channel: Channel) -> HostService:
+    """The service of a host."""
+    return HostService(channel)
+
+
+class HostService:
+    """Sessions of clients, each with its own graphs and values.
+
+    Parameters
+    ----------
+    channel : to the other hosts
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._sessions: dict[str, Session] = {}
+        self._lock = RLock()
+
+    def handle(self, name: str, message: Message) -> Message:
+        """Answer a call: one of those of `Session`, or ``describe``."""
+        if name == "describe":
+            return Message(host_facts(message.content.get("measure", False)))
+        session = self._session(message.content["session"])
+        if name == "end":
+            with self._lock:
+                self._sessions.pop(session.name, None)
+            session.abort(Message({"ticket": LAST_TICKET, "reason": "the session ended"}))
+            return Message()
+        answer: Callable[[Message], Message] = getattr(session, CALLS[name])
+        return answer(message)
+
+    def _session(self, name: str) -> Session:
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = Session(name, self._channel)
+            return self._sessions[name]
+
+    def deliver(self, message: Message) -> None:
+        """Put what another host or the client sent where the step will look for it."""
+        content = message.content
+        self._session(content["session"]).mailbox.put(content["ticket"], tuple(content["key"]), message.arrays)
+
+    def unreachable(self, address: str, reason: str) -> None:
+        """Give up all steps: one that needs that host cannot end."""
+        for session in list(self._sessions.values()):
+            session.lose(address, reason)
+
+    def close(self) -> None:
+        for session in list(self._sessions.values()):
+            session.abort(Message({"ticket": LAST_TICKET, "reason": "the host was closed"}))
+
+
+LAST_TICKET = 1 << 62
+
+CALLS: Mapping[str, str] = {
+    name: name
+    for name in (
+        "program",
+        "plan",
+        "set_values",
+        "get_values",
+        "run",
+        "abort",
+        "timing",
+        "reset_timing",
+        "forget",
+    )
+}
+"""The calls that a session answers, by name."""
+
+
+class Session:
+    """What one client has on this host.
+
+    Attributes
+    ----------
+    name : unique among clients
+    mailbox : what was sent to this host in the client's steps
+    """
+
+    def __init__(self, name: str, channel: Channel) -> None:
+        self.name = name
+        self.mailbox = Mailbox()
+        self._channel = channel
+        self._values = Values()
+        self._workspace = Workspace()
+        self._programs: dict[int, HostProgram] = {}
+        self._plans: dict[int, HostPlan] = {}
+        self._ticket = -1
+        self._lost: dict[str, str] = {}
+        self._computing = RLock()
+
+    def program(self, message: Message) -> Message:
+        """Take a stage's graph."""
+        self._programs[message.content["program"]] = HostProgram(message, self._values)
+        return Message()
+
+    def plan(self, message: Message) -> Message:
+        """Prepare to run a program on batches of one size."""
+        content = message.content
+        with self._computing:
+            self._plans[content["plan"]] = HostPlan(
+                content,
+                self._programs[content["program"]],
+                self._values,
+                self._workspace,
+                self.name,
+                self._channel.post,
+                self.mailbox,
+            )
+        return Message()
+
+    def forget(self, message: Message) -> Message:
+        """Let go of programs and of the plans made of them, or of some plans."""
+        with self._computing:
+            for number in message.content["programs"]:
+                gone = self._programs.pop(number, None)
+                self._plans = {key: plan for key, plan in self._plans.items() if plan.program is not gone}
+            for number in message.content["plans"]:
+                self._plans.pop(number, None)
+        return Message()
+
+    def set_values(self, message: Message) -> Message:
+        """Take values of variables, with their versions."""
+        content = message.content
+        with self._computing:
+            for key, version, array in zip(content["keys"], content["versions"], message.arrays, strict=True):
+                self._values.set(key, version, array)
+        return Message()
+
+    def get_values(self, message: Message) -> Message:
+        """Give values of variables, of the versions asked for."""
+        content = message.content
+        with self._computing:
+            pairs = zip(content["keys"], content["versions"], strict=True)
+            return Message({}, [self._values.get(key, version) for key, version in pairs])
+
+    def run(self, message: Message) -> Message:
+        """Compute this host's part of a step. What goes wrong is part of the answer."""
+        content = message.content
+        with self._computing, np.errstate(all="ignore"):
+            try:
+                self._ticket = content["ticket"]
+                return self._plans[content["plan"]].run(self._ticket, content["step"], content["versions"])
+            except StepAborted as error:
+                return _failure(ABORTED, error, lost=self._lost)
+            except ExecutionError as error:
+                return _failure(EXECUTION, error)
+            except MiaiGraphError as error:
+                return _failure(OTHER, error)
+
+    def abort(self, message: Message) -> Message:
+        """Give up a step that is under way, and those before it."""
+        self.mailbox.abort(message.content["ticket"], message.content["reason"])
+        return Message()
+
+    def lose(self, address: str, reason: str) -> None:
+        """Another host cannot be reached: the step that needs it ends."""
+        self._lost[address] = reason
+        self.mailbox.abort(self._ticket, f"host {address} could not be reached: {reason}")
+
+    def timing(self, message: Message) -> Message:
+        """What programs' steps were timed at, and the last step of all, kernel by kernel."""
+        with self._computing:
+            programs = [self._programs[number] for number in message.content["programs"] if number in self._programs]
+            records = [record for program in programs for record in program.records()]
+            peak = max((program.peak_bytes for program in programs), default=0)
+            plans = [plan for plan in self._plans.values() if plan.program in programs and plan.has_run]
+            traces = [plan.trace() for plan in plans]
+            return Message({"records": records, "peak_bytes": peak, "traces": traces})
+
+    def reset_timing(self, message: Message) -> Message:
+        """Begin to count anew."""
+        with self._computing:
+            for number in message.content["programs"]:
+                if number in self._programs:
+                    self._programs[number].reset_timing()
+        return Message()
+
+
+def _failure(kind: str, error: Exception, **more: Any) -> Message:
+    return Message({"failed": kind, "text": str(error), **more})

@@ -1,0 +1,216 @@
+"""A stage on a host: its graph, its plan for a batch size, and the values of its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from executors.hosts.cluster import Message
+from executors.hosts.links import Post, StageLinks
+from executors.hosts.mailbox import Mailbox
+from executors.threads import limited_blas
+from miai_graph.graph_data import GraphData, graph_from_data
+from miai_graph.op import Array
+from miai_graph.ops.communication import EFFECTS
+from miai_graph.passes.pipeline import Segment
+from miai_graph.plan.bound import BoundPlan, Workspace
+from miai_graph.plan.exchange import Accumulation, split_outputs
+from miai_graph.plan.order import scheduled_positions
+from miai_graph.plan.parts import Part
+from miai_graph.plan.program import make_program
+from miai_graph.plan.schedule import Task
+from miai_graph.state import State, Variable, aligned_bytes
+from miai_graph.timing import Recorder, merge_calls
+from miai_graph.types import BatchDim, int_dims
+
+FEED = ("feed",)
+"""The key under which a batch arrives."""
+
+
+class Values:
+    """Values of variables by the client's keys. Even versions lie in one array and odd ones in another."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, tuple[Array, Array]] = {}
+
+    def arrays(self, key: int, variable: Variable) -> tuple[Array, Array]:
+        """Both arrays of a variable."""
+        if key not in self._arrays:
+            even, odd = (
+                aligned_bytes(variable.type.size_bytes).view(variable.type.dtype).reshape(int_dims(variable.type.shape))
+                for _ in range(2)
+            )
+            self._arrays[key] = even, odd
+        return self._arrays[key]
+
+    def set(self, key: int, version: int, value: Array) -> None:
+        np.copyto(self._arrays[key][version & 1], value)
+
+    def get(self, key: int, version: int) -> Array:
+        return self._arrays[key][version & 1]
+
+
+class HostProgram:
+    """A stage's graph as a program, and what its steps were timed at.
+
+    Attributes
+    ----------
+    number : by which the client knows it
+    peak_bytes : the most memory that one of its plans uses for computed values and scratch
+    """
+
+    def __init__(self, message: Message, values: Values) -> None:
+        content = message.content
+        self.number: int = content["program"]
+        graph, self.variables = graph_from_data(GraphData(content["graph"], tuple(message.arrays)))
+        nodes = graph.nodes
+        self.segments = {
+            node: Segment(level, sweep) for node, (level, sweep) in zip(nodes, content["segments"], strict=True)
+        }
+        self.program = make_program(
+            graph,
+            [nodes[number] for number in content["exports"]],
+            frozenset(nodes[number] for number in content["per_part"]),
+            adds_up_alone=content["adds_up_alone"],
+        )
+        self.state = State()
+        for key, variable in zip(content["variables"], self.variables, strict=True):
+            self.state.adopt(variable, values.arrays(key, variable))
+        self.numbers = self.state.numbers(self.variables)
+        self.peak_bytes = 0
+        self.recorders: dict[Any, Recorder] = {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The timing of all steps so far, as plain data."""
+        records = [record for recorder in self.recorders.values() for record in recorder.records()]
+        return [asdict(record) for record in merge_calls(records)]
+
+    def reset_timing(self) -> None:
+        for recorder in self.recorders.values():
+            recorder.reset()
+
+
+class HostPlan:
+    """A stage's plan for the batches of one size.
+
+    Parameters
+    ----------
+    content : of the client's message (see `plans.HostOrders`)
+    program : what is run
+    post, mailbox : how it sends and receives
+
+    Attributes
+    ----------
+    has_run : whether a step has ended
+    """
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        program: HostProgram,
+        values: Values,
+        workspace: Workspace,
+        session: str,
+        post: Post,
+        mailbox: Mailbox,
+    ) -> None:
+        self.program = program
+        self.has_run = False
+        self._mailbox = mailbox
+        self._threads: int | None = content["threads"]
+        parts = [Part(*numbers) for numbers in content["parts"]]
+        self._first_row = parts[0].first_row
+        self._rows = sum(part.size for part in parts)
+        own = content["replica"]
+        exchange = Accumulation(
+            program.program, content["batch_size"], parts, len(content["replicas"]), own, content["keeps_parts"]
+        )
+        self._links = StageLinks(
+            program.program,
+            session,
+            post,
+            mailbox,
+            content["stages"],
+            content["replicas"],
+            own,
+            exchange,
+            parts[-1].number,
+        )
+        tasks = {level: [Task(*task) for task in listed] for level, listed in content["tasks"]}
+        order = scheduled_positions(program.program, program.segments, tasks)
+        self.bound = BoundPlan(
+            program.program,
+            content["batch_size"],
+            program.state,
+            workspace,
+            parts,
+            exchange,
+            links=self._links,
+            order=order,
+        )
+        self._parts_of_nodes = [parts[part].number for _, part in order]
+        key = content["batch_size"], self.bound.nodes
+        self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
+        program.peak_bytes = max(program.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
+        self._split = set(split_outputs(program.program))
+        inputs = {node.name: node for node in program.program.graph.inputs}
+        self._inputs = [inputs[name] for name in content["inputs"]]
+
+    def run(self, ticket: int, step: int, versions: Sequence[int]) -> Message:
+        """Compute this stage's part of a step, on what the client has fed. Returns the outputs."""
+        start_ns = perf_counter_ns()
+        program, bound = self.program, self.bound
+        program.state.versions[program.numbers] = versions
+        turns = bound.turns()
+        binding = bound.bindings.get(turns) or bound.bind(turns)
+        self._links.ticket = ticket
+        arrays = self._mailbox.take(ticket, FEED)
+        waited_ns = perf_counter_ns() - start_ns
+        self._feed(arrays)
+        with nullcontext() if self._threads is None else limited_blas(self._threads):
+            bound.run(step, binding)
+        outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
+        end_ns = perf_counter_ns()
+        bound.recorder.add(start_ns + waited_ns, bound.stamps, end_ns + waited_ns, waited_ns)
+        self.has_run = True
+        return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
+
+    def _outputs(self) -> list[Any]:
+        nodes = self.program.program.graph.outputs
+        return [node for node in nodes if node.op not in EFFECTS]
+
+    def _rows_of(self, node: Any) -> Any:
+        if node not in self._split:
+            return ()
+        (axis,) = node.type.batch_axes
+        dim = node.type.shape[axis]
+        assert isinstance(dim, BatchDim)
+        first = dim.multiple * self._first_row
+        return (slice(None),) * axis + (slice(first, first + dim.multiple * self._rows),)
+
+    def _feed(self, arrays: Sequence[Array]) -> None:
+        """Copy this replica's rows, or whole arrays, to where the kernels look for them."""
+        bound = self.bound
+        for node, array in zip(self._inputs, arrays, strict=True):
+            if node in bound.feeds:
+                np.copyto(bound.feeds[node], array)
+                continue
+            for part, feeds in zip(bound.parts, bound.part_feeds, strict=True):
+                first = part.first_row - self._first_row
+                np.copyto(feeds[node], array[first : first + part.size])
+
+    def trace(self) -> dict[str, Any]:
+        """The last step: for each kernel the node's name, its phase and micro-batch, and the clock when it was done."""
+        names = self.program.program.graph.names
+        return {
+            "program": self.program.number,
+            "nodes": [names[node] for node in self.bound.nodes],
+            "phases": [node.phase for node in self.bound.nodes],
+            "parts": self._parts_of_nodes,
+            "stamps": self.bound.stamps.tolist(),
+        }
