@@ -26,7 +26,7 @@ class Echo:
         self.channel = channel
         self.posted: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.lost: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self.opened = threading.Event()
+        self.opened = threading.Semaphore(0)
 
     def handle(self, name: str, message: Message) -> Message:
         return getattr(self, name)(message)
@@ -40,7 +40,7 @@ class Echo:
         self.lost.put((address, reason))
 
     def close(self) -> None:
-        self.opened.set()
+        self.opened.release()
 
     def echo(self, message: Message) -> Message:
         return message
@@ -66,11 +66,11 @@ class Echo:
 
     def gate(self, message: Message) -> Message:
         """Wait until another call opens it."""
-        self.opened.wait(60)
+        self.opened.acquire(timeout=60)
         return message
 
     def open(self, message: Message) -> Message:
-        self.opened.set()
+        self.opened.release()
         return message
 
     def taken(self, message: Message) -> Message:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from miai_graph.bench.networks import EmulatedNetwork, can_emulate
 from miai_graph.errors import ArgumentError, ExecutionError, MissingDependencyError
 
 REASON = can_emulate()
-PYTHON = os.environ.get("MIAI_GRAPH_TORCH_PYTHON", sys.executable)
+PYTHON = sys.executable
 
 
 def has_torch() -> bool:

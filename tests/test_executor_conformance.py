@@ -9,6 +9,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from reference_executor import Reference
 
 import miai_graph as mg
-from executors import Processes, Serial
+from executors import Hosts, Processes, Serial
+from executors.hosts.in_process import InProcessCluster
 from miai_graph.errors import ArgumentError, DTypeError, ExecutionError, ExecutorError, FeedError, ShapeError
 from miai_graph.executor import Executor, as_executor
 from miai_graph.feeding import Rows
 from miai_graph.interpreter import evaluate
 from miai_graph.op import ops
+
+
+def hosts_here(stages: int, replicas: int, **options: Any) -> Executor:
+    """Hosts that are objects in this process."""
+    return Hosts(InProcessCluster(stages * replicas), stages, replicas, **options)
+
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "reference": Reference,
@@ -31,6 +39,16 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "serial, reproducible": lambda: Serial(reproducible=True, shards=4),
     **{f"processes, {count} workers": partial(Processes, count) for count in (1, 2, 3)},
     "processes, reproducible": lambda: Processes(2, reproducible=True, shards=4),
+    **{
+        f"hosts, {stages} stages, {replicas} replicas, {micro_batches} micro-batches": partial(
+            hosts_here, stages, replicas, micro_batches=micro_batches
+        )
+        for stages in (1, 2, 3)
+        for replicas in (1, 2)
+        for micro_batches in (1, 4)
+    },
+    "hosts, gpipe": lambda: hosts_here(2, 1, micro_batches=3, schedule="gpipe"),
+    "hosts, reproducible": lambda: hosts_here(2, 2, reproducible=True, shards=4),
 }
 
 

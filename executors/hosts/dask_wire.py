@@ -123,12 +123,10 @@ def answer_or_raise(address: str, reply: Any) -> Message:
 def unreachable(address: str, error: BaseException) -> HostUnreachable:
     """What an error of a connection means, as a clause."""
     causes = list(_causes(error))
-    if any(isinstance(cause, ConnectionRefusedError) or "refused" in str(cause) for cause in causes):
-        reason = "nobody listens there any more"
-    elif any(isinstance(cause, ssl.SSLError | FatalCommClosedError) for cause in causes):
+    if any(isinstance(cause, ssl.SSLError | FatalCommClosedError) for cause in causes):
         reason = "it has another token or certificate"
     elif any(isinstance(cause, TimeoutError) or "Timed out" in str(cause) for cause in causes):
-        reason = f"it did not answer within {CONNECT_SECONDS:g} s. Does its firewall let its port through?"
+        reason = "no connection with it could be made. Is it on, and does its firewall let its port through?"
     else:
         reason = "its connection broke"
     found = HostUnreachable(address, reason)

@@ -6,21 +6,18 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from time import perf_counter, perf_counter_ns
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
 
-from executors.hosts.cluster import HostUnreachable, Message
+from executors.hosts.cluster import Message
 from executors.hosts.layout import Dealing, HostOfStage, Layout, Planner, as_tasks, deal, deal_shards, tasks_of_stages
-from executors.hosts.service import EXECUTION
 from executors.hosts.session import Entry, HostsLost, Session
 from executors.serial import Serial
-from miai_graph.context import COMMUNICATION, WAIT
-from miai_graph.errors import ExecutionError
 from miai_graph.executor import Executable, VariableValues
-from miai_graph.feeding import Batch, CheckedBatch, Rows, Table, check_batch, check_inputs
+from miai_graph.feeding import Batch, CheckedBatch, Table, check_batch, check_inputs
 from miai_graph.graph import Graph
 from miai_graph.graph_data import unportable_ops
 from miai_graph.messages import describe
@@ -87,7 +84,9 @@ class HostsExecutable(Executable):
         self._inputs = tuple(inputs)
         self.variables = graph.variables
         self.graph = simplify(graph)
-        self._alone = None if self._can_be_distributed() else Serial().compile(graph, inputs, graph.outputs, graph.updates)
+        self._alone = (
+            None if self._can_be_distributed() else Serial().compile(graph, inputs, graph.outputs, graph.updates)
+        )
         self._counter = state.new_number()
         self._committed = np.append(state.numbers(map(variable_of, graph.updates)), self._counter)
         self._layout: Layout | None = None
@@ -324,13 +323,12 @@ class HostsExecutable(Executable):
         grid = [[crew[number].address for number in hosts] for hosts in cut.hosts]
         layout = Layout(grid, cut.shares, pipeline, graphs, [next(session.numbers) for _ in graphs], cut)
         adds_up_alone = replicas == 1 and owner.shards is None
-        messages = [
-            layout.program_message(stage, session.key, adds_up_alone=adds_up_alone) for stage in range(stages)
-        ]
+        messages = [layout.program_message(stage, session.key, adds_up_alone=adds_up_alone) for stage in range(stages)]
         session.gather(
             {
-                session.call(host.address, "program", messages[host.stage].content, messages[host.stage].arrays):
-                host.address
+                session.call(
+                    host.address, "program", messages[host.stage].content, messages[host.stage].arrays
+                ): host.address
                 for host in layout.hosts
             }
         )
@@ -432,9 +430,7 @@ class HostsExecutable(Executable):
             return []
         first = records[0]
         mean = rest / max(self._steps, 1)
-        return [
-            TimingRecord(IDLE, IDLE, "", IDLE, worker, first.host, self._steps, rest, mean, mean, 0, 0, host.stage)
-        ]
+        return [TimingRecord(IDLE, IDLE, "", IDLE, worker, first.host, self._steps, rest, mean, mean, 0, 0, host.stage)]
 
     def _describe(self) -> list[str]:
         layout = self._layout

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 from weakref import finalize
-
-import numpy as np
 
 from executors.hosts.cluster import Cluster, Message
 from executors.hosts.executable import HostsExecutable
 from executors.hosts.layout import Layout, check_stages
+from executors.hosts.loading import load
 from executors.hosts.session import HostsLost, Session
 from executors.hosts.watch import Watch
 from executors.planned import check_flag, check_positive
-from miai_graph.errors import ArgumentError, ExecutorError, HostLostError, MissingDependencyError
+from miai_graph.errors import ArgumentError, ExecutorError, HostLostError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
 from miai_graph.node import Node
@@ -120,19 +117,13 @@ class Hosts(Executor):
         self.welcome()
 
     def _connect(self, address: str | None) -> Cluster:
-        try:
-            if address is None:
-                embedded = import_module("executors.hosts.embedded")
-                count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
-                made: Cluster = embedded.EmbeddedCluster(count * self._replicas)
-                return made
-            connected: Cluster = import_module("executors.hosts.dask_cluster").connect(address)
-            return connected
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"expected the packages that connect hosts; found no {error.name}. Install them: "
-                "pip install 'miai-graph[hosts]'"
-            ) from error
+        if address is None:
+            count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
+            started: Cluster = load("embedded").EmbeddedCluster(count * self._replicas)
+            return started
+        security = load("security")
+        connected: Cluster = load("dask_cluster").DaskCluster(address, security.credentials(security.find_token()))
+        return connected
 
     def __repr__(self) -> str:
         return f"Hosts(stages={self._stages!r}, replicas={self._replicas}, {len(self._crew)} hosts)"

@@ -11,9 +11,9 @@ from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
 from miai_graph.graph_data import graph_to_data
 from miai_graph.node import Node
+from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import BatchAnalysis
-from miai_graph.op import Array
 from miai_graph.passes.cutting import Links, stage_seconds
 from miai_graph.passes.named_stages import cut_by_names
 from miai_graph.passes.pipeline import Pipeline, StageGraph
@@ -138,9 +138,7 @@ class Planner:
         scopes = [node.scope for node in self._row.items]
         bounds = cut_by_names(scopes, self._by_hand, known={node.scope for node in self._graph.nodes})
         hosts = grid(speeds, links, len(bounds) - 1, replicas)
-        times = [
-            tuple(stage_seconds(bounds, order, seconds, crossing, speeds, links).tolist()) for order in hosts
-        ]
+        times = [tuple(stage_seconds(bounds, order, seconds, crossing, speeds, links).tolist()) for order in hosts]
         paces = shares([1 / max(max(each), 1e-9) for each in times])
         return GridCut(bounds, hosts, paces, tuple(times), "the stages are as they were given")
 
@@ -153,9 +151,7 @@ class Planner:
 
     def pipeline(self, bounds: Sequence[int], *, is_reproducible: bool) -> Pipeline:
         """The graph as stages with these bounds."""
-        return Pipeline(
-            self._graph, self._row.stages(bounds), len(bounds) - 1, is_reproducible=is_reproducible
-        )
+        return Pipeline(self._graph, self._row.stages(bounds), len(bounds) - 1, is_reproducible=is_reproducible)
 
     @property
     def most_stages(self) -> int:
@@ -241,9 +237,7 @@ def as_tasks(tasks: Sequence[tuple[int, Sequence[Task]]]) -> list[list[Any]]:
 def sent_bytes(stage: StageGraph, batch_size: int) -> int:
     """What a stage sends in a step."""
     return sum(
-        bind_type(node.inputs[0].type, batch_size).size_bytes
-        for node in stage.graph.nodes
-        if node.op.name == "send"
+        bind_type(node.inputs[0].type, batch_size).size_bytes for node in stage.graph.nodes if node.op.name == "send"
     )
 
 

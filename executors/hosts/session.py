@@ -76,7 +76,9 @@ class Session:
             self._keys[variable] = next(self.numbers)
         return self._keys[variable]
 
-    def call(self, address: str, name: str, content: Mapping[str, Any], arrays: Sequence[Array] = ()) -> Future[Message]:
+    def call(
+        self, address: str, name: str, content: Mapping[str, Any], arrays: Sequence[Array] = ()
+    ) -> Future[Message]:
         """Call this session's end on a host."""
         return self.cluster.call(address, name, Message({"session": self.name, **content}, arrays))
 
@@ -183,9 +185,7 @@ class Session:
     def versions(self, variables: Iterable[Variable]) -> list[int]:
         return [int(version) for version in state.versions[state.numbers(variables)]]
 
-    def commit(
-        self, holders: Mapping[str, Sequence[Variable]], committed: Array, entry: Entry, seconds: float
-    ) -> None:
+    def commit(self, holders: Mapping[str, Sequence[Variable]], committed: Array, entry: Entry, seconds: float) -> None:
         """Take a step for done: what it computed holds now.
 
         Parameters
@@ -291,5 +291,3 @@ class Session:
         futures = [self.call(address, "end", {}) for address in self._held if address not in self.watch.lost]
         wait(futures, timeout=1.0)
         self._held.clear()
-
-

@@ -7,10 +7,11 @@ batch all follow from the answer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from miai_graph.context import UPDATE
 from miai_graph.errors import NotSplittableError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
@@ -62,7 +63,7 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
     for position, node in enumerate(graph.nodes):
         for source in node.inputs:
             users[source].append(position)
-    needed_whole = {*graph.outputs, *graph.updates.values(), *whole}
+    needed_whole = {*graph.outputs, *graph.updates.values(), *_read_by_updates(graph), *whole}
     placements: dict[Node, Placement] = {}
     reduced: set[Node] = set()
     waiting = list(range(len(graph)))  # a heap, as it is sorted: inputs come first
@@ -80,6 +81,13 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
             if graph.nodes[position] in placements:
                 heappush(waiting, position)
     return BatchAnalysis(placements, frozenset(node for node in reduced if isinstance(placements[node], Partial)))
+
+
+def _read_by_updates(graph: Graph) -> Iterator[Node]:
+    """What update rules start from, gradients above all: reduced once, before any arithmetic on it."""
+    for node in graph.nodes:
+        if node.phase == UPDATE:
+            yield from (source for source in node.inputs if source.phase != UPDATE)
 
 
 def _place(node: Node, placements: Mapping[Node, Placement], reduced: set[Node]) -> tuple[Placement, set[Node]]:

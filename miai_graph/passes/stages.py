@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miai_graph.context import FORWARD
+from miai_graph.context import BACKWARD, FORWARD
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array, constant
@@ -69,7 +69,7 @@ class Row:
                 if here is not None and there is not None:
                     low, high = farthest.get(source, (there, there))
                     farthest[source] = min(low, here), max(high, here)
-        changes = np.zeros(len(self.items) + 2)
+        changes = np.zeros(max(len(self.items), 1) + 2)
         for node, (low, high) in farthest.items():
             size_bytes = bind_type(node.type, batch_size).size_bytes
             changes[low + 1] += size_bytes
@@ -146,7 +146,7 @@ class _Positions:
 
     def _beside(self, node: Node, origins: Sequence[int]) -> int:
         """The item for which the node was made, or that which was built just before."""
-        if node.phase == FORWARD or node.origin != node.index:
+        if node.phase in (FORWARD, BACKWARD):
             return max(bisect_right(origins, node.origin) - 1, 0)
         return max((self._places.get(source, 0) for source in node.inputs), default=0)
 
