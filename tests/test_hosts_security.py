@@ -25,11 +25,12 @@ from hosts_echo import MAKER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.hosts.addresses import local_address_towards, parse_address, write_address
+from executors.hosts.addresses import parse_address, write_address
 from executors.hosts.cluster import HostUnreachable, Message
 from executors.hosts.credentials import CERTIFICATE_FILES, Credentials, own_credentials, write_certificates
 from executors.hosts.embedded import EmbeddedCluster
 from executors.hosts.loading import load
+from executors.hosts.reach import local_address_towards
 from executors.hosts.security import credentials, find_token, new_token, write_token
 from miai_graph.errors import ArgumentError, ExecutorError, MissingDependencyError
 
@@ -234,7 +235,13 @@ def nothing_said(door: tuple[str, int], message: bytes, wrap: Callable[[socket.s
 
 @pytest.mark.parametrize(
     "message",
-    [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", bytes(100), b"\xff" * 2**16, struct.pack("Q", 2**62), b"\x16\x03\x01\xff\xff"],
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        bytes(100),
+        b"\xff" * 2**16,
+        struct.pack("Q", 2**62),
+        b"\x16\x03\x01\xff\xff",
+    ],
     ids=["http", "zeros", "ones", "huge frame", "huge record"],
 )
 def test_garbage_is_dropped(door: tuple[str, int], message: bytes) -> None:
@@ -324,7 +331,7 @@ def test_nothing_is_unpickled_from_outsiders(door: tuple[str, int], tmp_path: Pa
 
 
 def test_a_client_with_another_token_is_told(cluster: EmbeddedCluster) -> None:
-    with pytest.raises(ExecutorError, match=r"found one that has another token. Type the token"):
+    with pytest.raises(ArgumentError, match=r"expected the token of the cluster at .* another one. Type the one that"):
         load("dask_cluster").DaskCluster(cluster.scheduler_address, credentials(new_token()), MAKER)
 
 
@@ -350,15 +357,15 @@ def test_nobody_there_is_told() -> None:
 
 
 def test_somebody_else_there_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        child = "import socket, sys; c = socket.create_server(('127.0.0.1', 0)); print(c.getsockname()[1], flush=True)\n"
-        child += "a, _ = c.accept(); a.recv(9); a.sendall(b'HTTP/1.1 400 Bad Request'); a.close()"
-        with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
-            with pytest.raises(ExecutorError, match="found somebody there who is not a cluster of miai_graph"):
-                local_address_towards(f"127.0.0.1:{port}", credentials(TOKEN))
-        del server
+    child = (
+        "import socket; server = socket.create_server(('127.0.0.1', 0)); print(server.getsockname()[1], flush=True)\n"
+        "caller, _ = server.accept(); caller.recv(9); caller.sendall(b'HTTP/1.1 400 Bad Request'); caller.close()"
+    )
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with pytest.raises(ExecutorError, match="found somebody there who is not a cluster of miai_graph"):
+            local_address_towards(f"127.0.0.1:{port}", credentials(TOKEN))
 
 
 def test_the_missing_extra_is_named() -> None:

@@ -13,10 +13,10 @@ from typing import Any, Self
 from distributed import Client
 from distributed.versions import VersionMismatchWarning
 
-from executors.hosts.addresses import CONNECT_SECONDS, local_address_towards, parse_address, write_address
+from executors.hosts.addresses import parse_address, write_address
 from executors.hosts.cluster import Cluster, HostUnreachable, Message
 from executors.hosts.credentials import Credentials
-from executors.hosts.dask_host import DEFAULT_MAKER, HostPlugin
+from executors.hosts.dask_host import HostPlugin
 from executors.hosts.dask_wire import (
     SILENCE_SECONDS,
     Line,
@@ -26,7 +26,9 @@ from executors.hosts.dask_wire import (
     set_time_limits,
     unreachable,
 )
+from executors.hosts.host_process import MAKER
 from executors.hosts.loop import LoopThread
+from executors.hosts.reach import CONNECT_SECONDS, local_address_towards
 from miai_graph.errors import ClusterLostError, ExecutorError
 
 _DROPPED = f"it has left the cluster, or was not heard of for {SILENCE_SECONDS} s"
@@ -45,11 +47,13 @@ class DaskCluster(Cluster):
 
     Raises
     ------
+    ArgumentError
+        if it does not accept these credentials.
     ExecutorError
-        if there is no such cluster, or it does not accept these credentials.
+        if there is no such cluster.
     """
 
-    def __init__(self, address: str, credentials: Credentials, maker: str = DEFAULT_MAKER) -> None:
+    def __init__(self, address: str, credentials: Credentials, maker: str = MAKER) -> None:
         set_time_limits()
         scheduler = write_address(*parse_address(address))
         local_address_towards(scheduler, credentials)

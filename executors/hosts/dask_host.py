@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 import tempfile
 import time
@@ -16,16 +17,19 @@ from typing import Any, cast
 import dask
 from distributed import Scheduler, Worker, WorkerPlugin
 
-from executors.hosts.addresses import CONNECT_SECONDS, write_address
-from executors.hosts.cluster import CLOCK, HostUnreachable, Message, Service, ServiceMaker
+from executors.hosts.addresses import write_address
+from executors.hosts.cluster import CLOCK, HostUnreachable, Message, ServiceMaker
 from executors.hosts.credentials import Credentials
 from executors.hosts.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack
-
-DEFAULT_MAKER = "executors.hosts.service:make_service"
-"""What makes a host's service: a function of a module, which is called with the host's channel."""
+from executors.hosts.host_process import MAKER
+from executors.hosts.reach import CONNECT_SECONDS
+from miai_graph.errors import ExecutorError
 
 SWITCH_SECONDS = 5e-4
 """How long a thread that computes in Python may keep the one that sends and receives waiting."""
+
+JOIN_SECONDS = 30
+"""How long the scheduler may take to let a worker in."""
 
 DOUBTFUL_SECONDS = 0.5
 """How long a connection may take to a host that had left: it has come back, or it is never answered."""
@@ -48,7 +52,7 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
     name = "miai_graph"
     idempotent = True
 
-    def __init__(self, maker: str = DEFAULT_MAKER) -> None:
+    def __init__(self, maker: str = MAKER) -> None:
         self.maker = maker
 
     def setup(self, worker: Worker) -> None:
@@ -165,7 +169,7 @@ async def run_worker(
     *,
     host: str,
     port: int,
-    maker: str = DEFAULT_MAKER,
+    maker: str = MAKER,
     on_ready: Callable[[str], None],
     stop: Awaitable[Any],
 ) -> str:
@@ -179,7 +183,7 @@ async def run_worker(
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     dask.config.set(SETTINGS)
-    with _private_folder() as folder:
+    with _private_folder() as folder, _told_clearly(host, port):
         worker = await _Worker(
             scheduler,
             nthreads=1,
@@ -187,6 +191,7 @@ async def run_worker(
             port=port,
             security=dask_security(credentials),
             memory_limit=0,
+            death_timeout=JOIN_SECONDS,
             local_directory=folder,
             plugins=(HostPlugin(maker),),
             dashboard=False,
@@ -207,7 +212,7 @@ async def start_scheduler(credentials: Credentials, *, host: str, port: int) -> 
     ----------
     host, port : where to listen; an empty host is all addresses of this machine, port 0 any free one
     """
-    with dask.config.set(SETTINGS), _private_folder() as folder:
+    with dask.config.set(SETTINGS), _private_folder() as folder, _told_clearly(host, port):
         scheduler = _Scheduler(
             host=write_address(host or "0.0.0.0", port).removesuffix(f":{port}"),
             port=port,
@@ -230,6 +235,25 @@ def _private_folder() -> Iterator[str]:
     sys.path[:] = [entry for entry in sys.path if not entry.startswith(folder)]
 
 
+@contextmanager
+def _told_clearly(host: str, port: int) -> Iterator[None]:
+    """Dask wraps what went wrong at the start in errors of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            raise ExecutorError(
+                f"expected port {port} to be free; found it in use. Does a cluster run here already? End it, or choose "
+                "another port"
+            ) from error
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRNOTAVAIL:
+            raise ExecutorError(f"expected an address of this machine; found {host}") from error
+        raise ExecutorError(f"expected to start at port {port}; found {type(cause).__name__}: {cause}") from error
+
+
 def _resolve(maker: str) -> ServiceMaker:
     module, _, function = maker.partition(":")
     return cast(ServiceMaker, getattr(import_module(module), function))
@@ -247,6 +271,3 @@ def _guarded(handle: Callable[[], Message]) -> Mapping[str, Any]:
 def _settle(answer: asyncio.Future[Any], value: Any) -> None:
     if not answer.done():
         answer.set_result(value)
-
-
-__all__ = ["DEFAULT_MAKER", "HostPlugin", "Service", "run_worker", "start_scheduler"]

@@ -20,9 +20,9 @@ from distributed.comm import Comm, connect
 from distributed.comm.core import FatalCommClosedError
 from distributed.protocol import Serialized, register_serialization_family
 
-from executors.hosts.addresses import CONNECT_SECONDS
 from executors.hosts.cluster import HostUnreachable, Message, RemoteFailure
 from executors.hosts.credentials import Credentials
+from executors.hosts.reach import CONNECT_SECONDS
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
 
@@ -122,10 +122,9 @@ def answer_or_raise(address: str, reply: Any) -> Message:
 
 def unreachable(address: str, error: BaseException) -> HostUnreachable:
     """What an error of a connection means, as a clause."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLError | FatalCommClosedError) for cause in causes):
+    if any(isinstance(cause, FatalCommClosedError) for cause in _causes(error)):
         reason = "it has another token or certificate"
-    elif any(isinstance(cause, TimeoutError) or "Timed out" in str(cause) for cause in causes):
+    elif any("Timed out trying to connect" in str(cause) for cause in _causes(error)):
         reason = "no connection with it could be made. Is it on, and does its firewall let its port through?"
     else:
         reason = "its connection broke"

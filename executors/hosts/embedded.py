@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from executors.hosts.cluster import Cluster, Message
-from executors.hosts.host_process import HostProcess
+from executors.hosts.host_process import MAKER, HostProcess
 from executors.hosts.loading import load
 from executors.hosts.loop import LoopThread
 
@@ -40,7 +40,7 @@ class EmbeddedCluster(Cluster):
         *,
         token: str | None = None,
         hosts: Sequence[str] = (LOOPBACK,),
-        maker: str = "executors.hosts.service:make_service",
+        maker: str = MAKER,
     ) -> None:
         closing = _Closing()
         try:

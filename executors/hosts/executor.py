@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import finalize
+from weakref import WeakMethod, finalize
 
 from executors.hosts.cluster import Cluster, Message
 from executors.hosts.executable import HostsExecutable
@@ -15,6 +15,7 @@ from executors.hosts.loading import load
 from executors.hosts.session import HostsLost, Session
 from executors.hosts.watch import Watch
 from executors.planned import check_flag, check_positive
+from miai_graph.cores import threads_of_each
 from miai_graph.errors import ArgumentError, ExecutorError, HostLostError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
@@ -112,14 +113,17 @@ class Hosts(Executor):
         self._cluster = address if isinstance(address, Cluster) else self._connect(address)
         self._watch = Watch(self._cluster)
         self.session = Session(self._cluster, self._watch)
-        self.session.recover = self.recover
+        # Not the method itself: what the finalizer keeps must not keep this object.
+        recover = WeakMethod(self.recover)
+        self.session.recover = lambda: _call(recover)
         self._finish = finalize(self, _finish, self.session, self._watch, self._cluster)
         self.welcome()
 
     def _connect(self, address: str | None) -> Cluster:
         if address is None:
             count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
-            started: Cluster = load("embedded").EmbeddedCluster(count * self._replicas)
+            count *= self._replicas
+            started: Cluster = load("embedded").EmbeddedCluster(count, threads_of_each(count))
             return started
         security = load("security")
         connected: Cluster = load("dask_cluster").DaskCluster(address, security.credentials(security.find_token()))
@@ -263,6 +267,13 @@ class Hosts(Executor):
         with state.lock:
             self._finish()
             super().close()
+
+
+def _call(method: WeakMethod[Callable[[], None]]) -> None:
+    alive = method()
+    if alive is None:
+        raise HostLostError("expected hosts that hold the values; found that they, and their executor, are gone")
+    alive()
 
 
 def _as_host(address: str, answer: Future[Message]) -> Host:

@@ -15,10 +15,13 @@ from executors.hosts.credentials import Credentials
 from executors.hosts.loading import load
 from executors.processes import launch
 from executors.processes.lifeline import end_with_parent
-from miai_graph.errors import ExecutorError
+from miai_graph.errors import ExecutorError, MiaiGraphError
 
 STOP_SECONDS = 3.0
 """How long a host may take to say good-bye before it is killed."""
+
+MAKER = "executors.hosts.service:make_service"
+"""What makes a host's service: a function of a module, which is called with the host's channel."""
 
 _TARGET = "executors.hosts.host_process:serve"
 
@@ -41,7 +44,7 @@ class HostProcess:
         """Ready to be read when there is news."""
         return self._process.connection
 
-    def join(self, scheduler: str, credentials: Credentials, *, host: str, port: int, maker: str) -> None:
+    def join(self, scheduler: str, credentials: Credentials, *, host: str, port: int, maker: str = MAKER) -> None:
         """Tell it which cluster to join, and where to listen; does not wait for it."""
         order = {
             "scheduler": scheduler,
@@ -57,7 +60,7 @@ class HostProcess:
         """What it says next: its ``address`` when it has joined, an ``error``, or why it ``ended``."""
         try:
             if not self.connection.poll(seconds):
-                return {"error": f"it did not join within {seconds:g} s"}
+                return {"error": f"expected a host to join the cluster; found that it did not within {seconds:g} s"}
             told: dict[str, str] = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             return {"ended": f"its process {self._process.describe_exit()}"}
@@ -73,7 +76,7 @@ class HostProcess:
         """
         told = self.news(seconds)
         if "address" not in told:
-            raise ExecutorError(f"expected a host to join the cluster; found that {' '.join(told.values())}")
+            raise ExecutorError(told.get("error") or f"expected a host to join the cluster; found that {told['ended']}")
         return told["address"]
 
     def stop(self) -> None:
@@ -102,13 +105,15 @@ def serve(connection: Connection) -> None:
         )
         return reason
 
-    code = 0
+    code = 1
     try:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             _tell(connection, ended=runner.run(work()))
+        code = 0
+    except MiaiGraphError as error:
+        _tell(connection, error=str(error))
     except Exception as error:
-        _tell(connection, error=_first_cause(error))
-        code = 1
+        _tell(connection, error=f"expected a host to join the cluster; found {type(error).__name__}: {error}")
     finally:
         os._exit(code)  # whatever threads of a service still compute
 
@@ -123,10 +128,3 @@ def _watch(connection: Connection, loop: asyncio.AbstractEventLoop, stop: asynci
 def _tell(connection: Connection, **news: str) -> None:
     with suppress(OSError):
         connection.send_bytes(json.dumps(news).encode())
-
-
-def _first_cause(error: BaseException) -> str:
-    """Dask wraps what went wrong at the start in errors of its own."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

@@ -51,6 +51,8 @@ class Session:
     Attributes
     ----------
     name : by which hosts know this client
+    numbers : for variables, programs, plans and steps
+    recover : called when values are lost; it must compute them anew, or raise
     """
 
     def __init__(self, cluster: Cluster, watch: Watch) -> None:
@@ -65,10 +67,7 @@ class Session:
         self._away: WeakKeyDictionary[Variable, None] = WeakKeyDictionary()
         self._snapshot_steps = FIRST_SNAPSHOT_STEPS
         self._steps_seconds = 0.0
-        self.recover: Callable[[], None] = self._no_recovery
-
-    def _no_recovery(self) -> None:
-        raise ExecutionError("expected hosts that hold the values; found that they are lost")
+        self.recover: Callable[[], None]
 
     def key(self, variable: Variable) -> int:
         """The number by which hosts know a variable."""
