@@ -45,6 +45,7 @@ class PlannedExecutable(Executable):
             self.updated = tuple(graph.updates)
             self.graph = simplify(graph)
             self._variables = tuple(map(variable_of, self.variables))
+            self._updated = tuple(map(variable_of, self.updated))
             self._counter = state.new_number()
             self._committed = np.append(state.numbers(map(variable_of, self.updated)), self._counter)
             self._plans: dict[tuple[int, int], BoundPlan] = {}
@@ -88,6 +89,7 @@ class PlannedExecutable(Executable):
             start_ns = perf_counter_ns()
             checked = check_batch(self._inputs, batch)
             state.require_home(self._variables)
+            state.about_to_change(self._updated)
             planning_ns = -self._start_up_ns
             plan = self._plan(checked.size)
             binding = self._binding(plan)

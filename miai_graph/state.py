@@ -100,6 +100,7 @@ class State:
     def __init__(self) -> None:
         self._places: WeakKeyDictionary[Variable, _Place] = WeakKeyDictionary()
         self._away: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
+        self._guards: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
         self._numbers = itertools.count()
         self.versions = np.zeros(1024, np.int64)
         self.generation = 0
@@ -163,6 +164,19 @@ class State:
                     if variable in self._away:
                         self._away[variable]()
 
+    def guard(self, variables: Iterable[Variable], before_change: Callable[[], None]) -> None:
+        """Ask to be told before somebody else changes one of these variables. It is told once."""
+        for variable in variables:
+            self._guards[variable] = before_change
+
+    def about_to_change(self, variables: Iterable[Variable], by: Callable[[], None] | None = None) -> None:
+        """Tell those who asked for it, but not the one who is about to."""
+        if self._guards:
+            with self.lock:
+                for variable in variables:
+                    if self._guards.get(variable, by) != by:
+                        self._guards.pop(variable)()
+
     def bring_home(self, values: Mapping[Variable, Array]) -> None:
         """Take over values that were elsewhere."""
         for variable, value in values.items():
@@ -202,6 +216,7 @@ class State:
                 f"Convert it: array.astype({type.dtype.name!r})"
             )
         with self.lock:
+            self.about_to_change((variable,))
             np.copyto(self.array(variable), array, casting="same_kind")
             # Two, so that it stays where it is: who has a copy of the value sees that it is another one now.
             self.versions[self._places[variable].number] += 2

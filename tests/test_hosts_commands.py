@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -51,7 +52,7 @@ class Command:
         """Wait until it says this, after what was heard before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not (found := re.search(pattern, self.said)):
-            assert time.monotonic() < deadline, self.said
+            assert select.select([self._output], [], [], max(0, deadline - time.monotonic()))[0], self.said
             try:
                 piece = os.read(self._output, 2**16)
             except OSError:  # the terminal is closed
@@ -136,8 +137,8 @@ def test_a_cluster_on_one_table() -> None:
     with terminal_command("start", *places) as (start, _):
         line = start.hears(r"    miai-graph cluster join (\S+)\n")
         assert line[1] == f"127.0.0.1:{port}"
-        assert start.hears(rf"Firewalls must let in TCP ports {port} and {worker} here")
         token = start.hears(r"shown only now:\s+((?:[0-9a-z]{4}-){8}[0-9a-z]{4})\n")[1]
+        start.hears(rf"Firewalls must let in TCP ports {port} and {worker} here, and TCP port 8788 on the others")
         with terminal_command("join", line[1], "--worker-port", str(other), "--threads", "1") as (join, keyboard):
             join.hears("Token of the cluster")
             os.write(keyboard, f"{token}\n".encode())
@@ -160,14 +161,14 @@ def test_a_cluster_on_one_table() -> None:
                 assert join.end() == 0
                 wait_until(lambda: len(cluster.addresses) == 1)
                 assert start.end(signal.SIGTERM) == 0
-                with pytest.raises(ClusterLostError, match="expected the scheduler at .* to answer; found that"):
+                with pytest.raises(ClusterLostError, match=r"expected the scheduler at .* to answer; found that"):
                     _ = cluster.addresses
         wait_until(lambda: not any(map(alive, members)))
 
 
 def test_what_drops_out_joins_again(tmp_path: Path) -> None:
     """A worker that dies, and a cluster that is started again."""
-    port, worker, first, _ = free_ports(4)
+    port, first = free_ports(2)
     token, file = new_token(), tmp_path / "token"
     write_token(token, file)
     address = f"127.0.0.1:{port}"
@@ -176,11 +177,8 @@ def test_what_drops_out_joins_again(tmp_path: Path) -> None:
     with command(*join_line, token=token) as join:
         assert "found nobody listening there" in join.rest()
         assert join.process.wait() == 1
-    with command(*start_line) as start, command(*join_line, token=token) as join:
-        start.hears(f"The token is the one in {re.escape(str(file))}")
-        join.rest() if join.process.poll() is not None else None
     with command(*start_line) as start:
-        start.hears("The token is the one in")
+        start.hears(f"the token that is in {re.escape(str(file))}")
         with command(*join_line, token=token) as join:
             join.hears("has joined the cluster")
             with DaskCluster(address, credentials(token)) as cluster:
@@ -192,7 +190,7 @@ def test_what_drops_out_joins_again(tmp_path: Path) -> None:
             start.end()
             join.hears("has left the cluster: its connection with the scheduler ended")
             with command(*start_line) as again:
-                again.hears("The token is the one in")
+                again.hears("The cluster is ready")
                 join.hears("has joined again")
                 with DaskCluster(address, credentials(token)) as cluster:
                     assert answers(cluster, 1)
@@ -204,8 +202,8 @@ def test_several_hosts_on_one_machine() -> None:
     (port, worker) = free_ports(2)
     places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker)]
     with command("start", *places, "--workers", "2", token=token) as start:
+        start.hears("the token that is in MIAI_GRAPH_TOKEN")
         start.hears(rf"TCP ports {port} and {worker}-{worker + 1} here")
-        start.hears("The token is the one in MIAI_GRAPH_TOKEN")
         with DaskCluster(f"127.0.0.1:{port}", credentials(token)) as cluster:
             assert answers(cluster, 2)
 
@@ -268,7 +266,7 @@ def test_certificates_instead_of_a_token(tmp_path: Path) -> None:
     port, worker, other = free_ports(3)
     places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker)]
     with command("start", *places, "--threads", "1", *files) as start:
-        start.hears("The others need certificates of the same authority")
+        start.hears("with a certificate of the same authority")
         with command("join", f"127.0.0.1:{port}", "--worker-port", str(other), *files) as join:
             join.hears("has joined the cluster")
             with DaskCluster(f"127.0.0.1:{port}", credentials(token)) as cluster:

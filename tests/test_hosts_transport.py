@@ -353,6 +353,15 @@ def test_a_cluster_ends_with_its_script() -> None:
     assert not any(alive(int(pid)) for pid in output.split())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_fork_leaves_the_cluster_alone() -> None:
+    fork = "import os; child = os.fork(); child or sys.exit(); print(os.waitpid(child, 0)[1])\n"
+    fork += "print(cluster.call(cluster.addresses[0], 'echo').result(20).content)"
+    with script(fork) as process:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, output.splitlines()[-2:]) == (0, ["0", "{}"]), errors
+
+
 @with_signals
 def test_hosts_end_when_their_client_is_killed() -> None:
     with script("input = sys.stdin.read; import time; time.sleep(60)") as process:

@@ -36,11 +36,9 @@ _token_options = _options(
         type=_FILE,
         help="A file that only you can read, with the cluster's token.",
     ),
-    click.option(
-        "--tls-ca-file", type=click.Path(path_type=Path), help="Instead of a token: an authority's certificate,"
-    ),
-    click.option("--tls-cert", type=click.Path(path_type=Path), help="a certificate that it issued for this machine,"),
-    click.option("--tls-key", type=click.Path(path_type=Path), help="and the private key of that; all in PEM format."),
+    click.option("--tls-ca-file", type=_FILE, help="Instead of a token: an authority's certificate,"),
+    click.option("--tls-cert", type=_FILE, help="a certificate that it issued for this machine,"),
+    click.option("--tls-key", type=_FILE, help="and the private key of that; all in PEM format."),
 )
 
 _worker_options = _options(
@@ -110,7 +108,7 @@ def start(
         _members(scheduler, credentials, host=seen, ports=ports, threads=threads) as members,
     ):
         members.join()
-        _say(_welcome(seen, others[1:], port, ports), how)
+        _say(_welcome(seen, others[1:], port, ports, how))
         members.stay()
 
 
@@ -182,34 +180,38 @@ def _credentials_to_start(token_file: Path | None, **files: Path | None) -> tupl
     """The same of a new cluster, whose token is made if there is none; and how others get it, in a sentence."""
     security = load("security")
     if any(files.values()):
-        return _credentials(token_file, **files), "The others need certificates of the same authority."
+        return _credentials(token_file, **files), "with a certificate of the same authority."
     if token_file is not None and token_file.exists():
-        return _credentials(token_file), f"The token is the one in {token_file}."
+        return _credentials(token_file), f"and, when it asks, the token that is in {token_file}."
     if token_file is None and security.TOKEN_VARIABLE in os.environ:
-        return _credentials(), f"The token is the one in {security.TOKEN_VARIABLE}."
+        return _credentials(), f"and, when it asks, the token that is in {security.TOKEN_VARIABLE}."
     token = security.new_token()
     if token_file is not None:
         security.write_token(token, token_file)
-        return security.credentials(token), f"The token is in {token_file}, which only you can read."
+        return security.credentials(
+            token
+        ), f"and, when it asks, the new token, which is in {token_file}, where only you can read it."
     if not sys.stdout.isatty():
         raise ArgumentError(
             "expected a terminal to show the new token at, which should not end up in a log; found none. "
             f"Use --token-file, or the environment variable {security.TOKEN_VARIABLE}"
         )
-    return security.credentials(token), f"The token, which is shown only now:\n\n    {token}\n"
+    return security.credentials(token), f"and, when it asks, the token, which is shown only now:\n\n    {token}"
 
 
-def _welcome(seen: str, others: list[str], port: int, ports: range) -> str:
+def _welcome(seen: str, others: list[str], port: int, ports: range, how: str) -> str:
     address = seen if port == SCHEDULER_PORT else _short(write_address(seen, port))
-    lines = ["The cluster is ready. On each other machine type:", "", f"    miai-graph cluster join {address}", ""]
+    first = "The cluster is ready. On each other machine type:"
     if seen.startswith("127."):
-        lines[0] = "The cluster is ready, for this machine only: it is in no network. In another terminal type:"
+        first = "The cluster is ready, for this machine only: it is in no network. In another terminal type:"
+    here = _ports(range(port, port + 1), ports)
+    lines = [first, "", f"    miai-graph cluster join {address}", "", how, ""]
     if others:
-        lines += [f"This machine has other addresses, too: {', '.join(others)}.", ""]
+        lines.append(f"This machine has other addresses, too: {', '.join(others)}.")
     lines += [
-        f"In Python: executor=Hosts({address!r}). Both ask for the token; who has it can run code on each member.",
-        f"Firewalls must let in {_ports(range(port, port + 1), ports)} here, and TCP port {WORKER_PORT} on the others. "
-        "Ctrl-C ends the cluster.",
+        "Who has the token can run code on each member of the cluster.",
+        f"Firewalls must let in {here} here, and {_ports(range(WORKER_PORT, WORKER_PORT + 1))} on the others.",
+        f"In Python: executor=Hosts({address!r}), which asks for the token, too. Ctrl-C ends the cluster.",
     ]
     return "\n".join(lines)
 

@@ -129,6 +129,7 @@ class _Link:
                 self._order = _joined(await self._client.scheduler.events(topic="all"))
         except OSError as error:
             raise _lost(self._client) from error
+        self._gone -= present
         known = [address for address in self._order if address in present]
         return [*known, *sorted(present.difference(known))]
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from threading import Thread
 from typing import Any, cast
@@ -62,8 +62,9 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def teardown(self, worker: Worker) -> None:
         """End the service if the worker ends, too."""
-        if worker.status.name in ("closing", "closed", "failed"):
-            worker.miai_graph_host.service.close()
+        host = getattr(worker, "miai_graph_host", None)
+        if host is not None and worker.status.name in ("closing", "closed", "failed"):
+            host.service.close()
 
 
 class _Host:
@@ -71,7 +72,7 @@ class _Host:
 
     def __init__(self, worker: Worker, maker: str) -> None:
         self._worker = worker
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._lines: dict[str, Line] = {}
         self._doubtful: set[str] = set()
         self.service = _resolve(maker)(_Channel(self))
@@ -79,10 +80,16 @@ class _Host:
         worker.stream_handlers["remove-worker"] = self._forget
         worker.handlers[CALL] = self._call
         worker.handlers[POST] = self._deliver
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     @property
     def address(self) -> str:
         return str(self._worker.address)
+
+    def soon(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Do this on the event loop, unless that has ended, and the worker with it."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(action, *arguments)
 
     def send(self, address: str, packed: Any) -> None:
         if address not in self._lines:
@@ -102,12 +109,12 @@ class _Host:
     async def _call(self, name: str, message: Message) -> Mapping[str, Any]:
         if name == CLOCK:
             return {"message": pack(Message({"ns": time.perf_counter_ns()}))}
-        answer: asyncio.Future[Mapping[str, Any]] = self.loop.create_future()
+        answer: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         Thread(target=self._handle, args=(name, message, answer), name=f"miai_graph {name}", daemon=True).start()
         return await answer
 
     def _handle(self, name: str, message: Message, answer: asyncio.Future[Mapping[str, Any]]) -> None:
-        self.loop.call_soon_threadsafe(_settle, answer, _guarded(lambda: self.service.handle(name, message)))
+        self.soon(_settle, answer, _guarded(lambda: self.service.handle(name, message)))
 
     async def _deliver(self, message: Message) -> Mapping[str, Any]:
         return _guarded(lambda: self._delivered(message))
@@ -137,9 +144,9 @@ class _Channel:
     def post(self, address: str, message: Message) -> None:
         kept = owned(message)
         if address == self.address:
-            self._host.loop.call_soon_threadsafe(self._host.service.deliver, kept)
+            self._host.soon(self._host.service.deliver, kept)
         else:
-            self._host.loop.call_soon_threadsafe(self._host.send, address, pack(kept))
+            self._host.soon(self._host.send, address, pack(kept))
 
 
 class _Quiet:
@@ -181,7 +188,6 @@ async def run_worker(
     host, port : where to listen; port 0 is any free one
     on_ready : told the address as soon as others can call
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
     dask.config.set(SETTINGS)
     with _private_folder() as folder, _told_clearly(host, port):
         worker = await _Worker(

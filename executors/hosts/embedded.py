@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -92,6 +93,7 @@ class _Closing:
     """What there is to close; it does not know the cluster, which can be collected."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self.processes: list[HostProcess] = []
         self.loop = LoopThread("miai_graph scheduler")
         self.scheduler: Any = None
@@ -103,6 +105,8 @@ class _Closing:
         return process
 
     def run(self) -> None:
+        if os.getpid() != self._pid:  # the hosts are those of the process which this is a fork of
+            return
         for process in self.processes:
             process.connection.close()  # all begin to end at once
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from threading import Thread, current_thread
@@ -15,6 +16,7 @@ class LoopThread:
     """A thread that runs coroutines."""
 
     def __init__(self, name: str) -> None:
+        self._pid = os.getpid()
         self._loop = asyncio.SelectorEventLoop()  # on Windows, too, since Dask's connections need this kind
         self._thread = Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
@@ -37,7 +39,7 @@ class LoopThread:
         if current_thread() is self._thread:  # the garbage was collected there
             Thread(target=self.finish, args=(last,), name=self._thread.name).start()
             return
-        if self._loop.is_closed():
+        if self._loop.is_closed() or os.getpid() != self._pid:  # a fork of this process has no such thread
             return
         try:
             self.run(last())

@@ -19,6 +19,7 @@ from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS
 from miai_graph.passes.pipeline import Segment
 from miai_graph.plan.bound import BoundPlan, Workspace
+from miai_graph.plan.deferral import NO_DEFERRAL, find_deferral
 from miai_graph.plan.exchange import Accumulation, split_outputs
 from miai_graph.plan.order import scheduled_positions
 from miai_graph.plan.parts import Part
@@ -142,7 +143,8 @@ class HostPlan:
             parts[-1].number,
         )
         tasks = {level: [Task(*task) for task in listed] for level, listed in content["tasks"]}
-        order = scheduled_positions(program.program, program.segments, tasks)
+        deferral = find_deferral(program.program, parts) if content["keeps_parts"] is None else NO_DEFERRAL
+        order = scheduled_positions(program.program, program.segments, tasks, deferral.nodes, len(parts))
         self.bound = BoundPlan(
             program.program,
             content["batch_size"],
@@ -152,8 +154,9 @@ class HostPlan:
             exchange,
             links=self._links,
             order=order,
+            deferral=deferral,
         )
-        self._parts_of_nodes = [parts[part].number for _, part in order]
+        self._parts_of_nodes = [parts[part].number if part < len(parts) else None for _, part in order]
         key = content["batch_size"], self.bound.nodes
         self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
         program.peak_bytes = max(program.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)

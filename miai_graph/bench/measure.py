@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Timer
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 
-from miai_graph.bench.exchange import Answer, Array, start_command
+from miai_graph.bench.exchange import Array, start_command
+from miai_graph.bench.partner import THREAD_VARIABLES, Partner
 from miai_graph.bench.results import Row, SideResult
 from miai_graph.bench.specs import SideSpec
 from miai_graph.bench.workloads import workload
@@ -27,103 +23,30 @@ from miai_graph.errors import ExecutionError
 CHECKED_STEPS = 20
 EMPTY_STEPS = 2000
 LEAST_STEPS, MOST_STEPS = 3, 20_000
-PATIENCE_SECONDS = 120.0
-CLOSING_SECONDS = 3.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Tell = Callable[[str], None]
 
 
-class Side:
-    """A process that trains one workload, and does what it is ordered.
+def start_side(spec: SideSpec, workload_name: str, problem: Path, python: str) -> Partner:
+    """Start a process that trains one workload.
 
     Parameters
     ----------
     problem : the file of the `Problem` that it starts from
     python : which runs it
     """
-
-    def __init__(self, spec: SideSpec, workload_name: str, problem: Path, python: str) -> None:
-        self.spec = spec
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (`close` closes it)
-        arguments = ["--workload", workload_name, "--problem", str(problem)]
-        environment = dict(os.environ)
-        if spec.is_peer:
-            module, processes = "miai_graph.bench.torch_peer", spec.options.get("processes", 2)
-            distributed = spec.name == "torch-ddp"
-            threads = spec.options.get("threads", 1 if distributed else usable_cores())
-            arguments += ["--threads", str(threads), "--processes", str(processes if distributed else 1)]
-            environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-        else:
-            module = "miai_graph.bench.own_side"
-            arguments += ["--executor", spec.name, "--options", json.dumps(dict(spec.options))]
-        self._process = subprocess.Popen(
-            start_command(python, module, *arguments),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            encoding="utf-8",
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def order(self, name: str, **arguments: Any) -> Answer:
-        """Have it do something, and wait for its answer; ExecutionError if there is none, or it tells a problem."""
-        assert self._process.stdin is not None
-        with suppress(OSError):  # It may have ended, of which `answer` tells the reason.
-            self._process.stdin.write(json.dumps({name: arguments}) + "\n")
-            self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> Answer:
-        """The next answer; errors as for `order`."""
-        assert self._process.stdout is not None
-        watchdog = Timer(PATIENCE_SECONDS, self._process.kill)
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-        if not line:
-            raise ExecutionError(
-                f"expected an answer of side {self.spec.text!r}; found that it ended. {self._last_words()}"
-            )
-        answer: Answer = json.loads(line)
-        if "problem" in answer:
-            raise ExecutionError(answer["problem"])
-        return answer
-
-    def _last_words(self) -> str:
-        self._process.wait()
-        self._log.seek(0)
-        lines = [line.strip() for line in self._log if line.strip()]
-        return lines[-1] if lines else f"Its exit code is {self._process.returncode}"
-
-    def dismiss(self) -> None:
-        """Let it end."""
-        assert self._process.stdin is not None
-        with suppress(OSError):  # It may have ended already.
-            self._process.stdin.close()
-
-    def close(self) -> None:
-        """End it; without mercy if it does not end by itself."""
-        assert self._process.stdout is not None
-        self.dismiss()
-        try:
-            self._process.wait(CLOSING_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
+    arguments = ["--workload", workload_name, "--problem", str(problem)]
+    environment: dict[str, str] = {}
+    if spec.is_peer:
+        module, processes = "miai_graph.bench.torch_peer", spec.options.get("processes", 2)
+        distributed = spec.name == "torch-ddp"
+        threads = spec.options.get("threads", 1 if distributed else usable_cores())
+        arguments += ["--threads", str(threads), "--processes", str(processes if distributed else 1)]
+        environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    else:
+        module = "miai_graph.bench.own_side"
+        arguments += ["--executor", spec.name, "--options", json.dumps(dict(spec.options))]
+    return Partner(f"side {spec.text!r}", start_command(python, module, *arguments), environment)
 
 
 def measure_row(
@@ -145,11 +68,11 @@ def measure_row(
         problem.save(path)
         # All at once: they only import until they have answered.
         sides = [
-            stack.enter_context(Side(spec, name, path, peer_python if spec.is_peer else sys.executable))
+            stack.enter_context(start_side(spec, name, path, peer_python if spec.is_peer else sys.executable))
             for spec in specs
         ]
         places = (folder / str(place) for place in range(len(sides)))
-        turns = [_Turn(*parts) for parts in zip(sides, results, places, strict=True)]
+        turns = [_Turn(*parts) for parts in zip(specs, sides, results, places, strict=True)]
         for doing in (_Turn.begin, _Turn.train):
             for turn in turns:
                 tell(f"{turn.result.side}: first steps")
@@ -170,8 +93,9 @@ def measure_row(
 class _Turn:
     """A side, and what was found of it. A side with a problem has no more turns."""
 
-    def __init__(self, side: Side, result: SideResult, folder: Path) -> None:
+    def __init__(self, spec: SideSpec, side: Partner, result: SideResult, folder: Path) -> None:
         folder.mkdir()
+        self.spec = spec
         self.side = side
         self.result = result
         self.weights = (folder / "after_first.npz", folder / "after_all.npz")
@@ -209,7 +133,7 @@ class _Turn:
         self.result.bests.append(min(found))
 
     def measure_empty(self) -> None:
-        if not self.side.spec.is_peer:
+        if not self.spec.is_peer:
             self.result.empty = statistics.median(self.side.order("empty", count=EMPTY_STEPS)["seconds"])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from miai_graph.bench.exchange import Answer, Problem, serve
 from miai_graph.bench.workloads import workload
+from miai_graph.context import BACKWARD, FORWARD, UPDATE
 from miai_graph.executor import Executable, Executor, executor
 from miai_graph.feeding import Batch, Rows, Table
 from miai_graph.function import function
@@ -22,6 +23,8 @@ from miai_graph.ops.leaves import parameter
 from miai_graph.ops.reductions import mean
 
 EMPTY_BATCH = 8
+COMPUTING = (FORWARD, BACKWARD, UPDATE)
+"""The phases in which a worker works."""
 
 
 class OwnSide:
@@ -56,6 +59,25 @@ class OwnSide:
     def steps(self, count: int) -> Answer:
         """Train for some steps, each timed."""
         return timed(self._executable, itertools.islice(self._batches, count))
+
+    def compute(self, count: int) -> Answer:
+        """Train for some steps; for each worker, the seconds that it computes in each of them."""
+        before = self._computed()
+        stages: list[list[float]] = [[] for _ in before]
+        for _ in self._executable.run(itertools.islice(self._batches, count)):
+            after = self._computed()
+            for stage, start, end in zip(stages, before, after, strict=True):
+                stage.append(end - start)
+            before = after
+        return {"stages": stages}
+
+    def _computed(self) -> list[float]:
+        """The seconds that each worker has computed so far, without sending and waiting."""
+        found: dict[int, float] = {}
+        for record in self._executable.timing.records:
+            if record.phase in COMPUTING:
+                found[record.worker] = found.get(record.worker, 0.0) + record.seconds
+        return [found[worker] for worker in sorted(found)]
 
     def empty(self, count: int) -> Answer:
         """Steps of a graph with next to nothing in it, each timed: what an executor costs by itself."""
@@ -102,7 +124,8 @@ def main() -> None:
     arguments = parser.parse_args()
     side = OwnSide(arguments.workload, Problem.load(arguments.problem), arguments.executor, arguments.options)
     try:
-        serve(side.ready, {"fresh": side.fresh, "steps": side.steps, "empty": side.empty, "weights": side.weights})
+        orders = (side.fresh, side.steps, side.compute, side.empty, side.weights)
+        serve(side.ready, {order.__name__: order for order in orders})
     finally:
         side.close()
 

@@ -155,5 +155,6 @@ FORWARDS: dict[str, Forward] = {
     "deep_cnn": deep_cnn,
     "resnet8": resnet8,
     "char_gpt": char_gpt,
+    "stacked_mlp": dense_network,
 }
 """The forward passes by the workload's name."""

@@ -1,7 +1,7 @@
 """A side of the benchmark that trains with PyTorch: eager in one process, or DDP over gloo in several.
 
-It runs in a Python of its own, which `exchange.start_command` starts. With several processes the first one starts the
-others, and passes on each order that it is given. As usual in DDP, each takes its own statistics for batch
+It runs in a Python of its own, which `exchange.start_command` starts. With several processes that are not told where to
+meet, the first one starts the others, and passes on each order that it is given. As usual in DDP, each takes its own statistics for batch
 normalization, so networks with it compute something else there than in one process.
 """
 
@@ -53,7 +53,7 @@ class TorchPeer:
         """Begin anew, with a first step: its time includes starting other processes, if they do not run yet."""
         module = make_module(torch, FORWARDS[self.arguments.workload], self.problem.weights)
         start = time.perf_counter()
-        if self.count > 1 and self.rank == 0 and not self.joined:
+        if self.count > 1 and self.arguments.meeting is None:
             self._start_followers()
         self._tell("fresh")
         if self.count > 1 and not self.joined:
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--threads", required=True, type=int)
     parser.add_argument("--processes", default=1, type=int)
     parser.add_argument("--rank", default=0, type=int)
-    parser.add_argument("--meeting")
+    parser.add_argument("--meeting", help="a file that does not exist yet, the same for all processes")
     arguments = parser.parse_args()
     torch = importlib.import_module("torch")
     torch.set_num_threads(arguments.threads)

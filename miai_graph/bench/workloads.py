@@ -29,6 +29,7 @@ from miai_graph.ops.softmax import softmax
 from miai_graph.ops.structure import reshape, transpose
 
 CONTEXT, VOCABULARY, WIDTH, HEADS, BLOCKS = 64, 65, 128, 4, 2
+STACK_WIDTH, STACK_DEPTH = 1024, 8
 SAMPLES = 1024
 BATCHES = 32
 """How many batches of row numbers are prepared; they are gone through again and again."""
@@ -96,6 +97,14 @@ def mnist_mlp() -> Model:
 
 def wide_mlp() -> Model:
     return _dense_network(784, [1024, 2048, 2048, 2048])
+
+
+def stacked_mlp() -> Model:
+    """Equal layers, the last one without an activation."""
+    names = [f"dense_{place}" for place in range(STACK_DEPTH)]
+    inner = [layers.Dense(STACK_WIDTH, activation="relu", name=name) for name in names[:-1]]
+    last = layers.Dense(STACK_WIDTH, name=names[-1])
+    return Sequential([layers.Input((STACK_WIDTH,), name="features"), *inner, last])
 
 
 def lenet() -> Model:
@@ -219,11 +228,18 @@ WORKLOADS = {
         Workload("char_gpt", char_gpt, (16,), "Adam", _ADAM, (CONTEXT,), VOCABULARY, (CONTEXT,), tokens=True),
     )
 }
-"""All workloads by name."""
+"""The standard workloads by name."""
+
+STACKED_MLP = Workload(
+    "stacked_mlp", stacked_mlp, (256, 512), "SGD", {"learning_rate": 0.01}, (STACK_WIDTH,), STACK_WIDTH
+)
+"""For pipelines: equally many of its layers take equally long."""
+
+ALL_WORKLOADS = {**WORKLOADS, STACKED_MLP.name: STACKED_MLP}
 
 
 def workload(name: str) -> Workload:
     """The workload of a name; ArgumentError if there is none."""
-    if name not in WORKLOADS:
-        raise ArgumentError(f"expected the name of a workload; found {name!r}. There are: {', '.join(WORKLOADS)}")
-    return WORKLOADS[name]
+    if name not in ALL_WORKLOADS:
+        raise ArgumentError(f"expected the name of a workload; found {name!r}. There are: {', '.join(ALL_WORKLOADS)}")
+    return ALL_WORKLOADS[name]

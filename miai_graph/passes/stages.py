@@ -61,20 +61,26 @@ class Row:
 
     def crossing_bytes(self, graph: Graph, batch_size: int) -> Array:
         """For each place between items (and before the first, behind the last), the bytes that are sent across it."""
-        farthest: dict[Node, tuple[int, int]] = {}
-        for node in graph.nodes:
-            here = self.positions[node]
-            for source in node.inputs:
-                there = self.positions[source]
-                if here is not None and there is not None:
-                    low, high = farthest.get(source, (there, there))
-                    farthest[source] = min(low, here), max(high, here)
         changes = np.zeros(max(len(self.items), 1) + 2)
-        for node, (low, high) in farthest.items():
-            size_bytes = bind_type(node.type, batch_size).size_bytes
-            changes[low + 1] += size_bytes
-            changes[high + 1] -= size_bytes
+        for node, (low, high) in self._reaches(graph).items():
+            if self.positions[node] is not None:
+                size_bytes = bind_type(node.type, batch_size).size_bytes
+                changes[low + 1] += size_bytes
+                changes[high + 1] -= size_bytes
         return np.cumsum(changes)[:-1]
+
+    def _reaches(self, graph: Graph) -> dict[Node, tuple[int, int]]:
+        """Between which items each node is wanted: for itself, for others, as the next value of a variable."""
+        wanted: dict[Node, set[int]] = defaultdict(set)
+        for node in reversed(graph.nodes):
+            here = self.positions[node]
+            if here is not None:
+                wanted[node].add(here)
+            for source in node.inputs:
+                wanted[source] |= {here} if here is not None else wanted[node]
+        for target, value in graph.updates.items():
+            wanted[value] |= wanted[target]
+        return {node: (min(places), max(places)) for node, places in wanted.items() if places}
 
 
 def lay_out(graph: Graph, analysis: BatchAnalysis) -> Row:
@@ -85,15 +91,19 @@ def lay_out(graph: Graph, analysis: BatchAnalysis) -> Row:
     analysis : of a graph that can be split
     """
     is_split = {node: not isinstance(analysis.placements[node], Replicated) for node in graph.nodes}
-    copied = _copied(graph)
+    copied = _copied(graph, is_split)
     items = sorted(
-        (node for node in graph.nodes if node.phase == FORWARD and is_split[node] and node not in copied),
+        (
+            node
+            for node in graph.nodes
+            if node.phase == FORWARD and is_split[node] and node not in copied and node.op is not _broadcast_to
+        ),
         key=lambda node: (node.origin, node.index),
     )
     return Row(items, _Positions(graph, analysis, is_split, copied, items).found)
 
 
-def _copied(graph: Graph) -> set[Node]:
+def _copied(graph: Graph, is_split: Mapping[Node, bool]) -> set[Node]:
     """The nodes that any stage may have for itself: they are there already, or next to nothing to compute."""
     copied: set[Node] = set()
     known: set[Node] = set()
@@ -110,6 +120,8 @@ def _copied(graph: Graph) -> set[Node]:
             copied.add(node)
             if node.type.size_bytes <= SMALL_VARIABLE_BYTES:
                 known.add(node)
+        elif node.op is _broadcast_to and not is_split[node]:
+            copied.add(node)
         elif (node.op.is_view or node.op is _broadcast_to) and all(source in copied for source in node.inputs):
             copied.add(node)
     return copied
@@ -132,28 +144,37 @@ class _Positions:
                 self._users[source].append(node)
         for target, value in graph.updates.items():
             self._users[target].append(value)
-        self._places: dict[Node, int] = {}
-        origins = [item.origin for item in items]
-        known = {item: place for place, item in enumerate(items)}
-        for node in graph.nodes:
-            if is_split[node] and node not in copied:
-                self._places[node] = known[node] if node in known else self._beside(node, origins)
+        self._copied = copied
+        self._places = {item: place for place, item in enumerate(items)}
+        # What is copied, or made larger, stands with what reads it, and its gradients do so too.
+        self._draw_to_users([node for node in graph.nodes if node.phase == FORWARD and node.inputs])
+        built = sorted((node.origin, place) for node, place in self._places.items())
+        split = [node for node in graph.nodes if is_split[node] and node not in copied]
+        self._put_beside([node for node in split if node.op is not _broadcast_to], built)
+        self._draw_to_users(split)
+        self._put_beside(split, built)
         whole = [node for node in graph.nodes if not is_split[node]]
-        self._draw_to_users([node for node in whole if node in copied or not self._is_late(node, analysis)])
+        late = _late(graph, analysis)
+        self._draw_to_users([node for node in whole if node not in late])
         self._draw_to_inputs(whole)
         self._draw_to_users(whole)
         self.found = {node: None if node in copied else self._places.get(node, 0) for node in graph.nodes}
 
-    def _beside(self, node: Node, origins: Sequence[int]) -> int:
-        """The item for which the node was made, or that which was built just before."""
-        if node.phase in (FORWARD, BACKWARD):
-            return max(bisect_right(origins, node.origin) - 1, 0)
-        return max((self._places.get(source, 0) for source in node.inputs), default=0)
+    def _put_beside(self, nodes: Sequence[Node], built: Sequence[tuple[int, int]]) -> None:
+        """Give them the place of the node for which they were made, or of that which was built just before it.
 
-    @staticmethod
-    def _is_late(node: Node, analysis: BatchAnalysis) -> bool:
-        """Whether it is computed from something that was reduced."""
-        return any(source in analysis.reduced for source in node.inputs)
+        Parameters
+        ----------
+        built : origins and places of forward nodes, in order
+        """
+        for node in nodes:
+            if node not in self._places:
+                self._places[node] = self._beside(node, built)
+
+    def _beside(self, node: Node, built: Sequence[tuple[int, int]]) -> int:
+        if built and (node.phase == FORWARD or node.origin != node.index):
+            return built[max(bisect_right(built, node.origin, key=lambda pair: pair[0]) - 1, 0)][1]
+        return max((self._places.get(source, 0) for source in node.inputs), default=0)
 
     def _draw_to_users(self, nodes: Sequence[Node]) -> None:
         for node in reversed(nodes):
@@ -164,6 +185,19 @@ class _Positions:
 
     def _draw_to_inputs(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
-            known = [source for source in node.inputs if source in self._places]
+            known = [source for source in node.inputs if source in self._places and self._has_home(source)]
             if node not in self._places and known:
                 self._places[node] = self._places[max(known, key=lambda source: source.type.size_bytes)]
+
+    def _has_home(self, node: Node) -> bool:
+        """Whether it should not be sent, if that can be helped."""
+        return node not in self._copied or is_variable(node)
+
+
+def _late(graph: Graph, analysis: BatchAnalysis) -> set[Node]:
+    """The nodes that are computed from something that was reduced."""
+    late: set[Node] = set()
+    for node in graph.nodes:
+        if any(source in late or source in analysis.reduced for source in node.inputs):
+            late.add(node)
+    return late

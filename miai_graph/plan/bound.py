@@ -21,12 +21,13 @@ from miai_graph.node import Node
 from miai_graph.op import Array, Cost
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
+from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import Accumulation, Exchange, reduction_kernel, split_outputs
 from miai_graph.plan.memory import Lifetime, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage, Update
-from miai_graph.state import State, aligned_bytes
+from miai_graph.state import State, aligned_bytes, arrays_in, block_bytes
 from miai_graph.timing import Recorder
 from miai_graph.types import BatchDim, Dim, TensorType, bind_type
 
@@ -36,6 +37,7 @@ BINDINGS_LIMIT = 16
 Arrays = dict[Node, Array]
 
 LINKED = (*EFFECTS, _receive)
+WHOLE_BATCH = Part(0, 0, 0)
 
 
 class Links(Protocol):
@@ -95,6 +97,7 @@ class BoundPlan:
     exchange, barrier : through which parts reduce, and what is called to wait for the other workers
     links : to workers with whom no memory is shared
     order : in which to compute; by default each run of nodes that depend on rows for one part after another
+    deferral : what is computed for all parts together
 
     Attributes
     ----------
@@ -119,11 +122,18 @@ class BoundPlan:
         barrier: Kernel | None = None,
         links: Links | None = None,
         order: Sequence[Position] | None = None,
+        deferral: Deferral = NO_DEFERRAL,
     ) -> None:
         self.program = program
         self.batch_size = batch_size
         self.state_generation = state.generation
         self.parts = (Part(0, 0, batch_size),) if parts is None else tuple(parts)
+        self._deferral = deferral
+        self._places = self.parts
+        if deferral.nodes:
+            first, last = self.parts[0], self.parts[-1]
+            rows = last.first_row + last.size - first.first_row
+            self._places = (*self.parts, Part(last.number, first.first_row, rows))
         self._state = state
         self._workspace = workspace
         self._exchange = exchange
@@ -140,7 +150,8 @@ class BoundPlan:
         inputs = program.graph.inputs
         self.feeds = {node: self._arrays[0][node] for node in inputs if node not in program.per_part}
         self.part_feeds = [
-            {node: arrays[node] for node in inputs if node in program.per_part} for arrays in self._arrays
+            {node: arrays[node] for node in inputs if node in program.per_part}
+            for arrays in self._arrays[: len(self.parts)]
         ]
         self.stamp_into(np.zeros(len(self.nodes) + 1, np.int64))
         self.recorder = Recorder(program.graph, self.nodes, self._costs())
@@ -158,7 +169,7 @@ class BoundPlan:
 
     def _type(self, node: Node, part: int) -> TensorType:
         per_part = node in self.program.per_part
-        return bind_type(node.type, self.parts[part].size if per_part else self.batch_size)
+        return bind_type(node.type, self._places[part].size if per_part else self.batch_size)
 
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
@@ -168,15 +179,22 @@ class BoundPlan:
         blocks = self._blocks_of_parts()
         per_part = [node for node in self.program.steps if self._is_per_part(node)]
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
+        kept = self._place_kept()
+        for own_part, part in zip(own_parts, self.parts, strict=True):
+            own_part |= {node: array[_rows(node.type.shape[0], part, self.parts[0])] for node, array in kept.items()}
+        own_parts.append(kept)
         batch_size = np.asarray(self.batch_size, np.int64)
         result: list[Arrays] = []
-        for place, part in enumerate(self.parts):
+        for place, part in enumerate(self._places):
             numbers = dict(zip(RUN_NUMBERS, (batch_size, np.asarray(part.first_row), self._step), strict=True))
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] is Storage.GATHERED:
                     continue
-                if place and not self._is_per_part(node) and node.op.name not in RUN_NUMBERS:
+                if place == len(self.parts) and self._is_per_part(node) and not self._is_for_all_parts(node):
+                    continue
+                is_shared = not self._is_per_part(node) and node.op.name not in RUN_NUMBERS
+                if place and (is_shared or node.op in EFFECTS):
                     arrays[node] = result[0][node]
                 else:
                     arrays[node] = self._array(node, place, arrays, own | own_parts[place], numbers)
@@ -194,12 +212,25 @@ class BoundPlan:
             return list(range(len(self.parts)))
         spans = [(len(self._positions), -1)] * len(self.parts)
         for place, (node, part) in enumerate(self._positions):
-            if self._is_per_part(node):
+            if self._is_per_part(node) and part < len(self.parts):
                 spans[part] = min(spans[part][0], place), place
         return share_blocks(spans)
 
     def _is_per_part(self, node: Node) -> bool:
         return node in self.program.per_part
+
+    def _is_for_all_parts(self, node: Node) -> bool:
+        """Whether there is an array, or a kernel, for all parts together."""
+        own = self._deferral
+        return node in self.program.exports or node in own.kept or node in own.views or node.op in EFFECTS
+
+    def _place_kept(self) -> Arrays:
+        """Arrays in which the rows of all parts lie one behind the other."""
+        kept = [node for node in self.program.graph.nodes if node in self._deferral.kept]
+        types = [self._type(node, len(self.parts)) for node in kept]
+        size_bytes = block_bytes(types)
+        self._block_bytes["kept"] = size_bytes
+        return dict(zip(kept, arrays_in(self._workspace.block("kept", size_bytes), types), strict=True))
 
     def _moves(self, node: Node) -> bool:
         """Whether the value lies in the state, at one place in even versions and at another in odd ones."""
@@ -207,6 +238,8 @@ class BoundPlan:
 
     def _array(self, node: Node, part: int, arrays: Arrays, own: Arrays, run_numbers: dict[str, Array]) -> Array:
         match self.program.storage[node]:
+            case Storage.FED if node in own:
+                return own[node]
             case Storage.FED:
                 type = self._type(node, part)
                 block = self._workspace.block(f"input {node.name} {part}", type.size_bytes)
@@ -217,7 +250,7 @@ class BoundPlan:
                 return run_numbers[node.op.name]
             case Storage.EXPORT:
                 assert self._exchange is not None
-                return self._exchange.export(self.program.exports[node], self.parts[part])
+                return self._exchange.export(self.program.exports[node], self._places[part])
             case Storage.BOUND | Storage.VIEW:
                 return self._evaluate(node, part, arrays)
             case _:
@@ -225,19 +258,24 @@ class BoundPlan:
 
     def _evaluate(self, node: Node, part: int, arrays: Arrays) -> Array:
         """A value that is there as soon as its inputs have a place."""
-        size = self.parts[part].size if self._is_per_part(node) else self.batch_size
+        size = self._places[part].size if self._is_per_part(node) else self.batch_size
         return evaluate_node(node, [arrays[source] for source in node.inputs], size)
 
     def _place_own(self, purpose: str, part: int, nodes: Sequence[Node]) -> Arrays:
         """Memory for the values of these nodes that have some of their own."""
         program = self.program
-        types = {node: self._type(node, part) for node in nodes if program.storage[node] is Storage.OWN}
+        kept = self._deferral.kept
+        types = {
+            node: self._type(node, part)
+            for node in nodes
+            if program.storage[node] is Storage.OWN and node not in kept
+        }
         positions = {node: position for position, node in enumerate(program.steps)}
         holders: dict[Node, Node] = {}
         lifetimes: dict[Node, list[int]] = {}
         for node in types:
             root = program.takes_over.get(node)
-            holder = node if root is None else holders[root]
+            holder = node if root is None or root in kept else holders[root]
             holders[node] = holder
             lifetimes.setdefault(holder, [positions[node], 0])[1] = program.last_use[node]
         spans = [Lifetime(first, last, types[node].size_bytes) for node, (first, last) in lifetimes.items()]
@@ -320,7 +358,7 @@ class BoundPlan:
     def _prepare(self, position: Position, arrays: Arrays) -> Kernel:
         node, part = position
         if node.op in LINKED and self._links is not None:
-            return self._links.kernel(node, self.parts[part], [arrays[source] for source in node.inputs], arrays[node])
+            return self._links.kernel(node, self._places[part], [arrays[source] for source in node.inputs], arrays[node])
         if node.op in EFFECTS:
             return self._barrier or _nothing
         used = 0
@@ -334,7 +372,7 @@ class BoundPlan:
             start, used = used, -(-(used + size_bytes) // 64) * 64
             return workspace.block("scratch", used)[start : start + size_bytes].view(dtype).reshape(shape)
 
-        size = self.parts[part].size if self._is_per_part(node) else self.batch_size
+        size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
         request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch)
         if node.op in (_all_reduce, _reduce_scatter):
@@ -342,7 +380,7 @@ class BoundPlan:
         else:
             kernel = prepare(request)
         if self._exchange is not None and node in self.program.exports:
-            kernel = self._exchange.exporting(kernel, self.program.exports[node], self.parts[part])
+            kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         self.scratch_bytes = max(self.scratch_bytes, used)
         return kernel
 
@@ -389,9 +427,11 @@ class BoundPlan:
             raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
 
 
-def _rows(dim: Dim, part: Part) -> slice:
+def _rows(dim: Dim, part: Part, first: Part = WHOLE_BATCH) -> slice:
+    """Where a part's rows lie, among those from the first part's on."""
     assert isinstance(dim, BatchDim)
-    return slice(dim.multiple * part.first_row, dim.multiple * (part.first_row + part.size))
+    start = part.first_row - first.first_row
+    return slice(dim.multiple * start, dim.multiple * (start + part.size))
 
 
 def _nothing() -> None:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from miai_graph.node import Node
+from miai_graph.ops.communication import _contribute
 from miai_graph.passes.pipeline import Segment
 from miai_graph.plan.program import Program
 from miai_graph.plan.schedule import Task
 
 Position = tuple[Node, int]
-"""What one kernel computes: a node, and for which of a plan's parts."""
+"""What one kernel computes: a node, and for which of a plan's parts; their number stands for all of them together."""
 
 
 def positions(program: Program, parts: int) -> list[Position]:
@@ -25,23 +26,31 @@ def positions(program: Program, parts: int) -> list[Position]:
 
 
 def scheduled_positions(
-    program: Program, segments: Mapping[Node, Segment], tasks: Mapping[int, Sequence[Task]]
+    program: Program,
+    segments: Mapping[Node, Segment],
+    tasks: Mapping[int, Sequence[Task]],
+    deferred: frozenset[Node] = frozenset(),
+    parts: int = 1,
 ) -> list[Position]:
-    """What a stage computes, in order: at each level what is done once, then the tasks.
+    """What a stage computes, in order: at each level what is done once, then the tasks, then what was deferred.
 
     Parameters
     ----------
     segments : of the program's nodes
     tasks : by level
+    deferred : nodes that are computed for all parts together, under the number `parts`
     """
     nodes: dict[Segment, list[Node]] = defaultdict(list)
+    late: dict[int, list[Node]] = defaultdict(list)
     for node in program.steps:
-        nodes[segments[node]].append(node)
+        waits = node in deferred or (node.op is _contribute and not deferred.isdisjoint(node.inputs))
+        (late[segments[node].level] if waits else nodes[segments[node]]).append(node)
     result: list[Position] = []
-    for level in sorted({segment.level for segment in nodes}):
+    for level in sorted({segment.level for segment in nodes} | set(late)):
         result += [(node, 0) for node in nodes[Segment(level, None)]]
         for task in tasks.get(level, ()):
             result += [(node, task.part) for node in nodes[Segment(level, task.sweep)]]
+        result += [(node, parts) for node in late[level]]
     return result
 
 
