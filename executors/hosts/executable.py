@@ -87,6 +87,7 @@ class HostsExecutable(Executable):
         self._alone = (
             None if self._can_be_distributed() else Serial().compile(graph, inputs, graph.outputs, graph.updates)
         )
+        self._updated = tuple(map(variable_of, graph.updates))
         self._counter = state.new_number()
         self._committed = np.append(state.numbers(map(variable_of, graph.updates)), self._counter)
         self._layout: Layout | None = None
@@ -183,6 +184,7 @@ class HostsExecutable(Executable):
             if a host is lost before the step is done; nothing of it is applied.
         """
         planning = perf_counter()
+        state.about_to_change(self._updated, by=self._session.fetch)
         plan = self._plan(batch.size)
         self._push(plan)
         start = perf_counter()
@@ -194,8 +196,9 @@ class HostsExecutable(Executable):
         answers = self._compute(plan, fed, upcoming)
         outputs = self._outputs(plan, answers)
         seconds = perf_counter() - start
+        readers = {host.address: plan.layout.variables[host.stage] for host in plan.hosts}
         holders = {host.address: plan.layout.updated(host.stage) for host in plan.hosts}
-        self._session.commit(holders, self._committed, self._entry(batch), seconds)
+        self._session.commit(readers, holders, self._committed, self._entry(batch), seconds)
         self._steps += 1
         self._steps_ns += int(seconds * 1e9)
         return outputs

@@ -184,21 +184,32 @@ class Session:
     def versions(self, variables: Iterable[Variable]) -> list[int]:
         return [int(version) for version in state.versions[state.numbers(variables)]]
 
-    def commit(self, holders: Mapping[str, Sequence[Variable]], committed: Array, entry: Entry, seconds: float) -> None:
+    def commit(
+        self,
+        readers: Mapping[str, Sequence[Variable]],
+        holders: Mapping[str, Sequence[Variable]],
+        committed: Array,
+        entry: Entry,
+        seconds: float,
+    ) -> None:
         """Take a step for done: what it computed holds now.
 
         Parameters
         ----------
-        holders : by address, the variables of which a host has computed the next value
+        readers : by address, the variables that a host has read
+        holders : those of which it has computed the next value
         committed : the version numbers that go up
         entry : how to repeat the step
         seconds : how long it took
         """
+        read = list(dict.fromkeys(itertools.chain.from_iterable(readers.values())))
         updated = list(dict.fromkeys(itertools.chain.from_iterable(holders.values())))
         for number in committed.tolist():
             self._before.setdefault(number, int(state.versions[number]))
         self._journal.append(entry)
         state.send_away(updated, self.fetch)
+        # What a step only read must be as it was if the step is repeated.
+        state.guard(read, self.fetch)
         self._away.update(dict.fromkeys(updated))
         state.commit(committed)
         for address, variables in holders.items():
