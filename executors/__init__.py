@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 hide_from_source_lines(str(Path(__file__).parent))
 
-_MODULES = {"Hosts": "executors.hosts.executor", "Processes": "executors.processes.executor", "Serial": "executors.serial"}
+_MODULES = {
+    "Hosts": "executors.hosts.executor",
+    "Processes": "executors.processes.executor",
+    "Serial": "executors.serial",
+}
 
 __all__ = ["Hosts", "Processes", "Serial"]
 

@@ -54,6 +54,28 @@ class TimingRecord:
     stage: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What a worker did for a while, in the last step.
+
+    node, phase : as in `TimingRecord`
+    worker, stage : which; the stage of a pipeline, None where there is none
+    micro_batch : its number; None for what is done once
+    start_seconds : since the step began, by the clock of the process that asks
+    seconds : how long it took
+    uncertainty_seconds : how far `start_seconds` may be off, because clocks of hosts are compared by messages
+    """
+
+    node: str
+    phase: str
+    worker: int
+    stage: int | None
+    micro_batch: int | None
+    start_seconds: float
+    seconds: float
+    uncertainty_seconds: float
+
+
 class Recorder:
     """Adds up the stamps of one plan's steps.
 
@@ -157,6 +179,7 @@ class Timing:
     start_up_seconds : spent outside of the steps, on compiling and on preparing for each size of batch
     peak_bytes : the most memory that a plan uses for computed values and scratch
     notes : what else is to be known of how the steps were run
+    slices : the last step, kernel by kernel; empty where that is not kept
     """
 
     def __init__(
@@ -166,12 +189,14 @@ class Timing:
         start_up_seconds: float = 0.0,
         peak_bytes: int = 0,
         notes: Iterable[str] = (),
+        slices: Iterable[Slice] = (),
     ) -> None:
         self.records = tuple(records)
         self.steps = steps
         self.start_up_seconds = start_up_seconds
         self.peak_bytes = peak_bytes
         self.notes = tuple(notes)
+        self.slices = tuple(slices)
 
     @property
     def seconds(self) -> float:

@@ -77,6 +77,12 @@ class Echo:
         """What was posted next."""
         return self.posted.get(timeout=20)
 
+    def drain(self, message: Message) -> Message:
+        """Wait until so many were posted."""
+        for _ in range(message.content["count"]):
+            self.posted.get(timeout=20)
+        return Message()
+
     def missed(self, message: Message) -> Message:
         """Which host could not be reached, and why."""
         address, reason = self.lost.get(timeout=20)

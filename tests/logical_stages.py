@@ -60,7 +60,7 @@ class LogicalStage:
         self.numbers = {node: number for number, node in enumerate(own.exports)}
 
     def value(self, node: mg.Node, part: int = 0) -> np.ndarray:
-        return self.values[node, part if node in self.own.per_part else 0]
+        return self.values[node, part if _is_of_part(node, self.own) else 0]
 
     def compute(self) -> Iterator[None]:
         """Stops where there is nothing to be done until somebody else has done something."""
@@ -135,6 +135,10 @@ class LogicalStage:
         return self.run.feeds[node][(slice(None),) * axis + (slice(first, first + rows * self.parts[part].size),)]
 
 
+def _is_of_part(node: mg.Node, own: StageGraph) -> bool:
+    return node in own.per_part or node.op.name in RUN_NUMBERS
+
+
 def _order(own: StageGraph, parts: int, tasks: Mapping[int, list[Task]]) -> list[tuple[mg.Node, int]]:
     """Each node with the part that it is computed for: level by level what is done once, then the tasks."""
     segments: dict[Segment, list[mg.Node]] = defaultdict(list)
@@ -143,7 +147,7 @@ def _order(own: StageGraph, parts: int, tasks: Mapping[int, list[Task]]) -> list
         if node.inputs or node.op.name == "receive":
             segments[own.segments[node]].append(node)
         else:
-            order += [(node, part) for part in (range(parts) if node in own.per_part else (0,))]
+            order += [(node, part) for part in (range(parts) if _is_of_part(node, own) else (0,))]
     for level in sorted({segment.level for segment in segments}):
         order += [(node, 0) for node in segments[Segment(level, None)]]
         for task in tasks.get(level, ()):

@@ -18,13 +18,13 @@ from miai_graph.bench.measure import measure_row
 from miai_graph.bench.results import Results, Row, SideResult, geometric_mean
 from miai_graph.bench.specs import parse_executors, parse_peers
 from miai_graph.bench.torch_models import FORWARDS
-from miai_graph.bench.workloads import WORKLOADS, workload
+from miai_graph.bench.workloads import ALL_WORKLOADS, workload
 from miai_graph.errors import ArgumentError, ExecutorError
 
 SERIAL = "serial:threads=1"
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install -e .[bench]")
-of_each_workload = pytest.mark.parametrize("name", WORKLOADS)
+of_each_workload = pytest.mark.parametrize("name", ALL_WORKLOADS)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +64,7 @@ def test_a_problem_is_the_same_each_time_and_in_a_file(name: str, tmp_path: Path
 
 
 def test_all_workloads_have_a_twin_in_pytorch() -> None:
-    assert list(FORWARDS) == list(WORKLOADS)
+    assert list(FORWARDS) == list(ALL_WORKLOADS)
 
 
 def test_sides_with_options() -> None:

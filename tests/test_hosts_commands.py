@@ -16,11 +16,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from executors.hosts.cluster import CLOCK, Cluster
+from executors.hosts.commands import cluster as cluster_commands
 from executors.hosts.dask_cluster import DaskCluster
 from executors.hosts.security import credentials, new_token, write_token
+from miai_graph.commands import main
 from miai_graph.errors import ClusterLostError
+
+main.add_command(cluster_commands)
 
 PATIENCE_SECONDS = 40.0
 MAIN = [
@@ -214,32 +219,49 @@ def finished(*arguments: str, token: str | None = None) -> tuple[int, str]:
         return running.process.wait(PATIENCE_SECONDS), said
 
 
-def test_errors_are_one_sentence(tmp_path: Path) -> None:
+def is_one_sentence(said: str, expected: str) -> bool:
+    return expected in said and said.startswith("Error: ") and said.count("\n") == 1
+
+
+def test_what_stands_in_the_way_is_told_in_one_sentence() -> None:
     token = new_token()
     port, worker = free_ports(2)
     places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker)]
-    with command("start", *places, "--no-worker", token=token) as start:
+    with (
+        command("start", *places, "--no-worker", token=token) as start,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+    ):
         start.hears("The cluster is ready")
-        address = f"127.0.0.1:{port}"
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            used = str(taken.getsockname()[1])
-            cases = [
-                (["join", address], new_token(), "found that it has another one. Type the one that"),
-                (["join", address], token[:-1], "35 of them in the environment variable MIAI_GRAPH_TOKEN"),
-                (["join", address], None, "found neither, and no terminal"),
-                (["join", "a b"], token, "expected the address of a cluster"),
-                (["join", address, "--host", "laptop"], token, "expected --host to be an address"),
-                (["join", address, "--worker-port", used], token, f"expected port {used} to be free; found it in use"),
-                (["join", address, "--tls-cert", "a"], None, "Give all three, or none"),
-                (["start", *places, "--no-worker"], token, f"expected port {port} to be free; found it in use"),
-                (["start", *places], None, "expected a terminal to show the new token at"),
-            ]
-            for arguments, given, expected in cases:
-                code, said = finished(*arguments, token=given)
-                assert code == 1
-                assert expected in said
-                assert said.startswith("Error: ")
-                assert said.count("\n") == 1
+        used = str(taken.getsockname()[1])
+        for arguments, given, expected in [
+            (["join", f"127.0.0.1:{port}"], new_token(), "found that it has another one. Type the one that"),
+            (
+                ["join", f"127.0.0.1:{port}", "--worker-port", used],
+                token,
+                f"expected port {used} to be free; found it in",
+            ),
+            (["start", *places, "--no-worker"], token, f"expected port {port} to be free; found it in use"),
+        ]:
+            code, said = finished(*arguments, token=given)
+            assert code == 1
+            assert is_one_sentence(said, expected), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "expected"),
+    [
+        (["join", "127.0.0.1"], "1" * 35, "35 of them in the environment variable MIAI_GRAPH_TOKEN"),
+        (["join", "127.0.0.1"], None, "found neither, and no terminal"),
+        (["join", "a b"], None, "expected the address of a cluster"),
+        (["join", "127.0.0.1", "--host", "laptop"], None, "expected --host to be an address"),
+        (["join", "127.0.0.1", "--tls-cert", "a"], None, "Give all three, or none"),
+        (["start"], None, "expected a terminal to show the new token at"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_sentence(arguments: list[str], token: str | None, expected: str) -> None:
+    found = CliRunner().invoke(main, ["cluster", *arguments], env={"MIAI_GRAPH_TOKEN": token})
+    assert found.exit_code == 1
+    assert is_one_sentence(found.output, expected), found.output
 
 
 def test_a_new_token_can_go_to_a_file(tmp_path: Path) -> None:

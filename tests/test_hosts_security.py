@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executors.hosts.addresses import parse_address, write_address
-from executors.hosts.cluster import HostUnreachable, Message
+from executors.hosts.cluster import HostUnreachableError, Message
 from executors.hosts.credentials import CERTIFICATE_FILES, Credentials, own_credentials, write_certificates
 from executors.hosts.embedded import EmbeddedCluster
 from executors.hosts.loading import load
@@ -344,7 +344,7 @@ def test_a_client_with_the_right_token_may_join(cluster: EmbeddedCluster) -> Non
 def test_a_host_with_another_token_cannot_be_talked_to(cluster: EmbeddedCluster) -> None:
     with (
         EmbeddedCluster(1, maker=MAKER) as other,
-        pytest.raises(HostUnreachable, match="it has another token or certificate"),
+        pytest.raises(HostUnreachableError, match="it has another token or certificate"),
     ):
         cluster.call(other.addresses[0], "echo").result(PATIENCE_SECONDS)
 

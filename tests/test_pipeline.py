@@ -29,7 +29,7 @@ from test_partition import (
 from test_reproducible import cnn, transformer
 
 import miai_graph as mg
-from miai_graph import layers, losses, optimizers
+from miai_graph import layers
 from miai_graph.errors import NotSplittableError
 from miai_graph.interpreter import evaluate
 from miai_graph.ops.leaves import variable_of
@@ -41,7 +41,7 @@ from miai_graph.types import bind_type
 
 of_both_modes = pytest.mark.parametrize("is_reproducible", [False, True], ids=["fast", "reproducible"])
 of_both_schedules = pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-CUTS: dict[str, tuple[float, ...]] = {"one stage": (), "two": (0.5,), "three": (0.3, 0.7), "uneven": (0.1, 0.15, 0.6)}
+CUTS: dict[str, tuple[float, ...]] = {"one stage": (), "two": (0.5,), "three": (0.3, 0.7), "uneven": (0.1, 0.15)}
 of_cuts = pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
 
 
@@ -177,8 +177,8 @@ def test_skips_two_inputs_two_outputs_and_losses_in_the_middle(cuts, schedule: s
 def training_graph(make: Callable[[], mg.Model], optimizer: str = "adam") -> mg.Graph:
     executor = ByStages(())
     model = compiled(make, optimizer, executor)
-    x, y = data_for(model, 4)[:2]
-    model.train_on_batch(np.resize(x, (4, *model.inputs[0].shape[1:])), y)
+    x, y, _ = data_for(model, 4)
+    model.train_on_batch(np.resize(x % 40, (4, *model.inputs[0].shape[1:])), y)
     return executor.pipelines[-1].graph
 
 
@@ -210,18 +210,20 @@ def test_stages_of_a_chain_have_just_their_own_variables_slots_and_inputs() -> N
     assert [len(nodes_of(own, "send")) for own in owns] == [1, 2, 1]
 
 
-@of_cuts
+@pytest.mark.parametrize("cuts", [(0.2,), (0.2, 0.4)], ids=["two", "three"])
 def test_labels_and_weights_go_to_the_last_stage_only(cuts) -> None:
-    executor = ByStages((*cuts[:-1], 0.6) if cuts else (), parts=2)
+    executor = ByStages(cuts, parts=2)
     model = compiled(lambda: chain(30, 40, 20, 3), "adam", executor)
     rng = np.random.default_rng(0)
     for call in (model.train_on_batch, model.test_on_batch):
         call(rng.normal(size=(4, 6)), rng.integers(0, 3, 4), sample_weight=np.ones(4))
         found = [[node.name for node in own.graph.inputs] for own in stages_of(executor.pipelines[-1])]
-        assert found[0][:1] == ["x"]
-        assert all("x" not in names for names in found[1:])
-        assert all(names == (["x"] if stage == 0 else []) for stage, names in enumerate(found[:-1]))
-        assert len(found[-1]) >= 2
+        assert found == [["x"], *[[]] * (len(cuts) - 1), ["layer_3_target", "layer_3_sample_weight"]]
+
+
+def some_places(count: int) -> range:
+    """A dozen places to cut, or all."""
+    return range(1, count, max(1, count // 12))
 
 
 PLAIN: dict[str, Callable[[], mg.Model]] = {
@@ -234,7 +236,7 @@ PLAIN: dict[str, Callable[[], mg.Model]] = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "amsgrad, clipnorm", "global_clipnorm", "average", "accumulation"])
+@pytest.mark.parametrize("optimizer", ["amsgrad, clipnorm", "global_clipnorm", "accumulation"])
 @pytest.mark.parametrize("make", PLAIN.values(), ids=PLAIN)
 def test_the_bytes_foretold_are_sent_across_each_cut(make: Callable[[], mg.Model], optimizer: str) -> None:
     graph = training_graph(make, optimizer)
@@ -242,16 +244,16 @@ def test_the_bytes_foretold_are_sent_across_each_cut(make: Callable[[], mg.Model
     count = items_of(graph)
     assert len(foretold) == count + 1
     assert foretold[0] == foretold[-1] == 0
-    for place in range(1, count):
+    for place in some_places(count):
         assert sent_bytes(pipelined(graph, [0, place, count]), 32).sum() == foretold[place], place
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["nesterov, decay", "amsgrad, clipnorm", "global_clipnorm", "accumulation"])
 @pytest.mark.parametrize("name", ["chain", "cnn", "transformer", "embedding"])
 def test_neither_parameters_nor_their_gradients_are_sent(name: str, optimizer: str) -> None:
     """Wherever a model is cut. What is sent once a step are statistics of a batch and norms."""
     graph = training_graph(PLAIN[name], optimizer)
-    for place in range(1, items_of(graph)):
+    for place in some_places(items_of(graph)):
         for own in stages_of(pipelined(graph, [0, place, items_of(graph)])):
             for node in nodes_of(own, "send"):
                 assert node.inputs[0].type.batch_axes or node.inputs[0].type.size <= 16, (place, node)
@@ -305,8 +307,7 @@ def test_frozen_variables_on_two_stages_are_not_sent() -> None:
         return mg.Model(x, layers.Dense(3, **FLOAT64)(h))
 
     graph = training_graph(model)
-    count = items_of(graph)
-    pipeline = pipelined(graph, [0, count // 2, count])
+    pipeline = cut_before(graph, "dense_1")
     owns = stages_of(pipeline)
     frozen = {node for node in graph.variables if node not in graph.updates and node.type.rank == 2}
     assert len(frozen) == 1
@@ -399,4 +400,3 @@ def test_texts_are_readable() -> None:
     assert "stage=1" in texts[0]
     assert "= receive(" in texts[1]
     assert "= contribute(" in texts[1]
-    assert losses.MeanSquaredError and optimizers.SGD

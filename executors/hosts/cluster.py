@@ -64,7 +64,7 @@ class Channel(Protocol):
 ServiceMaker = Callable[[Channel], Service]
 
 
-class HostUnreachable(MiaiGraphError):
+class HostUnreachableError(MiaiGraphError):
     """A host's connection ended, or could not be made.
 
     Attributes
@@ -78,7 +78,7 @@ class HostUnreachable(MiaiGraphError):
         self.reason = reason
 
 
-class RemoteFailure(MiaiGraphError):
+class RemoteError(MiaiGraphError):
     """A service raised. Its text is what it raised; `lines` is the traceback there."""
 
     def __init__(self, address: str, text: str, lines: str) -> None:
@@ -104,7 +104,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def call(self, address: str, name: str, message: Message | None = None) -> Future[Message]:
-        """Call a host's service. The future raises `HostUnreachable` or `RemoteFailure`; it ends for certain only when
+        """Call a host's service. The future raises `HostUnreachableError` or `RemoteError`; it ends for certain only when
         the host answers or its connection breaks, so wait for it with a time limit."""
 
     @abstractmethod

@@ -188,9 +188,8 @@ def _credentials_to_start(token_file: Path | None, **files: Path | None) -> tupl
     token = security.new_token()
     if token_file is not None:
         security.write_token(token, token_file)
-        return security.credentials(
-            token
-        ), f"and, when it asks, the new token, which is in {token_file}, where only you can read it."
+        how = f"and, when it asks, the new token in {token_file}, which only you can read."
+        return security.credentials(token), how
     if not sys.stdout.isatty():
         raise ArgumentError(
             "expected a terminal to show the new token at, which should not end up in a log; found none. "

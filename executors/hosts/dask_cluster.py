@@ -14,7 +14,7 @@ from distributed import Client
 from distributed.versions import VersionMismatchWarning
 
 from executors.hosts.addresses import parse_address, write_address
-from executors.hosts.cluster import Cluster, HostUnreachable, Message
+from executors.hosts.cluster import Cluster, HostUnreachableError, Message
 from executors.hosts.credentials import Credentials
 from executors.hosts.dask_host import HostPlugin
 from executors.hosts.dask_wire import (
@@ -22,6 +22,7 @@ from executors.hosts.dask_wire import (
     Line,
     answer_or_raise,
     dask_security,
+    knock,
     pack,
     set_time_limits,
     unreachable,
@@ -92,8 +93,9 @@ class DaskCluster(Cluster):
 class _Link:
     """The connections with a cluster. Lives on the event loop."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, scheduler: str) -> None:
         self._client = client
+        self._scheduler = scheduler
         self._lines: dict[str, Line] = {}
         self._gone: set[str] = set()
         self._order: list[str] = []
@@ -113,7 +115,7 @@ class _Link:
         except OSError as error:
             raise ExecutorError(f"expected a cluster at {scheduler}; found {error}") from error
         client.rpc.allow_offload = False
-        link = cls(client)
+        link = cls(client, scheduler)
         client.subscribe_topic("all", link._hear)
         with suppress(Exception):  # any that a worker without miai_graph raises; calls to it tell what is missing
             await client.register_plugin(HostPlugin(maker))
@@ -121,23 +123,25 @@ class _Link:
 
     async def members(self) -> list[str]:
         if self._client.status != "running":
-            raise _lost(self._client)
+            raise self._lost()
         try:
             found = await asyncio.wait_for(self._client.scheduler.identity(n_workers=-1), 2 * CONNECT_SECONDS)
             present = {address for address, worker in found["workers"].items() if worker["status"] == "running"}
             if not present <= set(self._order):
                 self._order = _joined(await self._client.scheduler.events(topic="all"))
         except OSError as error:
-            raise _lost(self._client) from error
+            raise self._lost() from error
         self._gone -= present
         known = [address for address in self._order if address in present]
         return [*known, *sorted(present.difference(known))]
 
     async def call(self, address: str, name: str, message: Message) -> Message:
         self._check(address)
+        connections = self._client.rpc
         try:
-            host = self._client.rpc(address)
-            return answer_or_raise(address, await host.miai_call(name=name, message=pack(message)))
+            if not connections.available[address]:
+                await knock(address)
+            return answer_or_raise(address, await connections(address).miai_call(name=name, message=pack(message)))
         except OSError as error:
             self._check(address)
             raise unreachable(address, error) from error
@@ -150,12 +154,18 @@ class _Link:
 
     async def close(self) -> None:
         for address, line in self._lines.items():
-            line.close(HostUnreachable(address, "the cluster was closed"))
+            line.close(HostUnreachableError(address, "the cluster was closed"))
         await self._client.close()
+
+    def _lost(self) -> ClusterLostError:
+        return ClusterLostError(
+            f"expected the scheduler at {self._scheduler} to answer; found that it ended or cannot be reached. "
+            "Start the cluster again with 'miai-graph cluster start'"
+        )
 
     def _check(self, address: str) -> None:
         if address in self._gone:
-            raise HostUnreachable(address, _DROPPED)
+            raise HostUnreachableError(address, _DROPPED)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """Of a host that comes or goes, from the scheduler."""
@@ -166,7 +176,7 @@ class _Link:
                 self._gone.add(address)
                 self._client.rpc.remove(address, reason=_DROPPED)
                 if line := self._lines.pop(address, None):
-                    line.close(HostUnreachable(address, _DROPPED))
+                    line.close(HostUnreachableError(address, _DROPPED))
 
 
 def _joined(events: Sequence[tuple[float, Any]]) -> list[str]:
@@ -177,13 +187,6 @@ def _joined(events: Sequence[tuple[float, Any]]) -> list[str]:
             order.pop(event["worker"], None)
             order[event["worker"]] = None
     return list(order)
-
-
-def _lost(client: Client) -> ClusterLostError:
-    return ClusterLostError(
-        f"expected the scheduler at {client.scheduler.address} to answer; found that its connection broke. "
-        "Start the cluster again with 'miai-graph cluster start'"
-    )
 
 
 async def _nothing() -> None:

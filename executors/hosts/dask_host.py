@@ -18,7 +18,7 @@ import dask
 from distributed import Scheduler, Worker, WorkerPlugin
 
 from executors.hosts.addresses import write_address
-from executors.hosts.cluster import CLOCK, HostUnreachable, Message, ServiceMaker
+from executors.hosts.cluster import CLOCK, HostUnreachableError, Message, ServiceMaker
 from executors.hosts.credentials import Credentials
 from executors.hosts.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack
 from executors.hosts.host_process import MAKER
@@ -104,7 +104,7 @@ class _Host:
         elif address in self._doubtful:
             self.service.unreachable(address, _LEFT)
         else:
-            self.service.unreachable(address, error.reason if isinstance(error, HostUnreachable) else str(error))
+            self.service.unreachable(address, error.reason if isinstance(error, HostUnreachableError) else str(error))
 
     async def _call(self, name: str, message: Message) -> Mapping[str, Any]:
         if name == CLOCK:
@@ -128,7 +128,7 @@ class _Host:
         self._forget_elsewhere(worker=worker, **details)
         self._doubtful.add(worker)
         if line := self._lines.pop(worker, None):
-            line.close(HostUnreachable(worker, _LEFT))
+            line.close(HostUnreachableError(worker, _LEFT))
 
 
 class _Channel:

@@ -20,7 +20,8 @@ from distributed.comm import Comm, connect
 from distributed.comm.core import FatalCommClosedError
 from distributed.protocol import Serialized, register_serialization_family
 
-from executors.hosts.cluster import HostUnreachable, Message, RemoteFailure
+from executors.hosts.addresses import parse_address
+from executors.hosts.cluster import HostUnreachableError, Message, RemoteError
 from executors.hosts.credentials import Credentials
 from executors.hosts.reach import CONNECT_SECONDS
 from miai_graph.errors import ArgumentError
@@ -107,28 +108,36 @@ def answer_or_raise(address: str, reply: Any) -> Message:
 
     Raises
     ------
-    RemoteFailure
+    RemoteError
         if it has failed.
-    HostUnreachable
+    HostUnreachableError
         if there is no such handler.
     """
     if not isinstance(reply, Mapping):
-        raise HostUnreachable(address, "it is a Dask worker without miai_graph. Install miai-graph there")
+        raise HostUnreachableError(address, "it is a Dask worker without miai_graph. Install miai-graph there")
     if "failure" in reply:
-        raise RemoteFailure(address, reply["failure"], reply["lines"])
+        raise RemoteError(address, reply["failure"], reply["lines"])
     answer: Message = reply["message"]
     return answer
 
 
-def unreachable(address: str, error: BaseException) -> HostUnreachable:
+async def knock(address: str, seconds: float = CONNECT_SECONDS) -> None:
+    """Raise OSError at once if nobody listens there, which Dask would try again and again for seconds."""
+    _, writer = await asyncio.wait_for(asyncio.open_connection(*parse_address(address)), seconds)
+    writer.close()
+
+
+def unreachable(address: str, error: BaseException) -> HostUnreachableError:
     """What an error of a connection means, as a clause."""
     if any(isinstance(cause, FatalCommClosedError) for cause in _causes(error)):
         reason = "it has another token or certificate"
-    elif any("Timed out trying to connect" in str(cause) for cause in _causes(error)):
+    elif isinstance(error, ConnectionRefusedError):
+        reason = "nobody listens there any more"
+    elif isinstance(error, TimeoutError) or "Timed out trying to connect" in str(error):
         reason = "no connection with it could be made. Is it on, and does its firewall let its port through?"
     else:
         reason = "its connection broke"
-    found = HostUnreachable(address, reason)
+    found = HostUnreachableError(address, reason)
     found.__cause__ = error
     return found
 
@@ -152,14 +161,14 @@ class Line:
         self._reader: asyncio.Task[None] | None = None
 
     def send(self, packed: Serialized) -> asyncio.Future[None]:
-        """Send a message. The future is done when the other side has taken it; else it raises `HostUnreachable`."""
+        """Send a message. The future is done when the other side has taken it; else it raises `HostUnreachableError`."""
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((packed, taken))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
         return taken
 
-    def close(self, error: HostUnreachable) -> None:
+    def close(self, error: HostUnreachableError) -> None:
         """Let go of the connection; what is under way raises this."""
         if self._comm is not None:
             self._comm.abort()
@@ -185,6 +194,7 @@ class Line:
             self.close(unreachable(self._address, error))
 
     async def _connect(self) -> Comm:
+        await knock(self._address, self._connect_seconds)
         comm = await connect(self._address, timeout=self._connect_seconds, **self._arguments)
         comm.name = "miai_graph posts"
         comm.allow_offload = False
@@ -206,7 +216,7 @@ class Line:
             return
         try:
             answer_or_raise(self._address, reply)
-        except (HostUnreachable, RemoteFailure) as error:
+        except (HostUnreachableError, RemoteError) as error:
             taken.set_exception(error)
         else:
             taken.set_result(None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 from weakref import WeakMethod, finalize
 
 from executors.hosts.cluster import Cluster, Message
@@ -13,7 +13,7 @@ from executors.hosts.executable import HostsExecutable
 from executors.hosts.layout import Layout, check_stages
 from executors.hosts.loading import load
 from executors.hosts.session import HostsLost, Session
-from executors.hosts.watch import Watch
+from executors.hosts.watch import ClockOffset, Watch
 from executors.planned import check_flag, check_positive
 from miai_graph.cores import threads_of_each
 from miai_graph.errors import ArgumentError, ExecutorError, HostLostError
@@ -25,6 +25,8 @@ from miai_graph.plan.schedule import KINDS
 from miai_graph.state import state
 
 EMBEDDED_HOSTS = 2
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Host:
     machine: str
     cpu_features: tuple[str, ...]
     versions: Mapping[str, str]
+
+    def __hash__(self) -> int:
+        return hash(self.address)
 
 
 class Hosts(Executor):
@@ -99,8 +104,8 @@ class Hosts(Executor):
                 f"expected micro_batches='auto' with reproducible=True, for each shard is a micro-batch; found "
                 f"{micro_batches}. Use shards={micro_batches} everywhere where results shall be the same"
             )
-        self.stages_by_hand = stages if not isinstance(stages, int | str) else None
-        self._stages = len(stages) if self.stages_by_hand is not None else stages
+        self.stages_by_hand = None if isinstance(stages, int | str) else stages
+        self._stages: int | Literal["auto"] = stages if isinstance(stages, int) or stages == "auto" else len(stages)
         self._replicas = replicas
         self.micro_batches: int | Any = micro_batches
         self.schedule = schedule
@@ -108,8 +113,10 @@ class Hosts(Executor):
         self.shards = shards if reproducible else None
         self.generation = 0
         self.notes: list[str] = []
-        self._crew: list[Host] = []
+        self.crew: list[Host] = []
+        """The hosts there are."""
         self._losses: list[str] = []
+        self._links: Links | None = None
         self._cluster = address if isinstance(address, Cluster) else self._connect(address)
         self._watch = Watch(self._cluster)
         self.session = Session(self._cluster, self._watch)
@@ -130,11 +137,11 @@ class Hosts(Executor):
         return connected
 
     def __repr__(self) -> str:
-        return f"Hosts(stages={self._stages!r}, replicas={self._replicas}, {len(self._crew)} hosts)"
+        return f"Hosts(stages={self._stages!r}, replicas={self._replicas}, {len(self.crew)} hosts)"
 
     def welcome(self) -> None:
         """Take in the hosts that have joined."""
-        known = {host.address for host in self._crew}
+        known = {host.address for host in self.crew}
         joined = [address for address in self._cluster.addresses if address not in known]
         self._watch.forgive(joined)
         asked = {address: self._cluster.call(address, "describe", Message({"measure": True})) for address in joined}
@@ -145,10 +152,10 @@ class Hosts(Executor):
             except Exception as error:
                 self.notes.append(f"host {address} is not used: {error}")
         if found:
-            self._require_alike([*self._crew, *found])
+            self._require_alike([*self.crew, *found])
             for host in found:
                 self._watch.add(host.address)
-            self._crew += found
+            self.crew += found
             self.generation += 1
         self._require_enough()
 
@@ -171,17 +178,27 @@ class Hosts(Executor):
                 )
 
     def _require_enough(self) -> None:
-        if not self._crew:
+        if not self.crew:
             raise ExecutorError(
                 "expected at least one host in the cluster; found none. Type miai-graph cluster join on one"
             )
 
-    def crew(self) -> list[Host]:
-        """The hosts there are."""
-        return self._crew
+    def measured_crew(self) -> list[Host]:
+        """The hosts, asked once more how fast they are: something else may have kept them busy the first time."""
+        asked = {host: self._cluster.call(host.address, "describe", Message({"measure": True})) for host in self.crew}
+        faster = []
+        for host, answer in asked.items():
+            speed = _as_host(host.address, answer).flops_per_second
+            faster.append(replace(host, flops_per_second=max(speed, host.flops_per_second)))
+        self.crew = faster
+        return faster
+
+    def clock(self, address: str) -> ClockOffset:
+        """How far a host's clock is from that of this process."""
+        return self._watch.offsets.get(address, ClockOffset(0, 0))
 
     def is_usable(self, address: str) -> bool:
-        return address not in self._watch.lost and any(host.address == address for host in self._crew)
+        return address not in self._watch.lost and any(host.address == address for host in self.crew)
 
     def grid_size(self, hosts: int, most_stages: int) -> tuple[int, int]:
         """Numbers of stages and replicas, for as many hosts and a graph that cannot be cut into more stages."""
@@ -189,16 +206,30 @@ class Hosts(Executor):
         stages = min(wanted, most_stages, hosts)
         return stages, max(1, min(self._replicas, hosts // stages))
 
-    def links(self, crew: Sequence[Host]) -> Links | None:
-        """What connects the hosts."""
-        return None
+    def links(self) -> Links | None:
+        """What connects the hosts, if it was measured."""
+        return self._links
+
+    def despite_losses(self, attempt: Callable[[], Result]) -> Result:
+        """The result of an attempt, made again after each loss of a host.
+
+        Raises
+        ------
+        HostLostError
+            if there is no going on.
+        """
+        while True:
+            try:
+                return attempt()
+            except HostsLost:
+                self.recover()
 
     def name_losses(self, layout: Layout, step: int) -> None:
         """Say which hosts were lost, with their stages and the step."""
         for host in layout.hosts:
             reason = self._watch.lost.get(host.address)
             if reason is not None:
-                name = next((known.name for known in self._crew if known.address == host.address), "")
+                name = next((known.name for known in self.crew if known.address == host.address), "")
                 self._losses.append(
                     f"host {name} ({host.address}), stage {host.stage} of replica {host.replica}, in step {step}: "
                     f"{reason}"
@@ -230,8 +261,8 @@ class Hosts(Executor):
                 self._go_on(len(pending))
 
     def _dismiss_lost(self) -> None:
-        lost = [host for host in self._crew if host.address in self._watch.lost]
-        self._crew = [host for host in self._crew if host.address not in self._watch.lost]
+        lost = [host for host in self.crew if host.address in self._watch.lost]
+        self.crew = [host for host in self.crew if host.address not in self._watch.lost]
         named = " ".join(self._losses)
         for host in lost:
             if host.address not in named:
@@ -243,10 +274,10 @@ class Hosts(Executor):
         losses = "\n  ".join(self._losses)
         self.notes += self._losses
         self._losses = []
-        if self._on_host_lost == "continue" and self._crew:
+        if self._on_host_lost == "continue" and self.crew:
             return
         missing = f", {steps} steps before" if steps else ""
-        advice = "Start them again" if not self._crew else "on_host_lost='continue' goes on with those left"
+        advice = "Start them again" if not self.crew else "on_host_lost='continue' goes on with those left"
         raise HostLostError(
             f"expected all hosts to stay; found that some are lost:\n  {losses}\n  The values are those of the last "
             f"snapshot{missing}. {advice}"
@@ -254,7 +285,7 @@ class Hosts(Executor):
 
     @property
     def workers(self) -> Sequence[Worker]:
-        return tuple(Worker(index, host.pid, host.name, host.threads) for index, host in enumerate(self._crew))
+        return tuple(Worker(index, host.pid, host.name, host.threads) for index, host in enumerate(self.crew))
 
     def compile(
         self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from executors.hosts.credentials import Credentials
 from executors.hosts.loading import load
+from executors.hosts.loop import new_loop
 from executors.processes import launch
 from executors.processes.lifeline import end_with_parent
 from miai_graph.errors import ExecutorError, MiaiGraphError
@@ -107,7 +108,7 @@ def serve(connection: Connection) -> None:
 
     code = 1
     try:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             _tell(connection, ended=runner.run(work()))
         code = 0
     except MiaiGraphError as error:

@@ -11,9 +11,9 @@ from time import perf_counter_ns
 from executors.hosts.cluster import (
     CLOCK,
     Cluster,
-    HostUnreachable,
+    HostUnreachableError,
     Message,
-    RemoteFailure,
+    RemoteError,
     Service,
     ServiceMaker,
 )
@@ -65,7 +65,7 @@ class InProcessCluster(Cluster):
         service = self._services.get(address)
         future: Future[Message] = Future()
         if service is None:
-            future.set_exception(HostUnreachable(address, NOT_THERE))
+            future.set_exception(HostUnreachableError(address, NOT_THERE))
         elif name == CLOCK:
             future.set_result(Message({"ns": perf_counter_ns()}))
         else:
@@ -77,18 +77,18 @@ class InProcessCluster(Cluster):
             answer = service.handle(name, message)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            future.set_exception(RemoteFailure(address, text, traceback.format_exc()))
+            future.set_exception(RemoteError(address, text, traceback.format_exc()))
             return
         if self._services.get(address) is service:
             future.set_result(answer)
         else:
-            future.set_exception(HostUnreachable(address, NOT_THERE))
+            future.set_exception(HostUnreachableError(address, NOT_THERE))
 
     def post(self, address: str, message: Message) -> Future[None]:
         future: Future[None] = Future()
         service = self._services.get(address)
         if service is None:
-            future.set_exception(HostUnreachable(address, NOT_THERE))
+            future.set_exception(HostUnreachableError(address, NOT_THERE))
         else:
             service.deliver(Message(message.content, [array.copy() for array in message.arrays]))
             future.set_result(None)

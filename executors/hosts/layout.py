@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from executors.hosts.cluster import Message
@@ -58,11 +59,16 @@ class Layout:
     stages: Sequence[StageGraph]
     programs: Sequence[int]
     cut: GridCut
-    variables: Sequence[Sequence[Variable]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        variables = [[variable_of(node) for node in stage.graph.variables] for stage in self.stages]
-        object.__setattr__(self, "variables", variables)
+    @cached_property
+    def variables(self) -> Sequence[Sequence[Variable]]:
+        """For each stage those that it reads or updates."""
+        return [[variable_of(node) for node in stage.graph.variables] for stage in self.stages]
+
+    @cached_property
+    def updated(self) -> Sequence[Sequence[Variable]]:
+        """For each stage those that it computes the next values of."""
+        return [[variable_of(node) for node in stage.graph.updates] for stage in self.stages]
 
     @property
     def hosts(self) -> Iterator[HostOfStage]:
@@ -71,11 +77,7 @@ class Layout:
             for stage, address in enumerate(addresses):
                 yield HostOfStage(address, replica, stage)
 
-    def updated(self, stage: int) -> list[Variable]:
-        """The variables that a stage computes the next values of."""
-        return [variable_of(node) for node in self.stages[stage].graph.updates]
-
-    def program_message(self, stage: int, key: Callable[[Variable], int], *, adds_up_alone: bool) -> Message:
+    def program_message(self, stage: int, key: Callable[[Variable], int], adds_up_alone: bool) -> Message:
         """What a host must know of its stage."""
         own = self.stages[stage]
         data = graph_to_data(own.graph)
@@ -108,7 +110,7 @@ class Planner:
         self._by_hand = by_hand
         self._names = graph.names
         self.measured: dict[str, float] = {}
-        """Seconds a step by node, on a host of speed 1, once they were timed."""
+        """Seconds a step by node, on the first host, once they were timed."""
 
     def cut(
         self,
@@ -120,16 +122,34 @@ class Planner:
         links: Links | None,
     ) -> GridCut:
         """The best cut for batches of this size."""
-        rows_of_replica = max(1, batch_size // replicas)
         first = flops_per_second[0]
-        seconds = self._row.work(lambda node: self._seconds(node, rows_of_replica, first))
-        crossing = self._row.crossing_bytes(self._graph, rows_of_replica)
+        seconds, crossing = self._amounts(batch_size, replicas, first)
         labels = [node.scope or self._names[node] for node in self._row.items] or ["(nothing)"]
         speeds = [speed / first for speed in flops_per_second]
         if self._by_hand is not None:
             return self._cut_by_hand(seconds, crossing, replicas, speeds, links)
         most = min(stages, len(seconds))
         return cut_grid(seconds, crossing, most, replicas, speeds=speeds, links=links, labels=labels, hosts=names)
+
+    def slowest_seconds(
+        self,
+        cut: GridCut,
+        batch_size: int,
+        flops_per_second: Sequence[float],
+        links: Links | None,
+    ) -> float:
+        """What the slowest stage of a cut takes, by what is known now."""
+        seconds, crossing = self._amounts(batch_size, len(cut.hosts), flops_per_second[0])
+        speeds = [speed / flops_per_second[0] for speed in flops_per_second]
+        return max(
+            float(stage_seconds(cut.bounds, order, seconds, crossing, speeds, links).max()) for order in cut.hosts
+        )
+
+    def _amounts(self, batch_size: int, replicas: int, flops_per_second: float) -> tuple[Array, Array]:
+        """For each item its seconds, and for each place between items the bytes that cross it, for one replica."""
+        rows_of_replica = max(1, batch_size // replicas)
+        seconds = self._row.work(lambda node: self._seconds(node, rows_of_replica, flops_per_second))
+        return seconds, self._row.crossing_bytes(self._graph, rows_of_replica)
 
     def _cut_by_hand(
         self, seconds: Array, crossing: Array, replicas: int, speeds: Sequence[float], links: Links | None
@@ -166,7 +186,6 @@ class Dealing:
     Attributes
     ----------
     parts : by replica, its parts
-    tasks : by stage, for each replica and level the tasks
     """
 
     parts: Sequence[Sequence[Part]]
@@ -203,12 +222,10 @@ def deal_shards(batch_size: int, replicas: int, shards: int) -> Dealing:
     return Dealing([parts_of(replica, replicas, parts) for replica in range(replicas)])
 
 
-def tasks_of_stages(
-    pipeline: Pipeline, stages: int, kind: str, parts: int, ahead: int
-) -> list[list[tuple[int, list[Task]]]]:
+def tasks_of_stages(pipeline: Pipeline, kind: str, parts: int, ahead: int) -> list[list[tuple[int, list[Task]]]]:
     """For each stage, by level, what it does in which order."""
-    sweeps = [pipeline.sweeps(stage) for stage in range(stages)]
-    result: list[list[tuple[int, list[Task]]]] = [[] for _ in range(stages)]
+    sweeps = [pipeline.sweeps(stage) for stage in range(pipeline.stages)]
+    result: list[list[tuple[int, list[Task]]]] = [[] for _ in sweeps]
     for level in sorted({level for found in sweeps for level in found}):
         listed = schedules(kind, [found.get(level, ()) for found in sweeps], parts, ahead=ahead)
         for stage, tasks in enumerate(listed):
@@ -220,9 +237,9 @@ def check_stages(stages: Any) -> None:
     """Raise ArgumentError unless it is "auto", a positive number, or lists of names of layers."""
     if stages == "auto" or (isinstance(stages, int) and not isinstance(stages, bool) and stages >= 1):
         return
-    if isinstance(stages, Sequence) and not isinstance(stages, str) and len(stages) > 0:
-        if all(isinstance(names, Sequence) and not isinstance(names, str) and names for names in stages):
-            return
+    is_list = isinstance(stages, Sequence) and not isinstance(stages, str) and len(stages) > 0
+    if is_list and all(isinstance(names, Sequence) and not isinstance(names, str) and names for names in stages):
+        return
     raise ArgumentError(
         "expected stages to be 'auto', a positive number, or for each stage a list of names of layers; "
         f"found {stages!r}"
@@ -232,15 +249,3 @@ def check_stages(stages: Any) -> None:
 def as_tasks(tasks: Sequence[tuple[int, Sequence[Task]]]) -> list[list[Any]]:
     """Tasks as plain data."""
     return [[level, [[task.sweep, task.part] for task in listed]] for level, listed in tasks]
-
-
-def sent_bytes(stage: StageGraph, batch_size: int) -> int:
-    """What a stage sends in a step."""
-    return sum(
-        bind_type(node.inputs[0].type, batch_size).size_bytes for node in stage.graph.nodes if node.op.name == "send"
-    )
-
-
-def by_address(layout: Layout, values: Mapping[int, Any]) -> dict[str, Any]:
-    """What is known by stage, for each host."""
-    return {host.address: values[host.stage] for host in layout.hosts}

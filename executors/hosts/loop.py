@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -10,6 +11,15 @@ from threading import Thread, current_thread
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A loop for Dask's connections, which need this kind on Windows, too. What fails in the background, mostly because
+    the other side is gone, is told where it matters, and not on the terminal."""
+    loop = asyncio.SelectorEventLoop()
+    loop.set_exception_handler(lambda _, context: _log.debug("%s", context))
+    return loop
 
 
 class LoopThread:
@@ -17,7 +27,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._pid = os.getpid()
-        self._loop = asyncio.SelectorEventLoop()  # on Windows, too, since Dask's connections need this kind
+        self._loop = new_loop()
         self._thread = Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 

@@ -48,6 +48,11 @@ class Mailbox:
                 self._arrived.wait()
             return self._letters.pop(letter)
 
+    def forget(self, before: int) -> None:
+        """Drop what was sent for earlier steps and never taken."""
+        with self._arrived:
+            self._letters = {letter: arrays for letter, arrays in self._letters.items() if letter[0] >= before}
+
     def abort(self, ticket: int, reason: str) -> None:
         """Give up this step and those before it: who waits is told, and what arrives late is dropped."""
         with self._arrived:

@@ -1,4 +1,4 @@
-"""What runs on a host: keeps stages' graphs, plans and values for the clients that ask, and computes its part of steps."""
+"""What runs on a host: keeps stages' graphs, plans and values for its clients, and computes its part of steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from executors.hosts.cluster import Channel, Message
 from executors.hosts.facts import host_facts
 from executors.hosts.mailbox import Mailbox, StepAborted
+from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
 from miai_graph.errors import ExecutionError, MiaiGraphError
 from miai_graph.plan.bound import Workspace
@@ -34,13 +35,16 @@ class HostService:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._prober = Prober(channel)
         self._sessions: dict[str, Session] = {}
         self._lock = RLock()
 
     def handle(self, name: str, message: Message) -> Message:
-        """Answer a call: one of those of `Session`, or ``describe``."""
+        """Answer a call: one of those of `Session` or of `Prober`, or ``describe``."""
         if name == "describe":
             return Message(host_facts(message.content.get("measure", False)))
+        if name in self._prober.calls:
+            return self._prober.calls[name](message)
         session = self._session(message.content["session"])
         if name == "end":
             with self._lock:
@@ -59,10 +63,14 @@ class HostService:
     def deliver(self, message: Message) -> None:
         """Put what another host or the client sent where the step will look for it."""
         content = message.content
+        if PROBE in content:
+            self._prober.deliver(message)
+            return
         self._session(content["session"]).mailbox.put(content["ticket"], tuple(content["key"]), message.arrays)
 
     def unreachable(self, address: str, reason: str) -> None:
         """Give up all steps: one that needs that host cannot end."""
+        self._prober.unreachable(address, reason)
         for session in list(self._sessions.values()):
             session.lose(address, reason)
 
@@ -132,13 +140,11 @@ class Session:
         return Message()
 
     def forget(self, message: Message) -> Message:
-        """Let go of programs and of the plans made of them, or of some plans."""
+        """Let go of programs, and of the plans made of them."""
         with self._computing:
             for number in message.content["programs"]:
                 gone = self._programs.pop(number, None)
                 self._plans = {key: plan for key, plan in self._plans.items() if plan.program is not gone}
-            for number in message.content["plans"]:
-                self._plans.pop(number, None)
         return Message()
 
     def set_values(self, message: Message) -> Message:
@@ -162,6 +168,7 @@ class Session:
         with self._computing, np.errstate(all="ignore"):
             try:
                 self._ticket = content["ticket"]
+                self.mailbox.forget(before=self._ticket)
                 return self._plans[content["plan"]].run(self._ticket, content["step"], content["versions"])
             except StepAborted as error:
                 return _failure(ABORTED, error, lost=self._lost)

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from executors.hosts.cluster import Cluster, HostUnreachable, Message
+from executors.hosts.cluster import Cluster, HostUnreachableError, Message
 from executors.hosts.service import EXECUTION, OTHER
 from executors.hosts.watch import Watch
 from miai_graph.errors import ExecutionError
@@ -36,7 +36,7 @@ class HostsLost(Exception):  # noqa: N818  never seen by users
 class Entry:
     """A step that was committed since the last snapshot: what repeats it, and the size of what it keeps."""
 
-    repeat: Callable[[], None]
+    repeat: Callable[[], object]
     size_bytes: int
 
 
@@ -88,7 +88,7 @@ class Session:
         ------
         HostsLost
             when one of the hosts is lost first.
-        RemoteFailure
+        RemoteError
             if a host has something to say against it.
         """
         for _ in self._as_they_end(futures):
@@ -136,7 +136,7 @@ class Session:
                 raise HostsLost
             done, _ = wait([*waiting, news], return_when=FIRST_COMPLETED)
             for future in done & waiting:
-                if isinstance(error := future.exception(), HostUnreachable):
+                if isinstance(error := future.exception(), HostUnreachableError):
                     self.watch.report(error.address, error.reason)
                     raise HostsLost
                 yield future
@@ -260,7 +260,7 @@ class Session:
             answers = self.gather(futures)
         except HostsLost:
             return self._salvage()
-        values = {}
+        values: dict[Variable, Array] = {}
         for variables, answer in zip(sources.values(), answers, strict=True):
             values |= dict(zip(variables, answer.arrays, strict=True))
         state.bring_home(values)

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any
 from weakref import finalize, ref
 
-from executors.hosts.cluster import CLOCK, Cluster, HostUnreachable, Message
+from executors.hosts.cluster import CLOCK, Cluster, HostUnreachableError, Message
 from miai_graph.errors import MiaiGraphError
 
 INTERVAL_SECONDS = 0.5
@@ -124,7 +124,7 @@ class _Question:
             return f"it has not answered for {silent:.1f} s" if silent > patience else None
         error = self._answer.exception()
         if error is not None:
-            return error.reason if isinstance(error, HostUnreachable) else str(error)
+            return error.reason if isinstance(error, HostUnreachableError) else str(error)
         content: Mapping[str, Any] = self._answer.result().content
         middle, half = (self._start_ns + self._answered_ns) // 2, (self._answered_ns - self._start_ns) // 2
         self.offset = ClockOffset(content["ns"] - middle, half)

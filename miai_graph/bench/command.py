@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from miai_graph.bench.chart import plot_results
+from miai_graph.bench.hosts_measure import HOSTS, SCALED, measure_hosts, measurements
+from miai_graph.bench.hosts_report import print_hosts_results
+from miai_graph.bench.hosts_results import HostsResults
+from miai_graph.bench.hosts_sides import OwnSide, Side, TorchSide
 from miai_graph.bench.machine import check_torch, describe_machine
 from miai_graph.bench.measure import Tell, measure_row
+from miai_graph.bench.networks import EmulatedNetwork
 from miai_graph.bench.report import print_results
 from miai_graph.bench.results import Results
 from miai_graph.bench.specs import PEERS, check_distinct, parse_executors, parse_peers
@@ -23,6 +30,10 @@ from miai_graph.executor import executor_names
 from miai_graph.terminal import print_text
 from miai_graph.views.style import check_path
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINK_BITS_PER_SECOND = 1e9
 _WIDE = 220
 
 
@@ -45,6 +56,12 @@ _WIDE = 220
     help="How long a turn is measured.",
 )
 @click.option("--torch-python", default=sys.executable, help="The Python that has PyTorch. [default: this one]")
+@click.option(
+    "--hosts",
+    is_flag=True,
+    help="On two emulated hosts (Linux, as root), with a link of 1 Gbit/s: pipelines of stacked_mlp, and workloads "
+    f"data parallel. [default: {', '.join(SCALED)}]",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="A file for all figures.")
 @click.option("--chart", type=click.Path(dir_okay=False, path_type=Path), help="A file for a picture: png, svg or pdf.")
 def bench(
@@ -55,6 +72,7 @@ def bench(
     rounds: int,
     seconds: float,
     torch_python: str,
+    hosts: bool,
     json_path: Path | None,
     chart: Path | None,
 ) -> None:
@@ -62,8 +80,16 @@ def bench(
 
     Each side is a process of its own; they run in turns, so that what else the machine does hits all of them.
     """
-    chosen = [workload(name) for name in names or WORKLOADS]
+    chosen = [workload(name) for name in names or (SCALED if hosts else WORKLOADS)]
     sizes = None if batches is None else _sizes(batches)
+    if hosts:
+        if executors is not None or chart is not None:
+            raise ArgumentError(
+                "expected neither --executors nor --chart with --hosts; found one of them. Leave it out"
+            )
+        settings = {"bits_per_second": LINK_BITS_PER_SECOND, "rounds": rounds, "seconds": seconds}
+        _bench_hosts([item.name for item in chosen], sizes, settings, peers, torch_python, json_path)
+        return
     default = ",".join(dict.fromkeys(["serial:threads=1", *executor_names()]))
     specs = [*parse_executors(executors or default), *parse_peers(peers)]
     check_distinct(specs)
@@ -76,11 +102,35 @@ def bench(
         for name, batch in pairs:
             tell = begin(f"{name}, batch {batch}")
             results.rows.append(measure_row(name, batch, specs, rounds, seconds, torch_python, tell))
-    _show(results)
+    _show(partial(print_results, results))
     if json_path is not None:
         results.save(json_path)
     if chart is not None:
         plot_results(results, chart)
+
+
+def _bench_hosts(
+    names: Sequence[str],
+    batches: Sequence[int] | None,
+    settings: Mapping[str, Any],
+    peers: str,
+    torch_python: str,
+    json_path: Path | None,
+) -> None:
+    """Measure on emulated hosts."""
+    if peers not in ("", "torch"):
+        raise ArgumentError(f"expected --vs torch, or none, with --hosts; found {peers!r}")
+    if peers:
+        check_torch(torch_python)
+    results = HostsResults(describe_machine(), settings)
+    with EmulatedNetwork(HOSTS, settings["bits_per_second"]) as network:
+        sides: list[Side] = [OwnSide(network), *([TorchSide(network, torch_python)] if peers else [])]
+        measured = measurements(names, batches)
+        with _progress(len(measured)) as begin:
+            measure_hosts(measured, sides, results, begin)
+    _show(partial(print_hosts_results, results))
+    if json_path is not None:
+        results.save(json_path)
 
 
 def _sizes(text: str) -> list[int]:
@@ -112,13 +162,13 @@ def _progress(rows: int) -> Iterator[Callable[[str], Tell]]:
         yield begin
 
 
-def _show(results: Results) -> None:
+def _show(print_to: Callable[[Console], None]) -> None:
     """Print, as wide as the table is if this is no terminal, and in characters that the output knows."""
     from rich.console import Console
 
     if sys.stdout.isatty():
-        print_results(results, Console())
+        print_to(Console())
         return
     text = io.StringIO()
-    print_results(results, Console(file=text, width=_WIDE))
+    print_to(Console(file=text, width=_WIDE))
     print_text("\n".join(line.rstrip() for line in text.getvalue().splitlines()))

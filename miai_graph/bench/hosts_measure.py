@@ -9,90 +9,59 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from miai_graph.bench.hosts_processes import Group
-from miai_graph.bench.hosts_results import HostsResult, Pipeline, PipelineResult, ScalingResult
-from miai_graph.bench.hosts_workloads import STACKED_MLP, hosts_workload
+from miai_graph.bench.hosts_results import HostsResult, HostsResults, Pipeline, PipelineResult, Scaling, ScalingResult
+from miai_graph.bench.hosts_sides import Side, Trainer
 from miai_graph.bench.measure import LEAST_STEPS, MOST_STEPS, Tell
-from miai_graph.bench.networks import EmulatedNetwork
+from miai_graph.bench.workloads import STACKED_MLP, workload
 from miai_graph.errors import ExecutionError
 
 PIPELINES = (Pipeline(256, 8, "1f1b"), Pipeline(512, 8, "1f1b"), Pipeline(256, 4, "gpipe"))
-SCALED = (("stacked_mlp", 512), ("wide_mlp", 256), ("lenet", 256))
+"""What is measured as pipelines."""
+
+SCALED = {STACKED_MLP.name: 512, "wide_mlp": 256, "lenet": 256, "deep_cnn": 256}
 """What is measured data parallel: workloads with their batch sizes."""
 
 HOSTS = 2
 WARM_UP_STEPS = 3
 COMPUTE_SHARE = 0.5
-"""Of the time for a pipeline's steps: how long its stages are then measured by themselves."""
+"""Of the time for a pipeline's steps: for how long its stages' computing is then measured."""
+
+Result = TypeVar("Result", bound=HostsResult)
+Started = TypeVar("Started")
 
 
-class Trainer(Protocol):
-    """What trains on hosts, started and past its first step."""
-
-    def steps(self, count: int) -> Sequence[float]:
-        """Train for some steps; the seconds of each."""
-        ...
-
-    def compute(self, count: int) -> Sequence[Sequence[float]]:
-        """What each stage of a pipeline computes in a step, some times over; the seconds of each."""
-        ...
-
-
-class TorchTrainer(Trainer):
-    """PyTorch in several processes."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-        group.answers()
-        group.order("fresh")
-
-    def steps(self, count: int) -> Sequence[float]:
-        seconds: Sequence[float] = self._group.order("steps", count=count)[0]["seconds"]
-        return seconds
-
-    def compute(self, count: int) -> Sequence[Sequence[float]]:
-        return [answer["seconds"] for answer in self._group.order("compute", count=count)]
+def measurements(names: Sequence[str], batches: Sequence[int] | None) -> list[Pipeline | Scaling]:
+    """What is measured of some workloads, at these batch sizes or the usual ones."""
+    found: list[Pipeline | Scaling] = []
+    if STACKED_MLP.name in names:
+        resized = [replace(usual, batch=batch) for batch in batches or () for usual in PIPELINES]
+        found += dict.fromkeys(resized or PIPELINES)
+    for name in names:
+        found += [Scaling(name, batch) for batch in batches or (SCALED.get(name, workload(name).batches[-1]),)]
+    return found
 
 
-class TorchSide:
-    """What one would use instead: pipelines of ``torch.distributed``, and DDP, both over gloo, one thread a process.
+def measure_hosts(
+    measured: Sequence[Pipeline | Scaling], sides: Sequence[Side], results: HostsResults, begin: Callable[[str], Tell]
+) -> None:
+    """Add to the results what is measured of all sides.
 
     Parameters
     ----------
-    network : whose first hosts are used
-    python : which has PyTorch
+    results : their settings say how often each side has its turn, and for how long
+    begin : called with the title of each measurement; gives what tells of its parts
     """
-
-    name = "torch"
-
-    def __init__(self, network: EmulatedNetwork, python: str) -> None:
-        self._network, self._python = network, python
-
-    @contextmanager
-    def pipeline(self, pipeline: Pipeline, problem: Path) -> Iterator[Trainer]:
-        """A pipeline that trains on a problem."""
-        arguments = ["--problem", str(problem), "--stages", str(pipeline.stages), "--schedule", pipeline.schedule]
-        arguments += ["--micro-batches", str(pipeline.micro_batches)]
-        with self._group(pipeline.stages, "torch_pipeline", arguments, problem.parent) as group:
-            yield TorchTrainer(group)
-
-    @contextmanager
-    def replicas(self, workload: str, count: int, problem: Path) -> Iterator[Trainer]:
-        """So many replicas of a workload's model, which share each batch of a problem."""
-        arguments = ["--workload", workload, "--problem", str(problem), "--processes", str(count)]
-        with self._group(count, "hosts_torch_ddp", arguments, problem.parent) as group:
-            yield TorchTrainer(group)
-
-    def _group(self, hosts: int, module: str, arguments: Sequence[str], folder: Path) -> Group:
-        return Group(self._network, hosts, self._python, f"miai_graph.bench.{module}", arguments, folder)
-
-
-Side = TorchSide
-Result = TypeVar("Result", bound=HostsResult)
-Started = TypeVar("Started")
+    rounds, seconds = results.settings["rounds"], results.settings["seconds"]
+    for item in measured:
+        tell = begin(item.title)
+        if isinstance(item, Pipeline):
+            results.pipelines.append(measure_pipeline(item, sides, rounds, seconds, tell))
+        else:
+            results.scalings.append(measure_scaling(item, sides, rounds, seconds, tell))
 
 
 def measure_pipeline(
@@ -105,7 +74,7 @@ def measure_pipeline(
     rounds, seconds : how often each side has its turn, and for how long it trains then
     tell : called with what is being done
     """
-    results = [PipelineResult(side.name, pipeline) for side in sides]
+    results = [PipelineResult(side=side.name, pipeline=pipeline) for side in sides]
 
     def measure(result: PipelineResult, pace: _Pace) -> None:
         median = pace.median_step(seconds)
@@ -114,27 +83,28 @@ def measure_pipeline(
 
     with _problem(STACKED_MLP.name, pipeline.batch) as problem, ExitStack() as stack:
         turns: _Turns[PipelineResult, _Pace] = _Turns(results, tell)
-        turns.begin(lambda place: _Pace(stack.enter_context(sides[place].pipeline(pipeline, problem))))
+        turns.begin(lambda place: _Pace(stack.enter_context(sides[place].pipeline(pipeline, problem)), results[place]))
         turns.rounds(rounds, measure)
     return results
 
 
 def measure_scaling(
-    workload: str, batch: int, sides: Sequence[Side], rounds: int, seconds: float, tell: Tell
+    scaling: Scaling, sides: Sequence[Side], rounds: int, seconds: float, tell: Tell
 ) -> list[ScalingResult]:
     """Train on one host, and on two that share each batch, on all sides in turns. For parameters see above."""
-    results = [ScalingResult(side.name, workload, batch) for side in sides]
+    results = [ScalingResult(side=side.name, scaling=scaling) for side in sides]
 
     def measure(result: ScalingResult, paces: tuple[_Pace, _Pace]) -> None:
         alone, together = (pace.median_step(seconds / 2) for pace in paces)
         result.alone.append(alone)
         result.together.append(together)
 
-    with _problem(workload, batch) as problem, ExitStack() as stack:
+    with _problem(scaling.workload, scaling.batch) as problem, ExitStack() as stack:
 
         def start(place: int) -> tuple[_Pace, _Pace]:
             alone, together = (
-                _Pace(stack.enter_context(sides[place].replicas(workload, count, problem))) for count in (1, HOSTS)
+                _Pace(stack.enter_context(sides[place].replicas(scaling.workload, count, problem)), results[place])
+                for count in (1, HOSTS)
             )
             return alone, together
 
@@ -147,9 +117,11 @@ def measure_scaling(
 class _Pace:
     """A trainer, of which is known how long its steps take, so that it can train for some time."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, result: HostsResult) -> None:
         self._trainer = trainer
         self._step_seconds = statistics.fmean(trainer.steps(WARM_UP_STEPS))
+        result.versions |= trainer.versions
+        result.losses = list(trainer.losses)
 
     def median_step(self, seconds: float) -> float:
         found = self._trainer.steps(self._count(seconds))
@@ -181,6 +153,7 @@ class _Turns(Generic[Result, Started]):
                 self._started[place] = start(place)
             except ExecutionError as error:
                 result.fail(str(error))
+            result.compare(self._results[0])
 
     def rounds(self, count: int, measure: Callable[[Result, Started], None]) -> None:
         """Have each side measured so many times, to and fro, so that none always comes after the same other."""
@@ -196,9 +169,9 @@ class _Turns(Generic[Result, Started]):
 
 
 @contextmanager
-def _problem(workload: str, batch: int) -> Iterator[Path]:
+def _problem(name: str, batch: int) -> Iterator[Path]:
     """A file with what all sides start from, in a folder for this only."""
     with tempfile.TemporaryDirectory(prefix="miai_bench_") as folder:
         path = Path(folder, "problem.npz")
-        hosts_workload(workload).problem(batch).save(path)
+        workload(name).problem(batch).save(path)
         yield path

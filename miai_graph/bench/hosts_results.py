@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from miai_graph.bench.results import LOSS_TOLERANCE
 from miai_graph.errors import SavingError
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A way to train `hosts_workloads.STACKED_MLP` in equal stages, one a host."""
+    """A way to train `workloads.STACKED_MLP` in equal stages, one a host."""
 
     batch: int
     micro_batches: int
     schedule: str
     stages: int = 2
+
+    @property
+    def title(self) -> str:
+        return f"pipeline, batch {self.batch}, {self.micro_batches} × {self.schedule}"
 
     @property
     def stretch(self) -> float:
@@ -28,39 +33,77 @@ class Pipeline:
         return (self.micro_batches + self.stages - 1) / self.micro_batches
 
 
-class HostsResult(Protocol):
-    """What is found of a side."""
+@dataclass(frozen=True)
+class Scaling:
+    """A workload at a batch size, which several hosts share."""
+
+    workload: str
+    batch: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.workload}, batch {self.batch}"
+
+
+@dataclass(kw_only=True)
+class HostsResult:
+    """What is found of a side.
+
+    Attributes
+    ----------
+    losses : of the first steps
+    loss_difference : the largest to the first side, as a share of the loss
+    versions : of the libraries that decide, by name
+    problem : why there are no figures, if there are none
+    """
 
     side: str
-    problem: str | None
+    losses: list[float] = field(default_factory=list)
+    loss_difference: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it was seen to do the same work as the first side."""
+        return self.loss_difference is not None and self.loss_difference <= LOSS_TOLERANCE
+
+    @property
+    def _figures(self) -> Sequence[list[Any]]:
+        """What was measured."""
+        return ()
 
     def fail(self, problem: str) -> None:
         """Have no figures, for this reason."""
-        ...
+        self.problem = problem
+        for figures in self._figures:
+            figures.clear()
+
+    def compare(self, first: HostsResult) -> None:
+        """Hold the losses against those of the first side."""
+        if self.losses and first.losses:
+            pairs = zip(self.losses, first.losses, strict=True)
+            self.loss_difference = max(abs(loss - other) / abs(other) for loss, other in pairs)
 
 
-@dataclass
-class PipelineResult:
+@dataclass(kw_only=True)
+class PipelineResult(HostsResult):
     """One side in one pipeline.
 
     Attributes
     ----------
     medians : of the steps of each round
-    stage_medians : in each round, for each stage the median of what it computes in a step, without waiting for others,
-        while the other stages compute too: they share the memory of the machine that emulates them
-    problem : why there are no figures, if there are none
+    stage_medians : in each round, for each stage the median of what it computes in a step, without sending and
+        waiting, while the other stages compute too: they share the memory of the machine that emulates them
     """
 
-    side: str
     pipeline: Pipeline
     medians: list[float] = field(default_factory=list)
     stage_medians: list[list[float]] = field(default_factory=list)
-    problem: str | None = None
 
-    def fail(self, problem: str) -> None:
-        """Have no figures, for this reason."""
-        self.problem = problem
-        self.medians, self.stage_medians = [], []
+    @property
+    def _figures(self) -> Sequence[list[Any]]:
+        return self.medians, self.stage_medians
 
     @property
     def median(self) -> float | None:
@@ -68,38 +111,45 @@ class PipelineResult:
         return statistics.median(self.medians) if self.medians else None
 
     @property
-    def stretch(self) -> float | None:
-        """How many times as long as the slowest stage's computing a step takes: the median over the rounds."""
-        pairs = list(zip(self.medians, self.stage_medians, strict=True))
-        return statistics.median(step / max(stages) for step, stages in pairs) if pairs else None
+    def stages(self) -> list[float]:
+        """For each stage, the median of the rounds' medians."""
+        return [statistics.median(found) for found in zip(*self.stage_medians, strict=True)]
 
     @property
     def over_ideal(self) -> float | None:
-        """How many times as long as the ideal a step takes."""
-        return None if self.stretch is None else self.stretch / self.pipeline.stretch
+        """How many times as long as the ideal a step takes: the median over the rounds."""
+        pairs = list(zip(self.medians, self.stage_medians, strict=True))
+        stretches = [step / max(stages) / self.pipeline.stretch for step, stages in pairs]
+        return statistics.median(stretches) if stretches else None
+
+    def throughput_ratio(self, other: PipelineResult) -> float | None:
+        """How many times as fast as another side this one is: the median over the rounds, each compared by itself."""
+        if not self.medians or not other.medians or not (self.is_comparable and other.is_comparable):
+            return None
+        return statistics.median(theirs / own for own, theirs in zip(self.medians, other.medians, strict=True))
 
 
-@dataclass
-class ScalingResult:
+@dataclass(kw_only=True)
+class ScalingResult(HostsResult):
     """One side that trains a workload on one host, and data parallel on several.
 
     Attributes
     ----------
     alone, together : medians of the steps of each round
-    problem : why there are no figures, if there are none
     """
 
-    side: str
-    workload: str
-    batch: int
+    scaling: Scaling
     alone: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
-    problem: str | None = None
 
-    def fail(self, problem: str) -> None:
-        """Have no figures, for this reason."""
-        self.problem = problem
-        self.alone, self.together = [], []
+    @property
+    def _figures(self) -> Sequence[list[Any]]:
+        return self.alone, self.together
+
+    @property
+    def medians(self) -> tuple[float, float] | None:
+        """Of the rounds' medians, alone and together."""
+        return (statistics.median(self.alone), statistics.median(self.together)) if self.alone else None
 
     @property
     def speed_up(self) -> float | None:
@@ -120,13 +170,18 @@ class HostsResults:
 
     machine: Mapping[str, str]
     settings: Mapping[str, Any]
-    pipelines: list[list[PipelineResult]] = field(default_factory=list)
-    scalings: list[list[ScalingResult]] = field(default_factory=list)
+    pipelines: list[Sequence[PipelineResult]] = field(default_factory=list)
+    scalings: list[Sequence[ScalingResult]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All of it in dictionaries and lists, with what is computed."""
         pipelines = [
-            {**asdict(result), "median": result.median, "over_ideal": result.over_ideal}
+            {
+                **asdict(result),
+                "median": result.median,
+                "over_ideal": result.over_ideal,
+                "throughput_of_first": results[0].throughput_ratio(result),
+            }
             for results in self.pipelines
             for result in results
         ]
@@ -144,10 +199,3 @@ class HostsResults:
             path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise SavingError(f"expected to write results to {path}; found: {error}") from error
-
-
-def throughput_ratio(first: PipelineResult, other: PipelineResult) -> float | None:
-    """How many times as fast as another side the first is: the median over the rounds, each compared by itself."""
-    if not first.medians or not other.medians:
-        return None
-    return statistics.median(theirs / own for own, theirs in zip(first.medians, other.medians, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from miai_graph.bench.results import Results, Row, SideResult
@@ -13,15 +14,18 @@ if TYPE_CHECKING:
 
 def print_results(results: Results, console: Console) -> None:
     """The machine, the times of steps and of first steps, and what is to be known of them."""
-    for name, value in results.machine.items():
-        console.print(f"{name + ':':<12} {value}", highlight=False, markup=False)
-    for side, text in _versions(results).items():
-        console.print(f"{side + ':':<12} {text}", highlight=False, markup=False)
-    console.print()
+    print_facts({**results.machine, **_versions(results)}, console)
     console.print(_steps_table(results))
     console.print(_first_steps_table(results))
     for note in _notes(results):
         console.print(note, highlight=False, markup=False)
+
+
+def print_facts(facts: Mapping[str, str], console: Console) -> None:
+    """One in a line, by name."""
+    for name, text in facts.items():
+        console.print(f"{name + ':':<12} {text}", highlight=False, markup=False)
+    console.print()
 
 
 def _steps_table(results: Results) -> Table:
@@ -41,7 +45,7 @@ def _step_cell(row: Row, place: int) -> str:
     side, ratio = row.sides[place], row.ratio(place)
     if side.median is None:
         return "failed"
-    text = _milliseconds(side.median)
+    text = milliseconds(side.median)
     if place == 0:
         return text
     return f"{text}  not comparable" if ratio is None else f"{text}  {ratio:.2f}×"
@@ -50,7 +54,7 @@ def _step_cell(row: Row, place: int) -> str:
 def _first_steps_table(results: Results) -> Table:
     table = _table(results, "milliseconds from the call to the end of the first step, cold / warm")
     for row in results.rows:
-        cells = (f"{_milliseconds(side.first_cold)} / {_milliseconds(side.first_warm)}" for side in row.sides)
+        cells = (f"{milliseconds(side.first_cold)} / {milliseconds(side.first_warm)}" for side in row.sides)
         table.add_row(row.workload, str(row.batch), *cells)
     return table
 
@@ -67,7 +71,7 @@ def _table(results: Results, title: str) -> Table:
     return table
 
 
-def _milliseconds(seconds: float | None) -> str:
+def milliseconds(seconds: float | None) -> str:
     """With three digits that tell."""
     if seconds is None:
         return "–"

@@ -1,8 +1,8 @@
 """A side of the benchmark that trains with PyTorch: eager in one process, or DDP over gloo in several.
 
 It runs in a Python of its own, which `exchange.start_command` starts. With several processes that are not told where to
-meet, the first one starts the others, and passes on each order that it is given. As usual in DDP, each takes its own statistics for batch
-normalization, so networks with it compute something else there than in one process.
+meet, the first one starts the others, and passes on each order that it is given. As usual in DDP, each takes its own
+statistics for batch normalization, so networks with it compute something else there than in one process.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """A side of the benchmark on hosts that trains a network of dense layers as a pipeline, with PyTorch over gloo.
 
 There is one such process a stage, each in a Python of its own that `exchange.start_command` starts. All are given the
-same orders at the same time, but for ``compute``, which needs no other stage.
+same orders at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ pipelining: Any = None
 """PyTorch and a part of it, once `main` has imported them: they need not be installed where this is only looked at."""
 
 SCHEDULES = {"1f1b": "Schedule1F1B", "gpipe": "ScheduleGPipe"}
+COMPUTING = ("forward_one_chunk", "backward_one_chunk", "scale_grads")
+"""The methods of a stage of PyTorch that compute; others send and receive."""
 
 
 class TorchStage:
@@ -35,6 +39,7 @@ class TorchStage:
         self.x, self.y = torch.from_numpy(self.problem.x), torch.from_numpy(self.problem.y)
         self.order = itertools.cycle(torch.from_numpy(self.problem.rows))
         self.joined = False
+        self.computed = 0.0
 
     def ready(self) -> Answer:
         return {"versions": {"torch": torch.__version__}}
@@ -46,9 +51,12 @@ class TorchStage:
         module, optimizer = self._make()
         given = self.arguments
         stage = pipelining.PipelineStage(module, given.rank, given.stages, torch.device("cpu"))
+        for name in COMPUTING:
+            setattr(stage, name, self._timed(getattr(stage, name)))
         schedule = getattr(pipelining, SCHEDULES[given.schedule])
-        self.schedule = schedule(stage, given.micro_batches, torch.nn.functional.cross_entropy)
+        self.schedule = schedule(stage, given.micro_batches, self._timed(torch.nn.functional.cross_entropy))
         self.optimizer = optimizer
+        self.update = self._timed(self._update)
         losses = self._step()
         return {"seconds": time.perf_counter() - start, "losses": losses}
 
@@ -62,25 +70,13 @@ class TorchStage:
         return {"seconds": seconds, "losses": losses}
 
     def compute(self, count: int) -> Answer:
-        """What this stage computes in a step, some times over, each timed: all micro-batches one after the other and
-        the update of its weights, with other weights than those of `steps`, and without the other stages."""
-        module, optimizer = self._make()
-        rows = torch.from_numpy(self.problem.rows[0])
-        pairs = list(
-            zip(*(values[rows].chunk(self.arguments.micro_batches) for values in (self.x, self.y)), strict=True)
-        )
+        """Train for some steps; the seconds that this stage computes in each of them."""
         seconds = []
         for _ in range(count):
-            start = time.perf_counter()
-            for x, y in pairs:
-                outputs = module(x if self.is_first else x.detach().requires_grad_())
-                if self.is_last:
-                    (torch.nn.functional.cross_entropy(outputs, y) / len(pairs)).backward()
-                else:
-                    outputs.backward(x)
-            _update(optimizer)
-            seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds}
+            before = self.computed
+            self._step()
+            seconds.append(self.computed - before)
+        return {"stages": [seconds]}
 
     def close(self) -> None:
         if self.joined:
@@ -108,8 +104,24 @@ class TorchStage:
         targets = {"target": self.y[rows]} if self.is_last else {}
         losses: list[Any] = []
         self.schedule.step(*inputs, **targets, losses=losses, return_outputs=False)
-        _update(self.optimizer)
+        self.update()
         return [float(sum(losses) / len(losses))] if losses else []
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time counts as computing."""
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments, **options)
+            self.computed += time.perf_counter() - start
+            return result
+
+        return timed
 
     def _join(self) -> None:
         """Find the other stages."""
@@ -127,11 +139,6 @@ def place_of(name: str) -> int:
 
 def count_layers(weights: Any) -> int:
     return len({place_of(name) for name in weights})
-
-
-def _update(optimizer: Any) -> None:
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def main() -> None:

@@ -122,9 +122,13 @@ class Pipeline:
     def is_per_part(self, node: Node) -> bool:
         return not isinstance(self.analysis.placements[node], Replicated)
 
+    def is_split(self, node: Node) -> bool:
+        """Whether each part of the batch has its own rows of the value."""
+        return self.is_per_part(node) and node not in self.analysis.reduced
+
     def _is_whole(self, node: Node) -> bool:
         """Whether what others read of it is one value for the whole batch."""
-        return node in self.analysis.reduced or not self.is_per_part(node)
+        return not self.is_split(node)
 
     def _find_sweeps(self) -> dict[Node, int]:
         """In which sweep of its level each node is computed that depends on the batch and has a stage."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miai_graph.context import BACKWARD, FORWARD
+from miai_graph.context import FORWARD
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array, constant
@@ -120,9 +120,9 @@ def _copied(graph: Graph, is_split: Mapping[Node, bool]) -> set[Node]:
             copied.add(node)
             if node.type.size_bytes <= SMALL_VARIABLE_BYTES:
                 known.add(node)
-        elif node.op is _broadcast_to and not is_split[node]:
-            copied.add(node)
-        elif (node.op.is_view or node.op is _broadcast_to) and all(source in copied for source in node.inputs):
+        elif (node.op is _broadcast_to and not is_split[node]) or (
+            (node.op.is_view or node.op is _broadcast_to) and all(source in copied for source in node.inputs)
+        ):
             copied.add(node)
     return copied
 

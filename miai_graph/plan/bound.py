@@ -266,9 +266,7 @@ class BoundPlan:
         program = self.program
         kept = self._deferral.kept
         types = {
-            node: self._type(node, part)
-            for node in nodes
-            if program.storage[node] is Storage.OWN and node not in kept
+            node: self._type(node, part) for node in nodes if program.storage[node] is Storage.OWN and node not in kept
         }
         positions = {node: position for position, node in enumerate(program.steps)}
         holders: dict[Node, Node] = {}
@@ -358,7 +356,9 @@ class BoundPlan:
     def _prepare(self, position: Position, arrays: Arrays) -> Kernel:
         node, part = position
         if node.op in LINKED and self._links is not None:
-            return self._links.kernel(node, self._places[part], [arrays[source] for source in node.inputs], arrays[node])
+            return self._links.kernel(
+                node, self._places[part], [arrays[source] for source in node.inputs], arrays[node]
+            )
         if node.op in EFFECTS:
             return self._barrier or _nothing
         used = 0

@@ -1,0 +1,248 @@
+"""How a graph's batches are computed by the hosts there are: the cut, and a plan for each size of batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from executors.hosts.layout import (
+    Dealing,
+    HostOfStage,
+    Layout,
+    Planner,
+    as_tasks,
+    deal,
+    deal_shards,
+    tasks_of_stages,
+)
+from executors.hosts.measuring import Answers
+from miai_graph.context import COMMUNICATION, WAIT
+from miai_graph.graph import Graph
+from miai_graph.messages import describe
+from miai_graph.node import Node
+from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.passes.pipeline import Pipeline
+from miai_graph.plan.schedule import choose_ahead, choose_parts
+
+if TYPE_CHECKING:
+    from executors.hosts.executor import Hosts
+
+MICRO_BATCH_SECONDS = 2e-3
+"""What a micro-batch costs beside its computing: calls of small kernels, and messages."""
+
+WORTH_CUTTING_AGAIN = 0.9
+"""Another cut is taken if its slowest stage takes no more than this share of the present one's."""
+
+SENDING_SHARE = 0.25
+"""Of the time of a stage, for sending: with as much, schedules go one forward pass ahead."""
+
+NEVER = -1
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How batches of one size are computed.
+
+    number : by which hosts know it
+    layout, dealing : of the graph, and of the batch
+    hosts : those that take part
+    inputs : for each stage the positions of the inputs that it reads
+    """
+
+    number: int
+    layout: Layout
+    dealing: Dealing
+    hosts: Sequence[HostOfStage]
+    inputs: Sequence[Sequence[int]]
+
+
+class Plans:
+    """The plans of one graph.
+
+    Parameters
+    ----------
+    owner : knows the hosts
+    graph : simplified
+    inputs : in the order in which they are fed
+
+    Attributes
+    ----------
+    layout : the graph on hosts, if it was laid out
+    """
+
+    def __init__(self, owner: Hosts, graph: Graph, inputs: Sequence[Node]) -> None:
+        self._owner = owner
+        self._inputs = inputs
+        self._planner = Planner(graph, analyse_batch(graph), owner.stages_by_hand)
+        self._generation = NEVER
+        self._plans: dict[int, StepPlan] = {}
+        self._has_warned = False
+        self.layout: Layout | None = None
+
+    def find(self, batch_size: int) -> StepPlan | None:
+        """The plan for batches of this size, if there is one that holds."""
+        return None if self._is_stale() else self._plans.get(batch_size)
+
+    def get(self, batch_size: int) -> StepPlan:
+        """The plan for batches of this size."""
+        if self._is_stale():
+            self.forget()
+        if self.layout is None:
+            self.layout = self._lay_out(batch_size)
+            self._generation = self._owner.generation
+        if batch_size not in self._plans:
+            self._plans[batch_size] = self._make(self.layout, batch_size)
+        return self._plans[batch_size]
+
+    def _is_stale(self) -> bool:
+        return self._generation != self._owner.generation
+
+    def forget(self) -> None:
+        """Let hosts forget programs and plans."""
+        layout, self.layout, self._plans = self.layout, None, {}
+        if layout is not None:
+            for host in layout.hosts:
+                if self._owner.is_usable(host.address):
+                    content = {"programs": [layout.programs[host.stage]]}
+                    self._owner.session.call(host.address, "forget", content)
+
+    def _lay_out(self, batch_size: int) -> Layout:
+        """Cut the graph for the hosts that are there, and give each its stage."""
+        owner, session = self._owner, self._owner.session
+        crew = owner.crew
+        stages, replicas = owner.grid_size(len(crew), self._planner.most_stages)
+        speeds = [host.flops_per_second for host in crew]
+        cut = self._planner.cut(batch_size, stages, replicas, [host.name for host in crew], speeds, owner.links())
+        pipeline = self._planner.pipeline(cut.bounds, is_reproducible=owner.shards is not None)
+        self._warn_of_reductions(pipeline)
+        graphs = [pipeline.stage(stage, is_replicated=replicas > 1) for stage in range(pipeline.stages)]
+        grid = [[crew[number].address for number in hosts] for hosts in cut.hosts]
+        layout = Layout(grid, cut.shares, pipeline, graphs, [next(session.numbers) for _ in graphs], cut)
+        adds_up_alone = replicas == 1 and owner.shards is None
+        messages = [layout.program_message(stage, session.key, adds_up_alone) for stage in range(pipeline.stages)]
+        calls = {}
+        for host in layout.hosts:
+            message = messages[host.stage]
+            calls[session.call(host.address, "program", message.content, message.arrays)] = host.address
+        session.gather(calls)
+        return layout
+
+    def _warn_of_reductions(self, pipeline: Pipeline) -> None:
+        """Say what stands in the way of a pipeline that the user has cut into micro-batches."""
+        reductions, asked = pipeline.mid_step_reductions, self._owner.micro_batches
+        if pipeline.stages == 1 or asked in ("auto", 1) or not reductions or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            "expected micro-batches that go through the stages one after another; found values that need the whole "
+            f"batch in mid-step, for which the pipeline runs empty {_levels(pipeline)} times:\n"
+            f"  {describe(reductions[0])}\n"
+            "  If it is of a BatchNormalization: use LayerNormalization, or micro_batches=1",
+            stacklevel=2,
+        )
+
+    def _make(self, layout: Layout, batch_size: int) -> StepPlan:
+        owner, session, shards = self._owner, self._owner.session, self._owner.shards
+        if shards is not None:
+            dealing = deal_shards(batch_size, len(layout.grid), shards)
+        else:
+            dealing = deal(batch_size, layout.shares, self._micro_batches(layout, batch_size))
+        number = next(session.numbers)
+        hosts = [host for host in layout.hosts if host.replica < dealing.replicas]
+        names = [node.name for node in self._inputs]
+        inputs = [[names.index(node.name) for node in stage.graph.inputs] for stage in layout.stages]
+        grid = layout.grid[: dealing.replicas]
+        calls = {}
+        for host in hosts:
+            parts = dealing.parts[host.replica]
+            ahead = self._ahead(layout, len(parts))
+            tasks = tasks_of_stages(layout.pipeline, owner.schedule, len(parts), ahead)
+            content = {
+                "plan": number,
+                "program": layout.programs[host.stage],
+                "batch_size": batch_size,
+                "parts": [[part.number, part.first_row, part.size] for part in parts],
+                "tasks": as_tasks(tasks[host.stage]),
+                "stages": list(grid[host.replica]),
+                "replicas": [addresses[host.stage] for addresses in grid],
+                "replica": host.replica,
+                "keeps_parts": None if shards is None else [len(parts) for parts in dealing.parts],
+                "inputs": [names[position] for position in inputs[host.stage]],
+                "threads": None if shards is None else 1,
+            }
+            calls[session.call(host.address, "plan", content)] = host.address
+        session.gather(calls)
+        return StepPlan(number, layout, dealing, hosts, inputs)
+
+    def _micro_batches(self, layout: Layout, batch_size: int) -> int:
+        """How many micro-batches each replica has."""
+        asked = self._owner.micro_batches
+        if asked != "auto":
+            return int(asked)
+        if layout.pipeline.stages == 1 or layout.pipeline.mid_step_reductions:
+            return 1
+        rows = max(1, batch_size // len(layout.grid))
+        seconds = max(max(times) for times in layout.cut.stage_seconds)
+        return choose_parts(layout.pipeline.stages, rows, seconds, MICRO_BATCH_SECONDS)
+
+    @staticmethod
+    def _ahead(layout: Layout, parts: int) -> int:
+        """How many forward passes ahead hide what sending takes."""
+        stages = layout.pipeline.stages
+        return choose_ahead(stages, parts, 1.0, SENDING_SHARE) if stages > 1 else 0
+
+    def reconsider(self, batch_size: int, answers: Answers, steps: int) -> None:
+        """Cut anew, if measured times say that the slowest stage can be faster.
+
+        Parameters
+        ----------
+        answers : what the hosts have timed, in so many steps
+        """
+        layout, owner, planner = self.layout, self._owner, self._planner
+        if layout is None or layout.pipeline.stages == 1 or owner.stages_by_hand is not None or not answers:
+            return
+        crew = owner.measured_crew()
+        speeds = [host.flops_per_second for host in crew]
+        relative = {host.address: host.flops_per_second / speeds[0] for host in crew}
+        planner.measured = _measured_seconds(answers, steps, relative)
+        before = planner.slowest_seconds(layout.cut, batch_size, speeds, owner.links())
+        names = [host.name for host in crew]
+        cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), names, speeds, owner.links())
+        if planner.slowest_seconds(cut, batch_size, speeds, owner.links()) < WORTH_CUTTING_AGAIN * before:
+            self._generation = NEVER
+
+    def describe(self) -> list[str]:
+        """What is to be known of how batches are computed, in sentences."""
+        layout, owner = self.layout, self._owner
+        if layout is None:
+            return []
+        notes = [layout.cut.reason, *owner.notes]
+        for batch_size, plan in self._plans.items():
+            counts = " and ".join(str(len(parts)) for parts in plan.dealing.parts)
+            notes.append(f"At batch size {batch_size}: {counts} micro-batches, schedule {owner.schedule}.")
+        reductions = layout.pipeline.mid_step_reductions
+        if reductions and layout.pipeline.stages > 1:
+            notes.append(
+                f"The pipeline runs empty {_levels(layout.pipeline)} times in each step, for "
+                f"{describe(reductions[0])} needs the whole batch."
+            )
+        return notes
+
+
+def _levels(pipeline: Pipeline) -> int:
+    return len({pipeline.levels[node] for node in pipeline.mid_step_reductions})
+
+
+def _measured_seconds(answers: Answers, steps: int, speeds: Mapping[str, float]) -> dict[str, float]:
+    """For each node what it takes in a step, if its host is as fast as the first one."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for host, answer in answers:
+        for record in answer.content["records"]:
+            if record["phase"] not in (WAIT, COMMUNICATION) and host.address in speeds:
+                found[record["node"]].append(record["seconds"] / steps * speeds[host.address])
+    return {name: float(np.mean(seconds)) for name, seconds in found.items()}
