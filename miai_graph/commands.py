@@ -11,8 +11,9 @@ import click
 
 from miai_graph import __version__
 from miai_graph.demo import run_demo
-from miai_graph.doctor import examine
+from miai_graph.doctor import examine, examine_cluster
 from miai_graph.errors import MiaiGraphError
+from miai_graph.terminal import print_text
 
 ENTRY_POINT_GROUP = "miai_graph.commands"
 
@@ -72,11 +73,26 @@ def demo(epochs: int, executors: Sequence[str], seed: int, output: Path) -> None
 
 
 @main.command()
-def doctor() -> None:
-    """Look at this machine and installation; one sentence for each problem."""
-    report = examine()
+@click.argument("address", required=False)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that only you can read, with the cluster's token.",
+)
+def doctor(address: str | None, token_file: Path | None) -> None:
+    """Look at this machine and installation, or at the cluster at ADDRESS; one sentence for each problem.
+
+    The cluster's token is asked for, or comes from a file or the environment variable MIAI_GRAPH_TOKEN.
+    """
+    report = examine() if address is None else examine_cluster(address, token_file)
     for name, value in report.facts.items():
         click.echo(f"{name + ':':<14}{value}")
+    for table in report.tables:
+        print_text(f"\n{table}")
+    if report.tables:
+        click.echo()
+    for remark in report.remarks:
+        click.secho(f"note: {remark}", fg="yellow")
     for problem in report.problems:
         click.secho(f"problem: {problem}", fg="red")
     if not report.problems:

@@ -17,6 +17,7 @@ from miai_graph.bench.specs import SideSpec, check_distinct, parse_executors
 from miai_graph.callbacks import Callback, History, Logs
 from miai_graph.context import set_seed
 from miai_graph.digits import Digits, load_digits
+from miai_graph.errors import MissingDependencyError
 from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
 from miai_graph.op import Array
@@ -87,7 +88,7 @@ def run_demo(
     digits = load_digits()
     accuracy = _train_and_draw(specs[0], digits, folder, epochs, seed, verbose)
     if len(specs) > 1:
-        _compare(specs, digits, seed)
+        _compare(specs, digits, seed, leave_out=not executors)
     return accuracy
 
 
@@ -166,14 +167,25 @@ class _Measured:
     notes: tuple[str, ...]
 
 
-def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int) -> None:
-    """Train for an epoch on each executor, and print how fast it was and how far the weights are from the first's."""
+def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int, *, leave_out: bool) -> None:
+    """Train for an epoch on each executor, and print how fast it was and how far the weights are from the first's.
+
+    Parameters
+    ----------
+    leave_out : executors of which packages are not installed, instead of raising
+    """
     print(f"\nOne epoch on each executor, from the same weights, in batches of {BATCH_SIZE}:")
-    results = [_measure(spec, digits, seed) for spec in specs]
+    results, missing = [], []
+    for spec in specs:
+        try:
+            results.append(_measure(spec, digits, seed))
+        except MissingDependencyError as error:
+            if not leave_out:
+                raise
+            missing.append(f"{spec.text}: left out: {error}")
     _print_table(_comparison(results))
-    for result in results:
-        for note in result.notes:
-            print_text(f"{result.name}: {note}")
+    for line in (*missing, *(f"{result.name}: {note}" for result in results for note in result.notes)):
+        print_text(line)
     print_text(
         "Samples a second are those of the median step. Weights differ by rounding alone: sums are taken in another\n"
         "order, and training makes such differences grow. With reproducible=True there are none."

@@ -1,4 +1,8 @@
-"""Finds out what a user must know when something does not work: cores, libraries, executors, and what is wrong."""
+"""Finds out what a user must know when something does not work: cores, libraries, executors, and what is wrong.
+
+Other packages add what they know through the entry points ``miai_graph.doctors``: functions of the address of a cluster
+and of a file with its token, which return a `Report`. Without an address it is on this machine.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,37 @@ from threadpoolctl import threadpool_info
 
 from miai_graph import __version__
 from miai_graph.cores import physical_cores, threads_of_each, usable_cores
+from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import executor_names
 
+ENTRY_POINT_GROUP = "miai_graph.doctors"
 PACKAGES = ("numpy", "networkx", "matplotlib", "scikit-learn", "safetensors", "rich", "llvmlite")
 
 
 @dataclass
 class Report:
-    """What was found: facts by name, and a sentence for each problem."""
+    """What was found: facts by name, tables as text, and sentences.
+
+    Attributes
+    ----------
+    remarks : what one should know, though it works
+    problems : what does not work
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Take in what somebody else has found."""
+        self.facts |= other.facts
+        self.tables += other.tables
+        self.remarks += other.remarks
+        self.problems += other.problems
+
+
+Doctor = Callable[[str | None, Path | None], Report]
 
 
 def examine() -> Report:
@@ -45,7 +69,36 @@ def examine() -> Report:
             report.problems += find_problems()
         except Exception as error:
             report.problems.append(f"Looking for problems failed: {type(error).__name__}: {error}.")
+    for name, doctor in _doctors().items():
+        try:
+            report.add(doctor()(None, None))
+        except Exception as error:
+            report.problems.append(f"Looking at {name} failed: {type(error).__name__}: {error}.")
     return report
+
+
+def examine_cluster(address: str, token_file: Path | None = None) -> Report:
+    """Look at the cluster at an address."""
+    report = Report()
+    doctors = _doctors()
+    if not doctors:
+        report.problems.append("No executor for clusters is installed: run pip install -e . in the checkout.")
+    for doctor in doctors.values():
+        try:
+            report.add(doctor()(address, token_file))
+        except MiaiGraphError as error:
+            report.problems.append(sentence(str(error)))
+    return report
+
+
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop, if it has no other."""
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
+
+
+def _doctors() -> dict[str, Callable[[], Doctor]]:
+    """By name, what loads those that are installed."""
+    return {point.name: point.load for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _versions() -> str:

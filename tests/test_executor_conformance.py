@@ -26,6 +26,8 @@ from miai_graph.feeding import Rows
 from miai_graph.interpreter import evaluate
 from miai_graph.op import ops
 
+pytestmark = pytest.mark.filterwarnings("ignore:expected micro-batches that go through the stages")
+
 
 def hosts_here(stages: int, replicas: int, **options: Any) -> Executor:
     """Hosts that are objects in this process."""

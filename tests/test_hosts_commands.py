@@ -19,22 +19,13 @@ import pytest
 from click.testing import CliRunner
 
 from executors.hosts.cluster import CLOCK, Cluster
-from executors.hosts.commands import cluster as cluster_commands
 from executors.hosts.dask_cluster import DaskCluster
 from executors.hosts.security import credentials, new_token, write_token
 from miai_graph.commands import main
 from miai_graph.errors import ClusterLostError
 
-main.add_command(cluster_commands)
-
 PATIENCE_SECONDS = 40.0
-MAIN = [
-    sys.executable,
-    "-c",
-    "from miai_graph.commands import main\nfrom executors.hosts.commands import cluster\n"
-    "main.add_command(cluster)\nmain()",
-    "cluster",
-]
+MAIN = [sys.executable, "-c", "from miai_graph.commands import main; main()", "cluster"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends commands by signals")
 
 

@@ -31,6 +31,9 @@ from miai_graph import callbacks, layers, losses, metrics, optimizers
 from miai_graph.digits import load_digits
 from miai_graph.executor import Executor
 
+# Batch normalization in micro-batches gives the right numbers, and is slow: what is said of that is tested below.
+pytestmark = pytest.mark.filterwarnings("ignore:expected micro-batches that go through the stages")
+
 GRIDS = {
     "2 stages, 4 micro-batches": (2, 1, 4),
     "3 stages, gpipe": (3, 1, 3, "gpipe"),

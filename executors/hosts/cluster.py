@@ -104,8 +104,8 @@ class Cluster(ABC):
 
     @abstractmethod
     def call(self, address: str, name: str, message: Message | None = None) -> Future[Message]:
-        """Call a host's service. The future raises `HostUnreachableError` or `RemoteError`; it ends for certain only when
-        the host answers or its connection breaks, so wait for it with a time limit."""
+        """Call a host's service. The future raises `HostUnreachableError` or `RemoteError`; it ends for certain only
+        when the host answers or its connection breaks, so wait for it with a time limit."""
 
     @abstractmethod
     def post(self, address: str, message: Message) -> Future[None]:

@@ -20,7 +20,7 @@ from distributed import Scheduler, Worker, WorkerPlugin
 from executors.hosts.addresses import write_address
 from executors.hosts.cluster import CLOCK, HostUnreachableError, Message, ServiceMaker
 from executors.hosts.credentials import Credentials
-from executors.hosts.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack
+from executors.hosts.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack, set_time_limits
 from executors.hosts.host_process import MAKER
 from executors.hosts.reach import CONNECT_SECONDS
 from miai_graph.errors import ExecutorError
@@ -218,6 +218,7 @@ async def start_scheduler(credentials: Credentials, *, host: str, port: int) -> 
     ----------
     host, port : where to listen; an empty host is all addresses of this machine, port 0 any free one
     """
+    set_time_limits()
     with dask.config.set(SETTINGS), _private_folder() as folder, _told_clearly(host, port):
         scheduler = _Scheduler(
             host=write_address(host or "0.0.0.0", port).removesuffix(f":{port}"),

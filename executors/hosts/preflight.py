@@ -19,6 +19,8 @@ from miai_graph.passes.cutting import Links
 ANSWER_SECONDS = 5.0
 """How long a host may take to answer."""
 
+THIS_MACHINE = "this machine"
+
 APART_SECONDS = 2.0
 """Clocks that are farther apart are told of."""
 
@@ -68,17 +70,25 @@ class Preflight:
     offsets: Mapping[str, ClockOffset]
 
 
-def preflight(cluster: Cluster, hosts: Sequence[Described]) -> Preflight:
+def preflight(
+    cluster: Cluster, hosts: Sequence[Described], versions_here: Mapping[str, str] | None = None
+) -> Preflight:
     """Let hosts reach for each other and exchange messages; compare their versions and clocks.
 
     All reach for each other at once; then they measure, each with no more than one other at a time.
+
+    Parameters
+    ----------
+    versions_here : of this process, to compare them, too
     """
     inspection = _Inspection(cluster, hosts)
     inspection.knock()
     inspection.measure()
     offsets = {host.address: offset for host in hosts if (offset := inspection.clock_offset(host)) is not None}
-    named = {inspection.title(host): host.versions for host in hosts}
-    problems, remarks = version_differences(named)
+    versions = {inspection.title(host): host.versions for host in hosts}
+    if versions_here is not None:
+        versions[THIS_MACHINE] = versions_here
+    problems, remarks = version_differences(versions)
     clocks = [
         clock_difference(inspection.title(host), offsets[host.address]) for host in hosts if host.address in offsets
     ]
