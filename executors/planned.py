@@ -18,7 +18,8 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.simplify import simplify
-from miai_graph.plan.bound import Binding, BoundPlan, Workspace
+from miai_graph.plan.bound import Binding, BoundPlan
+from miai_graph.plan.memory import Workspace
 from miai_graph.state import state
 from miai_graph.timing import Recorder, Timing, TimingRecord, merge_calls
 

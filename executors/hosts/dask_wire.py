@@ -161,7 +161,7 @@ class Line:
         self._reader: asyncio.Task[None] | None = None
 
     def send(self, packed: Serialized) -> asyncio.Future[None]:
-        """Send a message. The future is done when the other side has taken it; else it raises `HostUnreachableError`."""
+        """Send a message. The future is done when the other side has taken it, or raises `HostUnreachableError`."""
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((packed, taken))
         if self._writer is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address
-from executors.hosts.cluster import Cluster, HostUnreachable, Message, RemoteFailure
+from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
 from executors.hosts.facts import NOT_INSTALLED, host_facts, installed_version
 from executors.hosts.loading import load
 from executors.hosts.preflight import (
@@ -114,7 +114,7 @@ def _ask_all(cluster: Cluster, addresses: Sequence[str], report: Report) -> list
     for address in addresses:
         if reason := obstacles[address]:
             machine, _ = parse_address(address)
-            report.problems.append(sentence(obstaclesentence(THIS_MACHINE, f"the host {machine}", address, reason)))
+            report.problems.append(sentence(obstacle_sentence(THIS_MACHINE, f"the host {machine}", address, reason)))
     busy = {address: cluster.call(address, "busy", Message({"seconds": _BUSY_SECONDS})) for address in reached}
     hosts = []
     for address in reached:
@@ -122,15 +122,15 @@ def _ask_all(cluster: Cluster, addresses: Sequence[str], report: Report) -> list
             cores = busy[address].result(ANSWER_SECONDS).content["cores"]
             facts = cluster.call(address, "describe", Message({"measure": True})).result(ANSWER_SECONDS).content
             hosts.append(_Host(address, facts, cores))
-        except (HostUnreachable, RemoteFailure, TimeoutError) as error:
+        except (HostUnreachableError, RemoteError, TimeoutError) as error:
             report.problems.append(sentence(f"host {places(addresses)[address]} does not answer: {_reason(error)}"))
     return hosts
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, HostUnreachable):
+    if isinstance(error, HostUnreachableError):
         return error.reason
-    return error.text if isinstance(error, RemoteFailure) else f"no answer within {ANSWER_SECONDS:g} s"
+    return error.text if isinstance(error, RemoteError) else f"no answer within {ANSWER_SECONDS:g} s"
 
 
 def _busy(hosts: Sequence[_Host], titles: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from executors.hosts.mailbox import Mailbox, StepAborted
 from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
 from miai_graph.errors import ExecutionError, MiaiGraphError
-from miai_graph.plan.bound import Workspace
+from miai_graph.plan.memory import Workspace
 
 EXECUTION, ABORTED, OTHER = "execution", "aborted", "other"
 """How a step can fail: at a node; because of another host; otherwise."""

@@ -18,16 +18,17 @@ from miai_graph.graph_data import GraphData, graph_from_data
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS
 from miai_graph.passes.pipeline import Segment
-from miai_graph.plan.bound import BoundPlan, Workspace
+from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.deferral import NO_DEFERRAL, find_deferral
 from miai_graph.plan.exchange import Accumulation, split_outputs
+from miai_graph.plan.memory import Workspace
 from miai_graph.plan.order import scheduled_positions
-from miai_graph.plan.parts import Part
+from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import make_program
 from miai_graph.plan.schedule import Task
 from miai_graph.state import State, Variable, aligned_bytes
 from miai_graph.timing import Recorder, merge_calls
-from miai_graph.types import BatchDim, int_dims
+from miai_graph.types import int_dims
 
 FEED = ("feed",)
 """The key under which a batch arrives."""
@@ -126,7 +127,7 @@ class HostPlan:
         self._threads: int | None = content["threads"]
         parts = [Part(*numbers) for numbers in content["parts"]]
         self._first_row = parts[0].first_row
-        self._rows = sum(part.size for part in parts)
+        self._all_parts = Part(0, self._first_row, sum(part.size for part in parts))
         own = content["replica"]
         exchange = Accumulation(
             program.program, content["batch_size"], parts, len(content["replicas"]), own, content["keeps_parts"]
@@ -191,10 +192,7 @@ class HostPlan:
         if node not in self._split:
             return ()
         (axis,) = node.type.batch_axes
-        dim = node.type.shape[axis]
-        assert isinstance(dim, BatchDim)
-        first = dim.multiple * self._first_row
-        return (slice(None),) * axis + (slice(first, first + dim.multiple * self._rows),)
+        return (slice(None),) * axis + (rows_along(node.type.shape[axis], self._all_parts),)
 
     def _feed(self, arrays: Sequence[Array]) -> None:
         """Copy this replica's rows, or whole arrays, to where the kernels look for them."""

@@ -11,7 +11,7 @@ All stages do what they do in the order of one sequence, so no two of them ever 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from miai_graph.context import COMMUNICATION, WAIT
@@ -187,20 +187,11 @@ class Pipeline:
     def mid_step_reductions(self) -> list[Node]:
         """The values that the whole batch must be known for, before any of it can go on: batch statistics, say. At each
         level of them the pipeline runs empty once."""
-        return [
-            node
-            for node in self.graph.nodes
-            if node in self.analysis.reduced
-            and any(self.is_per_part(user) and self.stage_of[user] is not None for user in self._users(node))
-        ]
-
-    def _users(self, node: Node) -> Iterator[Node]:
-        """The nodes that are computed from it, directly or not."""
-        reached = {node}
-        for other in self.graph.nodes[self._places[node] + 1 :]:
-            if any(source in reached for source in other.inputs):
-                reached.add(other)
-                yield other
+        wanted: set[Node] = set()
+        for node in reversed(self.graph.nodes):
+            if node in wanted or (self.is_per_part(node) and self.stage_of[node] is not None):
+                wanted.update(node.inputs)
+        return [node for node in self.graph.nodes if node in self.analysis.reduced and node in wanted]
 
     def stage(self, stage: int, *, is_replicated: bool = False) -> StageGraph:
         """What one stage computes.
@@ -264,6 +255,8 @@ class _StageWriter:
         self._is_replicated = is_replicated
         self._turns = pipeline.turns(stage)
         self._owed = {node for node in local if node in self._reduced and pipeline.stage_of[node] == stage}
+        self._waiting: list[Node] = []
+        """What is owed since the last barrier."""
         self._receivers: dict[Node, list[int]] = defaultdict(list)
         for node, receiver in pipeline.values:
             if pipeline.stage_of[node] == stage:
@@ -326,6 +319,7 @@ class _StageWriter:
 
     def _owe(self, node: Node, turn: Turn) -> None:
         """What is owed goes to the other replicas together with what is owed next to it."""
+        self._waiting.append(node)
         if not self._is_replicated:
             return
         if self._bucket_turn is not None and self._bucket_turn[:3] != turn[:3]:
@@ -344,7 +338,7 @@ class _StageWriter:
     def _reach(self, level: int) -> None:
         """Put reductions between each level before this one and the next."""
         while self._level < level:
-            owed = [node for node in self._new if node in self._owed and self._turns[node][0] == self._level]
+            owed, self._waiting = self._waiting, []
             self._contribute()
             self._level += 1
             if not owed:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,52 +19,22 @@ from miai_graph.interpreter import bind_attributes, evaluate_node, execution_err
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost
-from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter
+from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
-from miai_graph.plan.exchange import Accumulation, Exchange, reduction_kernel, split_outputs
-from miai_graph.plan.memory import Lifetime, assign_offsets
+from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
+from miai_graph.plan.memory import Lifetime, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
-from miai_graph.plan.parts import Part
+from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
-from miai_graph.state import State, aligned_bytes, arrays_in, block_bytes
+from miai_graph.state import State, arrays_in, block_bytes
 from miai_graph.timing import Recorder
-from miai_graph.types import BatchDim, Dim, TensorType, bind_type
+from miai_graph.types import TensorType, bind_type
 
 BINDINGS_LIMIT = 16
 """How many ways in which values may lie a plan remembers. A training step alternates between two."""
 
 Arrays = dict[Node, Array]
-
-LINKED = (*EFFECTS, _receive)
-WHOLE_BATCH = Part(0, 0, 0)
-
-
-class Links(Protocol):
-    """How a plan sends and receives."""
-
-    def kernel(self, node: Node, part: Part, inputs: Sequence[Array], output: Array) -> Kernel:
-        """What a `send`, `receive`, `contribute` or `barrier` does for a part."""
-        ...
-
-
-class Workspace:
-    """Memory that plans of one executable share, for only one of them runs at a time."""
-
-    def __init__(self) -> None:
-        self._blocks: dict[str, Array] = {}
-
-    def block(self, purpose: str, size_bytes: int) -> Array:
-        """At least the largest number of bytes asked for so far; earlier, smaller blocks stay valid."""
-        block = self._blocks.get(purpose)
-        if block is None or block.size < size_bytes:
-            block = self._blocks[purpose] = aligned_bytes(size_bytes)
-        return block
-
-    @property
-    def size_bytes(self) -> int:
-        """All that is asked for so far."""
-        return sum(block.size for block in self._blocks.values())
 
 
 @dataclass(frozen=True)
@@ -181,7 +151,8 @@ class BoundPlan:
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
         kept = self._place_kept()
         for own_part, part in zip(own_parts, self.parts, strict=True):
-            own_part |= {node: array[_rows(node.type.shape[0], part, self.parts[0])] for node, array in kept.items()}
+            for node, array in kept.items():
+                own_part[node] = array[rows_along(node.type.shape[0], part, self.parts[0])]
         own_parts.append(kept)
         batch_size = np.asarray(self.batch_size, np.int64)
         result: list[Arrays] = []
@@ -339,13 +310,13 @@ class BoundPlan:
             outputs.append(next(whole))
             (axis,) = node.type.batch_axes
             copies += [
-                (outputs[-1][(slice(None),) * axis + (_rows(node.type.shape[axis], part),)], arrays[place][node])
+                (outputs[-1][(slice(None),) * axis + (rows_along(node.type.shape[axis], part),)], arrays[place][node])
                 for place, part in enumerate(self.parts)
             ]
         return outputs, copies
 
     def _kernel(self, position: Position, arrays: Arrays) -> Kernel:
-        """The kernel that computes a node for a part. Those that touch no state are the same wherever it lies."""
+        """What computes a node for a part. Those that touch no state are the same wherever it lies."""
         node, _ = position
         if any(map(self._moves, (node, *node.inputs))):
             return self._prepare(position, arrays)
@@ -425,13 +396,6 @@ class BoundPlan:
                 raise
             node, part = self._positions[position]
             raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
-
-
-def _rows(dim: Dim, part: Part, first: Part = WHOLE_BATCH) -> slice:
-    """Where a part's rows lie, among those from the first part's on."""
-    assert isinstance(dim, BatchDim)
-    start = part.first_row - first.first_row
-    return slice(dim.multiple * start, dim.multiple * (start + part.size))
 
 
 def _nothing() -> None:

@@ -1,12 +1,12 @@
 """Gradients of weights that are computed once for all micro-batches, after their backward passes.
 
-A weight's gradient is owed to the next update and to nothing before it, so it can wait: x₁ᵀg₁ + x₂ᵀg₂ + … is one product
-of all rows of x and g, if they lie together. For a large matrix that is several times as fast as a product and an
-addition for each micro-batch, and the stages below do not wait for it. The price is memory for x and g of all
+A weight's gradient is owed to the next update and to nothing before it, so it can wait: x₁ᵀg₁ + x₂ᵀg₂ + … is one
+product of all rows of x and g, if they lie together. For a large matrix that is several times as fast as a product and
+an addition for each micro-batch, and the stages below do not wait for it. The price is memory for x and g of all
 micro-batches, so it is done where a gradient is larger than what it is computed from.
 
-To split the backward pass in two, for cotangents and for weights, is the idea of "zero bubble" pipelines (Qi et al. 2023,
-arXiv:2401.10241, section 2).
+To split the backward pass in two, for cotangents and for weights, is the idea of "zero bubble" pipelines (Qi et al.
+2023, arXiv:2401.10241, section 2).
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from miai_graph.kernels.numpy_kernels import Kernel, Request
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
+from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter
 from miai_graph.placement import REDUCTIONS
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
@@ -121,6 +121,18 @@ class Accumulation:
             return kernel
         total, share = self._own[0][number], self._spare[number]
         return partial(_run_all, (kernel, partial(REDUCTIONS[self._reductions[number]], total, share, out=total)))
+
+
+class Links(Protocol):
+    """How a plan sends and receives where no memory is shared."""
+
+    def kernel(self, node: Node, part: Part, inputs: Sequence[Array], output: Array) -> Kernel:
+        """What a `send`, `receive`, `contribute` or `barrier` does for a part."""
+        ...
+
+
+LINKED = (*EFFECTS, _receive)
+"""The ops whose kernels are a matter of links."""
 
 
 def split_outputs(program: Program) -> list[Node]:

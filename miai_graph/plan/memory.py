@@ -1,4 +1,4 @@
-"""Where in one block of memory each buffer goes, so that those alive at the same time do not overlap.
+"""Blocks of memory, and where in a block each buffer goes, so that those alive at the same time do not overlap.
 
 Buffers are placed in the order in which they come alive, each into the smallest gap that it fits in (best fit); a gap
 left by a dead buffer joins its neighbours.
@@ -10,7 +10,27 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miai_graph.state import ALIGNMENT_BYTES
+from miai_graph.op import Array
+from miai_graph.state import ALIGNMENT_BYTES, aligned_bytes
+
+
+class Workspace:
+    """Memory that plans of one executable share, for only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Array] = {}
+
+    def block(self, purpose: str, size_bytes: int) -> Array:
+        """At least the largest number of bytes asked for so far; earlier, smaller blocks stay valid."""
+        block = self._blocks.get(purpose)
+        if block is None or block.size < size_bytes:
+            block = self._blocks[purpose] = aligned_bytes(size_bytes)
+        return block
+
+    @property
+    def size_bytes(self) -> int:
+        """All that is asked for so far."""
+        return sum(block.size for block in self._blocks.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from miai_graph.types import BatchDim, Dim
+
 
 @dataclass(frozen=True)
 class Part:
@@ -35,6 +37,16 @@ def parts_of(worker: int, workers: int, parts: Sequence[Part]) -> Sequence[Part]
     """A worker's run of the parts; each worker has as many as the others, or one more."""
     first, count = _spans(len(parts), workers)[worker]
     return parts[first : first + count]
+
+
+WHOLE_BATCH = Part(0, 0, 0)
+
+
+def rows_along(dim: Dim, part: Part, first: Part = WHOLE_BATCH) -> slice:
+    """Where a part's rows lie along an axis, counted from the first part's on."""
+    assert isinstance(dim, BatchDim)
+    start = part.first_row - first.first_row
+    return slice(dim.multiple * start, dim.multiple * (start + part.size))
 
 
 def _spans(length: int, count: int) -> list[tuple[int, int]]:
