@@ -86,7 +86,7 @@ def evaluate(
     step, first_row, whole_batch_size : the numbers that `leaves.RUN_NUMBERS` names, if this is a part of a greater
         batch
     """
-    run = dict(zip(RUN_NUMBERS, (whole_batch_size or batch_size, first_row, step), strict=True))
+    run = dict(zip(RUN_NUMBERS, (whole_batch_size or batch_size, batch_size, first_row, step), strict=True))
     values: dict[Node, Array] = {}
     for node in graph.nodes:
         if is_input(node):

@@ -47,7 +47,7 @@ def evaluate_split(
     values: dict[Node, list[Array]] = {}
     for node in graph.nodes:
         parts = [
-            _evaluate_part(node, values, feeds, state, part, size, (starts[-1], starts[part], step), analysis)
+            _evaluate_part(node, values, feeds, state, part, size, (starts[-1], size, starts[part], step), analysis)
             for part, size in enumerate(sizes)
         ]
         if node in analysis.reduced:
@@ -66,13 +66,13 @@ def _evaluate_part(
     state: State,
     part: int,
     size: int,
-    run_numbers: tuple[int, int, int],
+    run_numbers: tuple[int, int, int, int],
     analysis: BatchAnalysis,
 ) -> Array:
     if is_input(node):
         placement = analysis.placements[node]
         if isinstance(placement, Split):
-            first = run_numbers[1] * placement.rows
+            first = run_numbers[2] * placement.rows
             return feeds[node][first : first + size * placement.rows]
         return feeds[node]
     if is_variable(node):

@@ -52,7 +52,13 @@ class LogicalStage:
     """One stage of one replica, with the values computed so far, by node and part."""
 
     def __init__(
-        self, run: Run, own: StageGraph, stage: int, replica: int, parts: Sequence[Part], tasks: Mapping[int, list[Task]]
+        self,
+        run: Run,
+        own: StageGraph,
+        stage: int,
+        replica: int,
+        parts: Sequence[Part],
+        tasks: Mapping[int, list[Task]],
     ) -> None:
         self.run, self.own, self.stage, self.replica, self.parts = run, own, stage, replica, parts
         self.order = _order(own, len(parts), tasks)
@@ -122,7 +128,8 @@ class LogicalStage:
         if is_variable(node):
             return state.get(variable_of(node))
         if node.op.name in RUN_NUMBERS:
-            numbers = dict(zip(RUN_NUMBERS, (self.run.batch_size, self.parts[part].first_row, self.run.step), strict=True))
+            own = self.parts[part]
+            numbers = dict(zip(RUN_NUMBERS, (self.run.batch_size, own.size, own.first_row, self.run.step), strict=True))
             return np.asarray(numbers[node.op.name], np.int64)
         return evaluate_node(node, inputs, self._size(node, part))
 
@@ -236,9 +243,7 @@ def evaluate_by_stages(
     for replica in range(replicas):
         own_parts = parts_of(replica, replicas, dealt)
         tasks = _tasks(pipeline, len(own_parts), schedule)
-        crew.append(
-            [LogicalStage(run, own, stage, replica, own_parts, tasks[stage]) for stage, own in enumerate(owns)]
-        )
+        crew.append([LogicalStage(run, own, stage, replica, own_parts, tasks[stage]) for stage, own in enumerate(owns)])
     _let_compute([stage for row in crew for stage in row], run)
     return _outputs(pipeline.graph, crew), _updates(pipeline.graph, crew)
 

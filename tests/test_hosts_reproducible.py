@@ -1,8 +1,8 @@
-"""`Hosts(reproducible=True)`: the bits of `Serial` with as many shards, however the graph and the rows are dealt out."""
+"""`Hosts(reproducible=True)`: the bits of `Serial` with as many shards, however graph and rows are dealt out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,9 @@ of_each_model = pytest.mark.parametrize("make", ALL_MODELS.values(), ids=ALL_MOD
 
 
 @pytest.fixture(scope="module")
-def known() -> Iterator[dict[Any, list[np.ndarray]]]:
+def known() -> dict[Any, list[np.ndarray]]:
     """What this process alone gives."""
-    yield {}
+    return {}
 
 
 @of_each_model
@@ -64,7 +64,7 @@ def test_bits_are_those_of_one_process(grid, make: Callable[[], mg.Model], known
 
 @of_each_grid
 @pytest.mark.parametrize("shards", [1, 4, 5])
-def test_nor_do_they_depend_on_it_with_other_shards(grid, shards: int, known: dict) -> None:
+def test_bits_with_other_shards(grid, shards: int, known: dict) -> None:
     if shards not in known:
         known[shards] = trained(cnn, reproducible(shards))
     assert_equal_bits(trained(cnn, alike(grid, shards)), known[shards])

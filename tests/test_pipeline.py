@@ -147,7 +147,10 @@ def test_training_of_each_model(make: Callable[[], mg.Model], cuts, is_reproduci
 
 def skips_and_losses_in_the_middle() -> mg.Model:
     """Two inputs, two outputs, a way around several layers, and a loss that is added half way."""
-    first, second = layers.Input((5,), dtype="float64", name="first"), layers.Input((3,), dtype="float64", name="second")
+    first, second = (
+        layers.Input((5,), dtype="float64", name="first"),
+        layers.Input((3,), dtype="float64", name="second"),
+    )
     h = around = layers.Dense(9, activation="tanh", **FLOAT64)(first)
     for _ in range(3):
         h = layers.Dense(9, activation="tanh", activity_regularizer="l2", **FLOAT64)(h)
@@ -344,6 +347,16 @@ def test_gradients_stand_on_the_stages_of_what_they_were_made_for(name: str) -> 
             assert row.positions[node] == items[node.origin]
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_forward_nodes_stand_behind_what_they_read(name: str) -> None:
+    graph = training_graph(PLAIN[name])
+    row = lay_out(graph, analyse_batch(graph))
+    for node in row.items:
+        for source in node.inputs:
+            place = row.positions[source]
+            assert place is None or place <= row.positions[node]
+
+
 def test_a_stage_has_what_is_small_for_itself() -> None:
     graph = training_graph(lambda: chain(30, 40, 20, 3))
     row = lay_out(graph, analyse_batch(graph))
@@ -374,8 +387,11 @@ def test_batch_statistics_are_told_as_reductions_in_mid_step() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "global_clipnorm"])
-def test_two_sweeps_do_where_there_are_no_statistics(optimizer: str) -> None:
-    pipeline = cut_before(training_graph(lambda: chain(30, 40, 20, 3), optimizer), "layer_1", "layer_3")
+@pytest.mark.parametrize(
+    "make", [lambda: chain(30, 40, 20, 3), transformer, tied], ids=["chain", "transformer", "tied"]
+)
+def test_two_sweeps_do_where_there_are_no_statistics(make: Callable[[], mg.Model], optimizer: str) -> None:
+    pipeline = at_fractions(training_graph(make, optimizer), (0.3, 0.6))
     assert [dict(pipeline.sweeps(stage)) for stage in range(3)] == [{0: {0, 1}}, {0: {0, 1}}, {0: {0}}]
 
 

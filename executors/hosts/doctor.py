@@ -6,12 +6,12 @@ import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address
+from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
 from executors.hosts.facts import NOT_INSTALLED, host_facts, installed_version
 from executors.hosts.loading import load
@@ -28,6 +28,7 @@ from executors.hosts.preflight import (
 from executors.hosts.probing import knock
 from executors.hosts.watch import ClockOffset
 from miai_graph.doctor import Report, sentence
+from miai_graph.errors import ExecutorError, MiaiGraphError
 
 PACKAGES = ("distributed", "cryptography", "msgpack", "psutil")
 """Those of the extra `hosts`."""
@@ -63,10 +64,9 @@ def examine(address: str | None = None, token_file: Path | None = None) -> Repor
         if the cluster cannot be reached: a sentence says why.
     """
     if address is None:
-        return Report({"hosts": _packages(), "ports": ", ".join(map(_port, (SCHEDULER_PORT, WORKER_PORT)))})
+        return Report({"hosts": _packages(), "ports": ", ".join(map(describe_port, (SCHEDULER_PORT, WORKER_PORT)))})
     security = load("security")
-    credentials = security.credentials(security.find_token(token_file))
-    with load("dask_cluster").DaskCluster(address, credentials) as cluster:
+    with _connected(address, security.credentials(security.find_token(token_file))) as cluster:
         return examine_cluster(cluster)
 
 
@@ -88,14 +88,33 @@ def examine_cluster(cluster: Cluster) -> Report:
     return report
 
 
+def _connected(address: str, credentials: Any) -> Cluster:
+    try:
+        cluster: Cluster = load("dask_cluster").DaskCluster(address, credentials)
+    except MiaiGraphError as error:
+        if isinstance(error.__cause__, TimeoutError) and knock(write_address(*parse_address(address))) is None:
+            raise _no_scheduler(address, "a program that takes connections but does not answer as one") from error
+        raise
+    except Exception as error:
+        raise _no_scheduler(address, "another one of its members, or another program") from error
+    return cluster
+
+
+def _no_scheduler(address: str, found: str) -> ExecutorError:
+    return ExecutorError(
+        f"expected the scheduler of a cluster at {address}; found {found}. Type the address that 'miai-graph cluster "
+        f"start' shows, with its port if that is not {SCHEDULER_PORT}"
+    )
+
+
 def _packages() -> str:
     versions = {package: installed_version(package) for package in PACKAGES}
     text = ", ".join(f"{package} {version}" for package, version in versions.items())
     return text if NOT_INSTALLED not in versions.values() else f"{text}; pip install 'miai-graph[hosts]' adds them"
 
 
-def _port(port: int) -> str:
-    """Whether one can listen there; nothing does for a moment, so no firewall asks."""
+def describe_port(port: int) -> str:
+    """Whether it is free. Nothing listens there even for a moment, so no firewall asks."""
     with socket.socket() as probe:
         if os.name == "posix":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,13 +132,13 @@ def _ask_all(cluster: Cluster, addresses: Sequence[str], report: Report) -> list
     reached = [address for address in addresses if obstacles[address] is None]
     for address in addresses:
         if reason := obstacles[address]:
-            machine, _ = parse_address(address)
-            report.problems.append(sentence(obstacle_sentence(THIS_MACHINE, f"the host {machine}", address, reason)))
+            report.problems.append(sentence(obstacle_sentence(THIS_MACHINE, "the host", address, reason)))
     busy = {address: cluster.call(address, "busy", Message({"seconds": _BUSY_SECONDS})) for address in reached}
+    wait(busy.values(), ANSWER_SECONDS)
     hosts = []
     for address in reached:
         try:
-            cores = busy[address].result(ANSWER_SECONDS).content["cores"]
+            cores = busy[address].result(0).content["cores"]
             facts = cluster.call(address, "describe", Message({"measure": True})).result(ANSWER_SECONDS).content
             hosts.append(_Host(address, facts, cores))
         except (HostUnreachableError, RemoteError, TimeoutError) as error:

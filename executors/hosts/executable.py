@@ -278,7 +278,7 @@ class HostsExecutable(Executable):
                 self._start_up_seconds,
                 max((answer.content["peak_bytes"] for _, answer in answers), default=0),
                 self._plans.describe(),
-                slices_of(answers, self._owner.clock),
+                slices_of(answers, self._owner.crew.clock),
             )
 
     def reset_timing(self) -> None:
@@ -290,7 +290,7 @@ class HostsExecutable(Executable):
             layout = self._plans.layout
             if layout is not None:
                 for host in layout.hosts:
-                    if self._owner.is_usable(host.address):
+                    if self._owner.crew.is_usable(host.address):
                         content = {"programs": [layout.programs[host.stage]]}
                         self._session.call(host.address, "reset_timing", content)
 

@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakMethod, finalize
 
-from executors.hosts.cluster import Cluster, Message
+from executors.hosts.cluster import Cluster
+from executors.hosts.crew import Crew
 from executors.hosts.executable import HostsExecutable
+from executors.hosts.journal import Journal
 from executors.hosts.layout import Layout, check_stages
 from executors.hosts.loading import load
 from executors.hosts.session import HostsLost, Session
-from executors.hosts.watch import ClockOffset, Watch
+from executors.hosts.watch import Watch
 from executors.planned import check_flag, check_positive
 from miai_graph.cores import threads_of_each
-from miai_graph.errors import ArgumentError, ExecutorError, HostLostError
+from miai_graph.errors import ArgumentError, ClusterLostError, ExecutorError, HostLostError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
 from miai_graph.node import Node
-from miai_graph.passes.cutting import Links
 from miai_graph.plan.schedule import KINDS
 from miai_graph.state import state
 
 EMBEDDED_HOSTS = 2
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Host:
-    """A host as it described itself.
-
-    flops_per_second : measured in matrix products
-    """
-
-    address: str
-    name: str
-    pid: int
-    threads: int
-    flops_per_second: float
-    machine: str
-    cpu_features: tuple[str, ...]
-    versions: Mapping[str, str]
-
-    def __hash__(self) -> int:
-        return hash(self.address)
 
 
 class Hosts(Executor):
@@ -111,20 +90,23 @@ class Hosts(Executor):
         self.schedule = schedule
         self._on_host_lost = on_host_lost
         self.shards = shards if reproducible else None
-        self.generation = 0
-        self.notes: list[str] = []
-        self.crew: list[Host] = []
-        """The hosts there are."""
-        self._losses: list[str] = []
-        self._links: Links | None = None
+        self._losses: dict[str, str] = {}
         self._cluster = address if isinstance(address, Cluster) else self._connect(address)
-        self._watch = Watch(self._cluster)
-        self.session = Session(self._cluster, self._watch)
+        watch = Watch(self._cluster)
+        self.crew = Crew(self._cluster, watch, is_reproducible=reproducible)
+        self._journal = Journal()
+        self.session = Session(self._cluster, watch, self._journal)
+        self.session.describe = self.crew.describe
         # Not the method itself: what the finalizer keeps must not keep this object.
         recover = WeakMethod(self.recover)
         self.session.recover = lambda: _call(recover)
-        self._finish = finalize(self, _finish, self.session, self._watch, self._cluster)
-        self.welcome()
+        self._finish = finalize(self, _finish, self.session, watch, self._cluster)
+        try:
+            self.welcome()
+            self._require_enough()
+        except BaseException:
+            self._finish()
+            raise
 
     def _connect(self, address: str | None) -> Cluster:
         if address is None:
@@ -140,75 +122,40 @@ class Hosts(Executor):
         return f"Hosts(stages={self._stages!r}, replicas={self._replicas}, {len(self.crew)} hosts)"
 
     def welcome(self) -> None:
-        """Take in the hosts that have joined."""
-        known = {host.address for host in self.crew}
-        joined = [address for address in self._cluster.addresses if address not in known]
-        self._watch.forgive(joined)
-        asked = {address: self._cluster.call(address, "describe", Message({"measure": True})) for address in joined}
-        found = []
-        for address, answer in asked.items():
-            try:
-                found.append(_as_host(address, answer))
-            except Exception as error:
-                self.notes.append(f"host {address} is not used: {error}")
-        if found:
-            self._require_alike([*self.crew, *found])
-            for host in found:
-                self._watch.add(host.address)
-            self.crew += found
-            self.generation += 1
-        self._require_enough()
+        """Take in the hosts that have joined.
 
-    def _require_alike(self, hosts: Sequence[Host]) -> None:
-        first = hosts[0]
-        for host in hosts[1:]:
-            for package in ("miai-graph",) if self.shards is None else ("miai-graph", "NumPy"):
-                if host.versions[package] != first.versions[package]:
-                    raise ExecutorError(
-                        f"expected {package} {first.versions[package]} on each host, as on {first.name} "
-                        f"({first.address}); found {host.versions[package]} on {host.name} ({host.address}). Install "
-                        "the same version"
-                    )
-            if self.shards is not None and (host.machine, host.cpu_features) != (first.machine, first.cpu_features):
-                raise ExecutorError(
-                    f"expected hosts with the same CPU features, for reproducible=True; found that {host.name} "
-                    f"({host.address}) differs from {first.name} ({first.address}) in "
-                    f"{', '.join(sorted({*host.cpu_features} ^ {*first.cpu_features})) or host.machine}. Leave it "
-                    "out, or use reproducible=False"
-                )
-
-    def _require_enough(self) -> None:
-        if not self.crew:
+        Raises
+        ------
+        ExecutorError
+            if there are none.
+        ClusterLostError
+            if the scheduler is gone. The values are here then.
+        """
+        try:
+            self.session.restart()
+            self.crew.welcome()
+        except ClusterLostError as error:
+            self._give_up(error)
+        if not len(self.crew):
+            notes = "".join(f"\n  {note}" for note in self.crew.notes)
             raise ExecutorError(
-                "expected at least one host in the cluster; found none. Type miai-graph cluster join on one"
+                "expected at least one host in the cluster; found none. Type miai-graph cluster join on one" + notes
             )
 
-    def measured_crew(self) -> list[Host]:
-        """The hosts, asked once more how fast they are: something else may have kept them busy the first time."""
-        asked = {host: self._cluster.call(host.address, "describe", Message({"measure": True})) for host in self.crew}
-        faster = []
-        for host, answer in asked.items():
-            speed = _as_host(host.address, answer).flops_per_second
-            faster.append(replace(host, flops_per_second=max(speed, host.flops_per_second)))
-        self.crew = faster
-        return faster
-
-    def clock(self, address: str) -> ClockOffset:
-        """How far a host's clock is from that of this process."""
-        return self._watch.offsets.get(address, ClockOffset(0, 0))
-
-    def is_usable(self, address: str) -> bool:
-        return address not in self._watch.lost and any(host.address == address for host in self.crew)
+    def _require_enough(self) -> None:
+        wanted = self._replicas * (1 if self._stages == "auto" else self._stages)
+        if len(self.crew) < wanted:
+            notes = "".join(f"\n  {note}" for note in self.crew.notes)
+            raise ExecutorError(
+                f"expected {wanted} hosts, for {self._stages} stages in {self._replicas} replicas; found "
+                f"{len(self.crew)}. Ask for fewer, or type miai-graph cluster join on more machines{notes}"
+            )
 
     def grid_size(self, hosts: int, most_stages: int) -> tuple[int, int]:
         """Numbers of stages and replicas, for as many hosts and a graph that cannot be cut into more stages."""
         wanted = max(1, hosts // self._replicas) if self._stages == "auto" else self._stages
         stages = min(wanted, most_stages, hosts)
         return stages, max(1, min(self._replicas, hosts // stages))
-
-    def links(self) -> Links | None:
-        """What connects the hosts, if it was measured."""
-        return self._links
 
     def despite_losses(self, attempt: Callable[[], Result]) -> Result:
         """The result of an attempt, made again after each loss of a host.
@@ -218,6 +165,8 @@ class Hosts(Executor):
         HostLostError
             if there is no going on.
         """
+        if not len(self.crew):
+            self.welcome()
         while True:
             try:
                 return attempt()
@@ -226,14 +175,12 @@ class Hosts(Executor):
 
     def name_losses(self, layout: Layout, step: int) -> None:
         """Say which hosts were lost, with their stages and the step."""
-        for host in layout.hosts:
-            reason = self._watch.lost.get(host.address)
-            if reason is not None:
-                name = next((known.name for known in self.crew if known.address == host.address), "")
-                self._losses.append(
-                    f"host {name} ({host.address}), stage {host.stage} of replica {host.replica}, in step {step}: "
-                    f"{reason}"
-                )
+        names = {host.address: str(host) for host in self.crew.hosts}
+        for place in layout.hosts:
+            reason = self.crew.why_lost(place.address)
+            if reason is not None and place.address in names:
+                where = f"stage {place.stage} of replica {place.replica}"
+                self._losses[place.address] = f"host {names[place.address]}, {where}, in step {step}: {reason}"
 
     def recover(self) -> None:
         """After a loss: go on with the hosts left, from what they have or from the last snapshot.
@@ -261,31 +208,41 @@ class Hosts(Executor):
                 self._go_on(len(pending))
 
     def _dismiss_lost(self) -> None:
-        lost = [host for host in self.crew if host.address in self._watch.lost]
-        self.crew = [host for host in self.crew if host.address not in self._watch.lost]
-        named = " ".join(self._losses)
-        for host in lost:
-            if host.address not in named:
-                self._losses.append(f"host {host.name} ({host.address}): {self._watch.lost[host.address]}")
+        for host in self.crew.dismiss_lost():
+            self._losses.setdefault(host.address, f"host {host}: {self.crew.why_lost(host.address)}")
             self.session.forget_host(host.address)
-        self.generation += 1
+        for address in self.session.forgetful:
+            self._losses[address] = f"host {self.crew.describe(address)}: it had let go of the values"
+        self.session.forgetful.clear()
 
     def _go_on(self, steps: int) -> None:
-        losses = "\n  ".join(self._losses)
-        self.notes += self._losses
-        self._losses = []
-        if self._on_host_lost == "continue" and self.crew:
+        losses = list(self._losses.values())
+        self._losses.clear()
+        self.crew.notes += [f"Lost: {loss}" for loss in losses]
+        if self._on_host_lost == "continue" and len(self.crew):
             return
-        missing = f", {steps} steps before" if steps else ""
-        advice = "Start them again" if not self.crew else "on_host_lost='continue' goes on with those left"
+        if not len(self.crew):
+            try:
+                _ = self._cluster.addresses
+            except ClusterLostError as error:
+                self._give_up(error, steps)
+        advice = "on_host_lost='continue' goes on with those left" if len(self.crew) else "Start them again"
+        lines = "\n  ".join(losses)
         raise HostLostError(
-            f"expected all hosts to stay; found that some are lost:\n  {losses}\n  The values are those of the last "
-            f"snapshot{missing}. {advice}"
+            f"expected all hosts to stay; found that some are lost:\n  {lines}\n  {_standing(steps)}. {advice}"
         )
+
+    def _give_up(self, error: ClusterLostError, steps: int = 0) -> NoReturn:
+        """The scheduler is gone: see to it that the values are here, and tell which."""
+        if not self.session.salvage():
+            steps += len(self.session.roll_back())
+        raise ClusterLostError(
+            f"{error}. {_standing(steps)}; they can be saved, and another executor can go on with them"
+        ) from error
 
     @property
     def workers(self) -> Sequence[Worker]:
-        return tuple(Worker(index, host.pid, host.name, host.threads) for index, host in enumerate(self.crew))
+        return tuple(Worker(index, host.pid, host.name, host.threads) for index, host in enumerate(self.crew.hosts))
 
     def compile(
         self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
@@ -296,8 +253,8 @@ class Hosts(Executor):
     def close(self) -> None:
         # A step of another thread is finished first.
         with state.lock:
-            self._finish()
             super().close()
+            self._finish()
 
 
 def _call(method: WeakMethod[Callable[[], None]]) -> None:
@@ -307,18 +264,9 @@ def _call(method: WeakMethod[Callable[[], None]]) -> None:
     alive()
 
 
-def _as_host(address: str, answer: Future[Message]) -> Host:
-    content = answer.result(timeout=10.0).content
-    return Host(
-        address,
-        content["name"],
-        content["pid"],
-        content["threads"],
-        content["flops_per_second"],
-        content["machine"],
-        tuple(content["cpu_features"]),
-        content["versions"],
-    )
+def _standing(steps: int) -> str:
+    missing = f", {steps} step{'s' if steps > 1 else ''} before" if steps else ""
+    return f"The values are those of the last snapshot{missing}"
 
 
 def _finish(session: Session, watch: Watch, cluster: Cluster) -> None:

@@ -126,7 +126,7 @@ class Planner:
         seconds, crossing = self._amounts(batch_size, replicas, first)
         labels = [node.scope or self._names[node] for node in self._row.items] or ["(nothing)"]
         speeds = [speed / first for speed in flops_per_second]
-        if self._by_hand is not None:
+        if self._by_hand is not None and stages == len(self._by_hand):
             return self._cut_by_hand(seconds, crossing, replicas, speeds, links)
         most = min(stages, len(seconds))
         return cut_grid(seconds, crossing, most, replicas, speeds=speeds, links=links, labels=labels, hosts=names)

@@ -49,14 +49,23 @@ class Mailbox:
             return self._letters.pop(letter)
 
     def forget(self, before: int) -> None:
-        """Drop what was sent for earlier steps and never taken."""
+        """Drop what was sent for earlier steps and never taken, or is yet to arrive."""
         with self._arrived:
-            self._letters = {letter: arrays for letter, arrays in self._letters.items() if letter[0] >= before}
+            if before > self._aborted + 1:
+                self._aborted, self._reason = before - 1, "it is over"
+                self._drop()
 
     def abort(self, ticket: int, reason: str) -> None:
         """Give up this step and those before it: who waits is told, and what arrives late is dropped."""
         with self._arrived:
             if ticket > self._aborted:
                 self._aborted, self._reason = ticket, reason
-            self._letters = {letter: arrays for letter, arrays in self._letters.items() if letter[0] > self._aborted}
+                self._drop()
             self._arrived.notify_all()
+
+    def _drop(self) -> None:
+        self._letters = {letter: arrays for letter, arrays in self._letters.items() if letter[0] > self._aborted}
+
+    def __len__(self) -> int:
+        """How many things wait to be taken."""
+        return len(self._letters)

@@ -94,30 +94,30 @@ class Plans:
             self.forget()
         if self.layout is None:
             self.layout = self._lay_out(batch_size)
-            self._generation = self._owner.generation
+            self._generation = self._owner.crew.generation
         if batch_size not in self._plans:
             self._plans[batch_size] = self._make(self.layout, batch_size)
         return self._plans[batch_size]
 
     def _is_stale(self) -> bool:
-        return self._generation != self._owner.generation
+        return self._generation != self._owner.crew.generation
 
     def forget(self) -> None:
         """Let hosts forget programs and plans."""
         layout, self.layout, self._plans = self.layout, None, {}
         if layout is not None:
             for host in layout.hosts:
-                if self._owner.is_usable(host.address):
+                if self._owner.crew.is_usable(host.address):
                     content = {"programs": [layout.programs[host.stage]]}
                     self._owner.session.call(host.address, "forget", content)
 
     def _lay_out(self, batch_size: int) -> Layout:
         """Cut the graph for the hosts that are there, and give each its stage."""
         owner, session = self._owner, self._owner.session
-        crew = owner.crew
+        crew = owner.crew.hosts
         stages, replicas = owner.grid_size(len(crew), self._planner.most_stages)
         speeds = [host.flops_per_second for host in crew]
-        cut = self._planner.cut(batch_size, stages, replicas, [host.name for host in crew], speeds, owner.links())
+        cut = self._planner.cut(batch_size, stages, replicas, [host.name for host in crew], speeds, owner.crew.links)
         pipeline = self._planner.pipeline(cut.bounds, is_reproducible=owner.shards is not None)
         self._warn_of_reductions(pipeline)
         graphs = [pipeline.stage(stage, is_replicated=replicas > 1) for stage in range(pipeline.stages)]
@@ -142,7 +142,8 @@ class Plans:
             "expected micro-batches that go through the stages one after another; found values that need the whole "
             f"batch in mid-step, for which the pipeline runs empty {_levels(pipeline)} times:\n"
             f"  {describe(reductions[0])}\n"
-            "  If it is of a BatchNormalization: use LayerNormalization, or micro_batches=1",
+            "  Use BatchNormalization(synchronized=False) for statistics of micro-batches, LayerNormalization, or "
+            "micro_batches=1",
             stacklevel=2,
         )
 
@@ -206,14 +207,15 @@ class Plans:
         layout, owner, planner = self.layout, self._owner, self._planner
         if layout is None or layout.pipeline.stages == 1 or owner.stages_by_hand is not None or not answers:
             return
-        crew = owner.measured_crew()
+        owner.crew.measure_again()
+        crew = owner.crew.hosts
         speeds = [host.flops_per_second for host in crew]
         relative = {host.address: host.flops_per_second / speeds[0] for host in crew}
         planner.measured = _measured_seconds(answers, steps, relative)
-        before = planner.slowest_seconds(layout.cut, batch_size, speeds, owner.links())
+        before = planner.slowest_seconds(layout.cut, batch_size, speeds, owner.crew.links)
         names = [host.name for host in crew]
-        cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), names, speeds, owner.links())
-        if planner.slowest_seconds(cut, batch_size, speeds, owner.links()) < WORTH_CUTTING_AGAIN * before:
+        cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), names, speeds, owner.crew.links)
+        if planner.slowest_seconds(cut, batch_size, speeds, owner.crew.links) < WORTH_CUTTING_AGAIN * before:
             self._generation = NEVER
 
     def describe(self) -> list[str]:
@@ -221,7 +223,7 @@ class Plans:
         layout, owner = self.layout, self._owner
         if layout is None:
             return []
-        notes = [layout.cut.reason, *owner.notes]
+        notes = [layout.cut.reason, *owner.crew.notes]
         for batch_size, plan in self._plans.items():
             counts = " and ".join(str(len(parts)) for parts in plan.dealing.parts)
             notes.append(f"At batch size {batch_size}: {counts} micro-batches, schedule {owner.schedule}.")

@@ -124,14 +124,19 @@ class _Inspection:
             for host in self._hosts
         }
         deadline = monotonic() + ANSWER_SECONDS
-        for host in self._hosts:
-            answer = self._answer(host, asked[host.address], deadline)
-            for there in self._hosts:
+        found = [(host, self._answer(host, asked[host.address], deadline)) for host in self._hosts]
+        for there in self._hosts:
+            kept_out: dict[str, list[str]] = {}
+            for here, answer in found:
                 if reason := answer.get("obstacles", {}).get(there.address):
-                    self._blocked.add((host.address, there.address))
-                    self.problems.append(
-                        obstacle_sentence(f"host {self.title(host)}", there.name, there.address, reason)
-                    )
+                    self._blocked.add((here.address, there.address))
+                    kept_out.setdefault(reason, []).append(self.title(here))
+            # What is wrong with one that does not answer at all has been said.
+            if there.address not in self._silent:
+                self.problems += [
+                    obstacle_sentence(f"host{'s' * (len(names) > 1)} {join(names)}", there.name, there.address, reason)
+                    for reason, names in kept_out.items()
+                ]
 
     def measure(self) -> None:
         """Latencies and bandwidths of all pairs that reach each other."""
@@ -215,6 +220,11 @@ def title(name: str, place: str) -> str:
     return f"{name} ({place})"
 
 
+def join(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def obstacle_sentence(here: str, there: str, address: str, reason: str) -> str:
     """That one host, or this machine, cannot connect to another one; and what to do."""
     machine, port = parse_address(address)
@@ -243,7 +253,7 @@ def version_differences(versions: Mapping[str, Mapping[str, str]]) -> tuple[list
             number = installed.get(package, "unknown")
             found.setdefault(".".join(number.split(".")[:2]) if package == "Python" else number, []).append(name)
         if len(found) > 1:
-            listed = "; ".join(f"{number} on {', '.join(names)}" for number, names in found.items())
+            listed = "; ".join(f"{number} on {join(names)}" for number, names in found.items())
             sentence = f"versions of {package} differ: {listed}. {consequence}"
             (problems if package == _NEEDED_ALIKE else remarks).append(sentence)
     return problems, remarks

@@ -81,9 +81,8 @@ class Prober:
         if "back" in content:
             answer = Message({PROBE: content[PROBE]}, [_payload(content["back"])])
             self._channel.post(content["from"], answer)
-        elif content[PROBE] in self._waiting:
-            _, answers = self._waiting[content[PROBE]]
-            answers.put(None)
+        elif waiting := self._waiting.get(content[PROBE]):
+            waiting[1].put(None)
 
     def unreachable(self, address: str, reason: str) -> None:
         """End the probes of a host that cannot be reached."""

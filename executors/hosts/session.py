@@ -7,13 +7,14 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
-from weakref import WeakKeyDictionary
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message
-from executors.hosts.service import EXECUTION, OTHER
+from executors.hosts.failures import EXECUTION, FORGOTTEN, OTHER
+from executors.hosts.journal import Entry, Journal
 from executors.hosts.watch import Watch
 from miai_graph.errors import ExecutionError
 from miai_graph.op import Array
@@ -24,20 +25,25 @@ SNAPSHOT_SHARE = 0.05
 
 FIRST_SNAPSHOT_STEPS = 16
 FEWEST_STEPS, MOST_STEPS = 8, 1000
-JOURNAL_BYTES = 1 << 28
-"""So much of the batches since the last snapshot is kept."""
+
+RESTART_SECONDS, END_SECONDS = 10.0, 1.0
+"""How long hosts may take to forget this client, before it comes anew and when it leaves."""
+
+GREETING_SECONDS = 10.0
+"""How often hosts are told that this client is there. They forget those that they have not heard of for long."""
+
+
+class Fed(Protocol):
+    """A batch that was sent ahead."""
+
+    @property
+    def ticket(self) -> int:
+        """Of its step."""
+        ...
 
 
 class HostsLost(Exception):  # noqa: N818  never seen by users
     """Hosts were lost while something was asked of them."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A step that was committed since the last snapshot: what repeats it, and the size of what it keeps."""
-
-    repeat: Callable[[], object]
-    size_bytes: int
 
 
 class Session:
@@ -47,27 +53,43 @@ class Session:
     ----------
     cluster : of the hosts
     watch : says which of them are lost
+    journal : of steps; it is only known here, not kept
 
     Attributes
     ----------
     name : by which hosts know this client
     numbers : for variables, programs, plans and steps
+    forgetful : hosts that have let go of this session
+    feeds : batches that were sent ahead of their steps, while somebody has them
+    aborted : the last step that was given up; what was sent for it and those before it is gone
     recover : called when values are lost; it must compute them anew, or raise
+    describe : tells a host's name, by its address
     """
 
-    def __init__(self, cluster: Cluster, watch: Watch) -> None:
+    def __init__(self, cluster: Cluster, watch: Watch, journal: Journal) -> None:
         self.name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.cluster = cluster
         self.watch = watch
         self.numbers = itertools.count()
+        self.forgetful: list[str] = []
+        self.feeds: WeakSet[Fed] = WeakSet()
+        self.aborted = -1
         self._keys: WeakKeyDictionary[Variable, int] = WeakKeyDictionary()
+        self._known: set[str] = set()
+        self._left: set[str] = set()
         self._held: dict[str, dict[int, int]] = {}
-        self._journal: list[Entry] = []
-        self._before: dict[int, int] = {}
+        self._kept_journal = ref(journal)
         self._away: WeakKeyDictionary[Variable, None] = WeakKeyDictionary()
         self._snapshot_steps = FIRST_SNAPSHOT_STEPS
-        self._steps_seconds = 0.0
+        self._unfinished: Callable[[], None] | None = None
+        self._greeted_at = monotonic()
+        watch.greet = self.greet
         self.recover: Callable[[], None]
+        self.describe: Callable[[str], str] = str
+
+    @property
+    def _journal(self) -> Journal:
+        return self._kept_journal() or Journal()
 
     def key(self, variable: Variable) -> int:
         """The number by which hosts know a variable."""
@@ -79,6 +101,7 @@ class Session:
         self, address: str, name: str, content: Mapping[str, Any], arrays: Sequence[Array] = ()
     ) -> Future[Message]:
         """Call this session's end on a host."""
+        self._known.add(address)
         return self.cluster.call(address, name, Message({"session": self.name, **content}, arrays))
 
     def gather(self, futures: Mapping[Future[Any], str]) -> list[Any]:
@@ -93,7 +116,18 @@ class Session:
         """
         for _ in self._as_they_end(futures):
             pass
-        return [future.result() for future in futures]
+        answers = [future.result() for future in futures]
+        self._require_remembered(dict(zip(futures.values(), answers, strict=True)))
+        return answers
+
+    def _require_remembered(self, answers: Mapping[str, Message | None]) -> None:
+        """Raise HostsLost if hosts have let go of this session, and with it of values."""
+        forgetful = [address for address, answer in answers.items() if answer and _failed(answer) == FORGOTTEN]
+        if forgetful:
+            for address in forgetful:
+                self.forget_host(address)
+                self.forgetful.append(address)
+            raise HostsLost
 
     def gather_step(self, calls: Mapping[Future[Message], str], ticket: int) -> list[Message]:
         """The answers of hosts that run a step. When one fails, the others are told to give up.
@@ -106,18 +140,19 @@ class Session:
             if a node failed on one of them.
         """
         for future in self._as_they_end(calls):
-            if "failed" in future.result().content:
+            if _failed(future.result()) is not None:
                 break
         else:
             return [future.result() for future in calls]
         self.abort(calls, ticket, "another host failed")
-        answers = [future.result().content for future in self._as_they_end(calls)]
+        answers = {calls[future]: future.result() for future in self._as_they_end(calls)}
+        self._require_remembered(answers)
         for kind in (EXECUTION, OTHER):
-            for answer in answers:
-                if answer.get("failed") == kind:
-                    raise ExecutionError(answer["text"])
-        for answer in answers:
-            for address, reason in answer.get("lost", {}).items():
+            for address, answer in answers.items():
+                if _failed(answer) == kind:
+                    raise ExecutionError(f"{answer.content['text']}\n  host: {self.describe(address)}")
+        for answer in answers.values():
+            for address, reason in answer.content.get("lost", {}).items():
                 self.watch.report(address, reason)
         raise HostsLost
 
@@ -142,17 +177,28 @@ class Session:
                 yield future
             waiting -= done
 
-    def abort(self, calls: Mapping[Future[Message], str], ticket: int, reason: str) -> None:
-        """Tell hosts that a step is given up, and wait until they have done so."""
-        left = {future: address for future, address in calls.items() if address not in self.watch.lost}
-        for address in left.values():
+    def abort(self, calls: Mapping[Future[Message], str], ticket: int, reason: str, others: Iterable[str] = ()) -> None:
+        """Tell hosts that a step is given up, and wait until those that were called have done so.
+
+        Parameters
+        ----------
+        others : hosts that are told, too: they may have been called, if that was interrupted
+        """
+        self.aborted = max(self.aborted, ticket)
+        for address in {*calls.values(), *others} - self.watch.lost.keys():
             self.call(address, "abort", {"ticket": ticket, "reason": reason})
-        while left:
+        left = dict(calls)
+        while left := {future: address for future, address in left.items() if address not in self.watch.lost}:
             try:
-                self.gather(left)
+                for _ in self._as_they_end(left):
+                    pass
                 return
             except HostsLost:
-                left = {future: address for future, address in left.items() if address not in self.watch.lost}
+                continue
+
+    def oldest(self, ticket: int) -> int:
+        """The first step for which something that was sent may still be needed."""
+        return min([ticket, *(fed.ticket for fed in self.feeds)])
 
     def push(self, wanted: Mapping[str, Sequence[Variable]]) -> None:
         """See to it that hosts have the values of variables, by address."""
@@ -202,26 +248,43 @@ class Session:
         entry : how to repeat the step
         seconds : how long it took
         """
+        self._finish()
         read = list(dict.fromkeys(itertools.chain.from_iterable(readers.values())))
         updated = list(dict.fromkeys(itertools.chain.from_iterable(holders.values())))
-        for number in committed.tolist():
-            self._before.setdefault(number, int(state.versions[number]))
-        self._journal.append(entry)
+        if not updated:
+            state.commit(committed)
+            return
+        before = dict(zip(committed.tolist(), state.versions[committed].tolist(), strict=True))
+        self._unfinished = partial(self._note, before, holders, entry, seconds)
         state.send_away(updated, self.fetch)
         # What a step only read must be as it was if the step is repeated.
         state.guard(read, self.fetch)
         self._away.update(dict.fromkeys(updated))
         state.commit(committed)
+        self._finish()
+        if len(self._journal.entries) >= self._snapshot_steps or self._journal.is_full:
+            self._take_snapshot()
+
+    def _finish(self) -> None:
+        """Do what was begun, and could have been interrupted, as by Ctrl-C."""
+        if self._unfinished is not None:
+            self._unfinished()
+            self._unfinished = None
+
+    def _note(
+        self, before: Mapping[int, int], holders: Mapping[str, Sequence[Variable]], entry: Entry, seconds: float
+    ) -> None:
+        """Note a step, if it was committed."""
+        number = next(iter(before))
+        if state.versions[number] == before[number]:
+            return
+        self._journal.add(entry, before, seconds)
         for address, variables in holders.items():
             held = self._held.setdefault(address, {})
             held |= {self.key(variable): self.version(variable) for variable in variables}
-        self._steps_seconds += seconds
-        kept = sum(entry.size_bytes for entry in self._journal)
-        if len(self._journal) >= self._snapshot_steps or kept > JOURNAL_BYTES:
-            self._take_snapshot()
 
     def _take_snapshot(self) -> None:
-        steps, steps_seconds, start = len(self._journal), self._steps_seconds, perf_counter()
+        steps, steps_seconds, start = len(self._journal.entries), self._journal.seconds, perf_counter()
         self.fetch()
         seconds = perf_counter() - start
         wanted = seconds / SNAPSHOT_SHARE / max(steps_seconds / max(steps, 1), 1e-9)
@@ -235,6 +298,7 @@ class Session:
 
     def _salvage(self) -> bool:
         """Bring all values home from hosts that have them, if every value is on one of those."""
+        self._finish()
         away = [variable for variable in list(self._away) if state.is_away(variable)]
         sources: dict[str, list[Variable]] = {}
         for variable in away:
@@ -263,16 +327,18 @@ class Session:
         values: dict[Variable, Array] = {}
         for variables, answer in zip(sources.values(), answers, strict=True):
             values |= dict(zip(variables, answer.arrays, strict=True))
-        state.bring_home(values)
-        self._settle()
+        self._unfinished = partial(self._take_home, values)
+        self._finish()
         return True
+
+    def _take_home(self, values: Mapping[Variable, Array]) -> None:
+        state.bring_home({variable: value for variable, value in values.items() if state.is_away(variable)})
+        self._settle()
 
     def _settle(self) -> None:
         """What is here is what holds."""
         self._away.clear()
         self._journal.clear()
-        self._before.clear()
-        self._steps_seconds = 0.0
 
     def salvage(self) -> bool:
         """After a loss: try to bring all values home from the hosts that are left."""
@@ -280,24 +346,48 @@ class Session:
 
     def roll_back(self) -> list[Entry]:
         """Return to the last snapshot. Returns what was done since."""
-        entries = list(self._journal)
-        state.roll_back(self._before, list(self._away))
-        self._held.clear()
-        self._settle()
+        self._finish()
+        entries = list(self._journal.entries)
+        self._unfinished = self._return
+        self._finish()
         return entries
 
-    @property
-    def steps_since_snapshot(self) -> int:
-        return len(self._journal)
+    def _return(self) -> None:
+        state.roll_back(self._journal.before, list(self._away))
+        self._held.clear()
+        self._settle()
+
+    def restart(self) -> None:
+        """Let hosts that were lost and are there again forget what they had: steps could still wait there."""
+        if self._left:
+            back = self._left.intersection(self.cluster.addresses)
+            wait([self.call(address, "end", {}) for address in back], timeout=RESTART_SECONDS)
+            self._left -= back
+
+    def greet(self) -> None:
+        """Let hosts know that this client is there, whenever it is time for that."""
+        if monotonic() - self._greeted_at > GREETING_SECONDS:
+            self._greeted_at = monotonic()
+            for address in self._known - self.watch.lost.keys():
+                self.call(address, "greet", {})
 
     def forget_host(self, address: str) -> None:
         """What it had is no longer of use."""
         self._held.pop(address, None)
+        self._left.add(address)
 
     def end(self) -> None:
         """Bring values home, and let the hosts forget this client."""
-        if any(state.is_away(variable) for variable in self._away):
-            self.fetch()
-        futures = [self.call(address, "end", {}) for address in self._held if address not in self.watch.lost]
-        wait(futures, timeout=1.0)
-        self._held.clear()
+        try:
+            if any(state.is_away(variable) for variable in self._away):
+                self.fetch()
+        finally:
+            futures = [self.call(address, "end", {}) for address in self._known - self.watch.lost.keys()]
+            wait(futures, timeout=END_SECONDS)
+            self._held.clear()
+
+
+def _failed(answer: Message) -> str | None:
+    """How a call failed, if it did."""
+    kind: str | None = answer.content.get("failed")
+    return kind

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Event, Lock, Thread
+from threading import Event, RLock, Thread
 from time import monotonic, perf_counter_ns
 from typing import Any
 from weakref import finalize, ref
@@ -33,7 +33,10 @@ class Watch:
     ----------
     lost : by address, why a host that was watched is lost, as a clause
     offsets : by address, the best estimate so far
+    greet : called at each look
     """
+
+    greet: Callable[[], None] | None = None
 
     def __init__(self, cluster: Cluster, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.lost: dict[str, str] = {}
@@ -41,7 +44,7 @@ class Watch:
         self._cluster = cluster
         self._patience = patience_seconds
         self._asked: dict[str, _Question] = {}
-        self._lock = Lock()
+        self._lock = RLock()
         self._news: Future[None] = Future()
         self._end = Event()
         self._thread: Thread | None = None
@@ -79,6 +82,8 @@ class Watch:
 
     def look(self) -> None:
         """Take answers, and ask those who have answered anew."""
+        if self.greet is not None:
+            self.greet()
         with self._lock:
             questions = list(self._asked.items())
         for address, question in questions:

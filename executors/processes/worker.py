@@ -38,8 +38,8 @@ from miai_graph.graph_data import graph_from_data
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.plan.bound import BoundPlan
-from miai_graph.plan.memory import Workspace
 from miai_graph.plan.exchange import Exchange
+from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_worker_program
 from miai_graph.state import State

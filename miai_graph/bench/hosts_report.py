@@ -29,6 +29,8 @@ def print_hosts_results(results: HostsResults, console: Console) -> None:
         console.print(_pipelines_table(results.pipelines))
     if results.scalings:
         console.print(_scalings_table(results.scalings))
+    if results.pipelines:
+        console.print("The ideal is the slowest stage's computing, and that of one micro-batch more.", highlight=False)
     for title, result in titled:
         if note := _note(result):
             console.print(f"{title}, {result.side} {note}", highlight=False, markup=False)
@@ -37,8 +39,7 @@ def print_hosts_results(results: HostsResults, console: Console) -> None:
 def _pipelines_table(pipelines: Sequence[Sequence[PipelineResult]]) -> Table:
     first = pipelines[0][0].side
     table = _table(
-        "pipelines of stacked_mlp in two stages: milliseconds a step, and of them each stage's computing; the step as "
-        "a multiple of the ideal (the slowest stage's computing and one micro-batch more)",
+        "stacked_mlp in two stages: milliseconds a step, each stage's computing in it, and the step ÷ the ideal",
         ("batch", "micro-batches"),
         ("step", "computing", "÷ ideal", f"{first} is"),
     )
@@ -60,7 +61,7 @@ def _pipelines_table(pipelines: Sequence[Sequence[PipelineResult]]) -> Table:
 
 def _scalings_table(scalings: Sequence[Sequence[ScalingResult]]) -> Table:
     table = _table(
-        "data parallel: milliseconds a step on one host, and on two that share the batch",
+        "data parallel: milliseconds a step",
         ("workload", "batch"),
         ("one host", "two hosts", "times as fast"),
     )

@@ -231,7 +231,7 @@ WORKLOADS = {
 """The standard workloads by name."""
 
 STACKED_MLP = Workload(
-    "stacked_mlp", stacked_mlp, (256, 512), "SGD", {"learning_rate": 0.01}, (STACK_WIDTH,), STACK_WIDTH
+    "stacked_mlp", stacked_mlp, (256, 512), "SGD", {"learning_rate": 0.1}, (STACK_WIDTH,), STACK_WIDTH
 )
 """For pipelines: equally many of its layers take equally long."""
 

@@ -112,7 +112,7 @@ def _copy_reshaped(output: Array, source: Array) -> None:
     np.copyto(output.reshape(source.shape), source)
 
 
-@kernel_for("sum")
+@kernel_for("sum", "sum_of_part")
 def _sum(request: Request) -> Kernel:
     x, axes = request.inputs[0], request.attributes["axes"]
     is_leading = 0 < len(axes) < x.ndim and axes == tuple(range(len(axes)))

@@ -12,6 +12,7 @@ from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
 from miai_graph.ops.arithmetic import square
 from miai_graph.ops.nonlinear import rsqrt
+from miai_graph.ops.parts import average_over_parts, each_part, mean_of_part, repeat_in_part
 from miai_graph.ops.reductions import mean
 from miai_graph.ops.structure import reshape
 from miai_graph.types import normalize_axes, normalize_axis
@@ -76,11 +77,20 @@ class Normalization(Layer):
                 name="beta",
             )
 
-    def _shift_and_scale(self, differences: Node, variance: Node, shape: Sequence[int]) -> Node:
-        """gamma · differences / √(variance + ε) + beta; the weights broadcast as if they had `shape`."""
+    def _shift_and_scale(
+        self, differences: Node, variance: Node, shape: Sequence[int], *, is_of_part: bool = False
+    ) -> Node:
+        """gamma · differences / √(variance + ε) + beta; the weights broadcast as if they had `shape`.
+
+        Parameters
+        ----------
+        is_of_part : whether each part of the batch has a variance of its own; see `ops.parts`
+        """
         factor = rsqrt(variance + self.epsilon)
         if self.gamma is not None:
-            factor = factor * reshape(self.gamma, shape)
+            factor = factor * reshape(each_part(self.gamma) if is_of_part else self.gamma, shape)
+        if is_of_part:
+            factor = repeat_in_part(factor, differences.type.shape)
         outputs = differences * factor
         return outputs if self.beta is None else outputs + reshape(self.beta, shape)
 
@@ -91,6 +101,14 @@ class BatchNormalization(Normalization):
 
     In training with the mean and (biased) variance of the batch, which also move the moving averages, once a step:
     moving = momentum · moving + (1 - momentum) · batch. Otherwise, and if the layer is not trainable, with these.
+
+    Executors that compute a batch in parts still take the mean and variance of all of it, so all give the same; but in
+    the middle of each step they wait for each other, and a pipeline runs empty. With ``synchronized=False`` nobody
+    waits: each part - a micro-batch, a worker's rows - is normalized with its own mean and variance, of which the moving
+    averages get the average over the parts. So results depend on how the batch is cut, which an executor may change while
+    it runs; where it is not cut they are the same. With ``reproducible=True`` the parts are the shards, and all executors
+    give equal bits.
+
     Weights: gamma, beta, moving_mean, moving_variance, each [channels].
 
     Parameters
@@ -98,6 +116,7 @@ class BatchNormalization(Normalization):
     axis : of the channels
     momentum : of the moving averages
     moving_mean_initializer, moving_variance_initializer : their first values
+    synchronized : whether mean and variance are those of the whole batch; unlike Keras's, True by default
     options : `Normalization`'s and `Layer`'s, with Keras's defaults
     """
 
@@ -116,6 +135,7 @@ class BatchNormalization(Normalization):
         gamma_regularizer: Any = None,
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
+        synchronized: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -134,8 +154,11 @@ class BatchNormalization(Normalization):
             raise ArgumentError(f"expected a momentum from 0 to 1; found {momentum!r}")
         if isinstance(axis, bool) or not isinstance(axis, int):
             raise ArgumentError(f"expected an axis that is an integer; found {axis!r}")
+        if not isinstance(synchronized, bool):
+            raise ArgumentError(f"expected synchronized to be True or False; found {synchronized!r}")
         self.axis = axis
         self.momentum = momentum
+        self.synchronized = synchronized
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
@@ -160,12 +183,23 @@ class BatchNormalization(Normalization):
             differences = values - reshape(self.moving_mean, shape)
             return self._shift_and_scale(differences, reshape(self.moving_variance, shape), shape)
         others = [place for place in range(values.ndim) if place != axis]
+        if not self.synchronized and values.type.batch_axes:
+            return self._normalize_parts(values, others, shape)
         batch_mean = mean(values, others, keepdims=True)
         differences = values - batch_mean
         batch_variance = mean(square(differences), others, keepdims=True)
         self._move(self.moving_mean, batch_mean)
         self._move(self.moving_variance, batch_variance)
         return self._shift_and_scale(differences, batch_variance, shape)
+
+    def _normalize_parts(self, values: Node, axes: Sequence[int], shape: Sequence[int]) -> Node:
+        """Each part of the batch with its own mean and variance."""
+        part_mean = mean_of_part(values, axes)
+        differences = values - repeat_in_part(part_mean, values.type.shape)
+        part_variance = mean_of_part(square(differences), axes)
+        self._move(self.moving_mean, average_over_parts(part_mean))
+        self._move(self.moving_variance, average_over_parts(part_variance))
+        return self._shift_and_scale(differences, part_variance, shape, is_of_part=True)
 
     def _move(self, average: Node, batch: Node) -> None:
         batch_value = reshape(batch, average.shape) * (1.0 - self.momentum)

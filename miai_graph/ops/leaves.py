@@ -1,7 +1,7 @@
 """Nodes without inputs: what is fed, what the state holds, and what the executor knows of a run.
 
-The last kind are three numbers: the batch's global size, the global row at which a worker's part of it starts, and the
-step. Forward cannot know them; whoever evaluates a graph supplies them (`RUN_NUMBERS`).
+The last kind are four numbers: the batch's global size, the size of the part of it that is computed, the global row at
+which this part starts, and the step. Forward cannot know them; whoever evaluates a graph supplies them (`RUN_NUMBERS`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from miai_graph.context import current_context, unique_name
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, as_array, register
-from miai_graph.placement import REPLICATED, Placement, placement_of_type
+from miai_graph.placement import LOCAL, REPLICATED, Placement, placement_of_type
 from miai_graph.state import Variable, state
 from miai_graph.types import BATCH, BatchDim, TensorType, as_dtype, batch_first_shape, user_shape
 
@@ -88,6 +88,21 @@ class BatchSize(RunNumber):
     name = "batch_size"
 
 
+class PartSize(RunNumber):
+    """The number of samples in the part of the batch that is computed: a micro-batch, or a worker's rows.
+
+    Shapes: no inputs; y an int64 scalar.
+    Gradient: none; there are no inputs.
+    Cost: nothing.
+    Batch: each part has its own.
+    """
+
+    name = "part_size"
+
+    def batch(self, placements: Sequence[Placement], output: TensorType, **_: Any) -> Placement:
+        return LOCAL
+
+
 class FirstRow(RunNumber):
     """The number of the first sample that this worker has, counted over the whole batch; 0 if there is one worker.
 
@@ -115,15 +130,20 @@ class Step(RunNumber):
 _input = register(Input())
 _variable = register(VariableLeaf())
 _batch_size = register(BatchSize())
+_part_size = register(PartSize())
 _first_row = register(FirstRow())
 _step = register(Step())
 
-RUN_NUMBERS = (_batch_size.name, _first_row.name, _step.name)
+RUN_NUMBERS = (_batch_size.name, _part_size.name, _first_row.name, _step.name)
 """The ops whose values are numbers of the run, in the order in which evaluators list them."""
 
 
 def batch_size() -> Node:
     return _batch_size()
+
+
+def part_size() -> Node:
+    return _part_size()
 
 
 def first_row() -> Node:

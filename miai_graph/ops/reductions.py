@@ -111,12 +111,17 @@ def _reduce(op: Op, x: Any, axis: Axes, keepdims: bool) -> Node:
     return restore_axes(result, node.type.shape, axes) if keepdims else result
 
 
-def element_count(shape: Shape, axes: Sequence[int], dtype: np.dtype[Any]) -> Any:
-    """The number of elements along the axes: a number, or a node of the dtype where the batch is among them."""
+def element_count(shape: Shape, axes: Sequence[int], dtype: np.dtype[Any], samples: Node | None = None) -> Any:
+    """The number of elements along the axes: a number, or a node of the dtype where the batch is among them.
+
+    Parameters
+    ----------
+    samples : how many samples there are; None: as many as in the whole batch
+    """
     count = ElementCount.of(tuple(shape[axis] for axis in axes))
     if not count.power:
         return float(count.factor)
-    return cast(count.factor * batch_size() ** count.power, dtype)
+    return cast(count.factor * (batch_size() if samples is None else samples) ** count.power, dtype)
 
 
 @register_function

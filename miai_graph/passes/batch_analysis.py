@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from miai_graph.context import UPDATE
+from miai_graph.context import BACKWARD, UPDATE
 from miai_graph.errors import NotSplittableError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
 from miai_graph.node import Node
-from miai_graph.placement import REPLICATED, Partial, Placement, Unsplittable
+from miai_graph.ops.parts import _sum_over_parts
+from miai_graph.placement import LOCAL, REPLICATED, Local, Partial, Placement, Replicated, Unsplittable
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
         placement, owed = _place(node, placements, reduced)
         if node in needed_whole and isinstance(placement, Partial):
             owed.add(node)
+        elif node in needed_whole and isinstance(placement, Local):
+            placement = Unsplittable(f"each part of the batch has its own; add them up with {_sum_over_parts.name}")
         changed = owed - reduced
         if placements.setdefault(node, placement) != placement:
             changed.add(node)
@@ -86,8 +89,9 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
 def _read_by_updates(graph: Graph) -> Iterator[Node]:
     """What update rules start from, gradients above all: reduced once, before any arithmetic on it."""
     for node in graph.nodes:
-        if node.phase == UPDATE:
-            yield from (source for source in node.inputs if source.phase != UPDATE)
+        for source in node.inputs:
+            if UPDATE == node.phase != source.phase or node.phase != source.phase == BACKWARD:
+                yield source
 
 
 def _place(node: Node, placements: Mapping[Node, Placement], reduced: set[Node]) -> tuple[Placement, set[Node]]:
@@ -109,6 +113,15 @@ def _as_read(source: Node, placements: Mapping[Node, Placement], reduced: set[No
 def _placed(node: Node, inputs: Sequence[Placement]) -> Placement | None:
     if any(isinstance(placement, Unsplittable) for placement in inputs):
         return Unsplittable("it is computed from a value that needs the whole batch")
+    if not any(isinstance(placement, Local) for placement in inputs):
+        return _by_rule(node, inputs)
+    if any(isinstance(placement, Partial) for placement in inputs):
+        return None
+    found = _by_rule(node, [REPLICATED if isinstance(placement, Local) else placement for placement in inputs])
+    return LOCAL if isinstance(found, Replicated) else found
+
+
+def _by_rule(node: Node, inputs: Sequence[Placement]) -> Placement | None:
     placement: Placement | None = node.op.batch(
         inputs, node.type, *(source.type for source in node.inputs), **node.attributes
     )

@@ -3,7 +3,8 @@
 Work is ordered by *level*, the number of reductions over the batch that come before, and within a level by *sweep*: in
 sweep 0 data goes up through the stages (the forward pass), in sweep 1 down (the backward pass), and so on in turn. A
 stage's nodes of one level and sweep that depend on the batch are one task, done for each part of the batch (each
-micro-batch), in an order that a schedule gives. What does not depend on the batch is done once, at the start of a level.
+micro-batch), in an order that a schedule gives. What does not depend on the batch is done once, at the start of its
+level.
 
 All stages do what they do in the order of one sequence, so no two of them ever wait for each other.
 """
@@ -249,12 +250,11 @@ class _StageWriter:
     ) -> None:
         self._pipeline = pipeline
         self._graph = pipeline.graph
-        self._reduced = pipeline.analysis.reduced
         self._stage = stage
         self._local, self._received = local, received
         self._is_replicated = is_replicated
         self._turns = pipeline.turns(stage)
-        self._owed = {node for node in local if node in self._reduced and pipeline.stage_of[node] == stage}
+        self._owed = {node for node in local & pipeline.analysis.reduced if pipeline.stage_of[node] == stage}
         self._waiting: list[Node] = []
         """What is owed since the last barrier."""
         self._receivers: dict[Node, list[int]] = defaultdict(list)

@@ -19,6 +19,7 @@ from miai_graph.ops.arithmetic import multiply
 from miai_graph.ops.casting import _cast
 from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identity
 from miai_graph.ops.leaves import is_input, is_variable
+from miai_graph.ops.parts import _each_part, _repeat_in_part, _sum_over_parts
 from miai_graph.ops.structure import _broadcast_to, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite
 from miai_graph.types import ElementCount, int_dims
@@ -61,8 +62,8 @@ def _simplest(node: Node) -> Node:
 
 
 def fold_constants(node: Node) -> Node | None:
-    """An op on constants, some of which may be repeated, is a constant."""
-    if node.op is _broadcast_to or not any(source.op is constant for source in node.inputs):
+    """An op on constants, some of which may be repeated, is a constant; unless there are as many as parts to add up."""
+    if node.op in (_broadcast_to, _sum_over_parts) or not any(source.op is constant for source in node.inputs):
         return None
     values = [_constant_value(source) for source in node.inputs]
     count = ElementCount.of(node.type.shape)
@@ -102,14 +103,22 @@ def _is_one(node: Node) -> bool:
 
 
 def drop_changes_of_nothing(node: Node) -> Node | None:
-    """Reshaping, transposing, repeating or casting to what it is already, and the identity."""
-    if node.op is identity:
+    """Reshaping, transposing, repeating or casting to what it is already, and what is the identity once all gradients
+    are taken."""
+    if node.op in (identity, _each_part):
         return node.inputs[0]
     if node.op in (_reshape, _broadcast_to, _cast) and node.type == node.inputs[0].type:
         return node.inputs[0]
     if node.op is _transpose and node.attributes["axes"] == tuple(range(node.ndim)):
         return node.inputs[0]
     return None
+
+
+def forget_for_whom_it_repeats(node: Node) -> Node | None:
+    """Repeating in each part of the batch differs from any repeating in its gradient only."""
+    if node.op is not _repeat_in_part:
+        return None
+    return _build(node, _broadcast_to, node.inputs, dict(node.attributes))
 
 
 def join_reshapes(node: Node) -> Node | None:
@@ -163,6 +172,7 @@ def compute_before_repeating(node: Node) -> Node | None:
 
 RULES: Sequence[Rule] = (
     drop_changes_of_nothing,
+    forget_for_whom_it_repeats,
     fold_constants,
     drop_multiplication_by_one,
     join_reshapes,

@@ -154,10 +154,10 @@ class BoundPlan:
             for node, array in kept.items():
                 own_part[node] = array[rows_along(node.type.shape[0], part, self.parts[0])]
         own_parts.append(kept)
-        batch_size = np.asarray(self.batch_size, np.int64)
         result: list[Arrays] = []
         for place, part in enumerate(self._places):
-            numbers = dict(zip(RUN_NUMBERS, (batch_size, np.asarray(part.first_row), self._step), strict=True))
+            rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
+            numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] is Storage.GATHERED:

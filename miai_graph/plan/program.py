@@ -16,7 +16,7 @@ from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
 from miai_graph.ops.communication import _all_gather, _all_reduce
-from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
+from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.partition import partition
 from miai_graph.types import Shape
@@ -160,11 +160,12 @@ def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping
 
 
 def _is_bound(node: Node, storage: Mapping[Node, Storage]) -> bool:
-    """Whether nothing but constants and the batch size goes into it; repeated numbers stay views of one."""
+    """Whether nothing but constants and sizes of batch and part go into it; repeated numbers stay views of one."""
     if not node.inputs or node.op is _broadcast_to:
         return False
     return all(
-        storage[source] in (Storage.CONSTANT, Storage.BOUND) or source.op.name == "batch_size" for source in node.inputs
+        storage[source] in (Storage.CONSTANT, Storage.BOUND) or source.op in (_batch_size, _part_size)
+        for source in node.inputs
     )
 
 

@@ -1,0 +1,835 @@
+"""Hosts that are killed, frozen, late or different, and users who interrupt: what is told, how soon, and what stays."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import psutil
+import pytest
+from faulty_ops import has_ended, meanwhile, same, wait_until
+from hosts_faults import (
+    IMPATIENT,
+    INSPECTED,
+    Layered,
+    Unreliable,
+    assert_close,
+    batch,
+    is_named,
+    kept,
+    places,
+    seconds_until,
+    undisturbed,
+)
+from hosts_inspected import other_host
+
+import miai_graph as mg
+from executors import Hosts, Serial
+from executors.hosts.dask_cluster import DaskCluster
+from executors.hosts.embedded import EmbeddedCluster
+from executors.hosts.host_process import HostProcess
+from executors.hosts.in_process import InProcessCluster
+from executors.hosts.security import credentials, new_token
+from miai_graph import layers
+from miai_graph.errors import ClusterLostError, ExecutionError, ExecutorError, HostLostError
+from miai_graph.feeding import Rows, Table
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks into /proc")
+
+STEPS = 6
+FREEZE_SECONDS = 12.0
+CRASH_SECONDS = 3.0
+
+Note = Callable[[str, float], None]
+
+
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Note:
+    """Note how long it took until something was named: in the report, and on the screen."""
+
+    def write(what: str, seconds: float) -> None:
+        record_property(what, round(seconds, 3))
+        print(f"{what}: named after {seconds:.3f} s")
+
+    return write
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Layered:
+    return Layered(tmp_path)
+
+
+def train(step: mg.Function, numbers: range) -> None:
+    for number in numbers:
+        step(*batch(number))
+
+
+def kill(cluster: EmbeddedCluster, address: str) -> None:
+    os.kill(cluster.pids[address], signal.SIGKILL)
+
+
+# ---- kill -9 of each role, in the middle of a step
+
+
+@pytest.mark.parametrize(("stage", "place"), [(0, "backward"), (1, "forward"), (2, "update")])
+def test_a_stage_killed_while_it_computes(model: Layered, stage: int, place: str, note: Note) -> None:
+    with EmbeddedCluster(3) as cluster, Hosts(cluster, 3, micro_batches=2) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        address = places(step)[0, stage]
+        model.orders.give(cluster.pids[address], place, "block")
+
+        def crash() -> None:
+            model.orders.wait_for(cluster.pids[address], place)
+            kill(cluster, address)
+            seconds = seconds_until(is_named(executor, address), time.monotonic())
+            note(f"stage {stage} killed, {place}", seconds)
+            assert seconds < CRASH_SECONDS
+
+        with meanwhile(crash):
+            train(step, range(3, STEPS))
+        assert rf"({address}), stage {stage} of replica 0, in step 3: " in executor.crew.notes[-1]
+        assert len(executor.workers) == 2
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_replica_killed_while_it_computes(model: Layered, replica: int, note: Note) -> None:
+    with EmbeddedCluster(2) as cluster, Hosts(cluster, 1, 2) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        address = places(step)[replica, 0]
+        model.orders.give(cluster.pids[address], "backward", "block")
+
+        def crash() -> None:
+            model.orders.wait_for(cluster.pids[address], "backward")
+            kill(cluster, address)
+            note(f"replica {replica} killed", seconds_until(is_named(executor, address), time.monotonic()))
+
+        with meanwhile(crash):
+            train(step, range(3, STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_to_the_bit(tmp_path: Path) -> None:
+    """Two of four are killed, one after another; steps are reproducible."""
+    expected = undisturbed(range(STEPS), Serial(reproducible=True))
+    model = Layered()
+    with EmbeddedCluster(4) as cluster, Hosts(cluster, 2, 2, reproducible=True) as executor:
+        step = model.function(executor)
+        for number in range(STEPS):
+            if number in (2, 4):
+                kill(cluster, places(step)[0, number // 2 - 1])
+            step(*batch(number))
+        assert same(model.values(), expected)
+
+
+def test_two_at_once(note: Note) -> None:
+    model = Layered()
+    with EmbeddedCluster(3) as cluster, Hosts(cluster, 3) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        lost = [places(step)[0, stage] for stage in (0, 2)]
+        start = time.monotonic()
+        for address in lost:
+            kill(cluster, address)
+        train(step, range(3, STEPS))
+        for address in lost:
+            assert executor.crew.why_lost(address)
+        note("two killed at once, and the step done by the third", time.monotonic() - start)
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_the_last_host(note: Note) -> None:
+    model = Layered()
+    with EmbeddedCluster(1) as cluster, Hosts(cluster, 1) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        start = time.monotonic()
+        kill(cluster, cluster.addresses[0])
+        with pytest.raises(HostLostError, match=r"(?s)stage 0 .*, 3 steps before\. Start them again"):
+            step(*batch(3))
+        note("the last host killed", time.monotonic() - start)
+        assert step.executable.step == 0
+        assert_close(model.values(), undisturbed([]))
+        with pytest.raises(ExecutorError, match="expected at least one host"):
+            step(*batch(0))
+    step = model.function(Serial())
+    train(step, range(STEPS))
+    assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_random_moments() -> None:
+    rng = np.random.default_rng(0)
+    expected = undisturbed(range(40))
+    for _ in range(3):
+        model, is_over = Layered(), Event()
+        with EmbeddedCluster(3) as cluster, Hosts(cluster, 3, micro_batches=2) as executor:
+            step = model.function(executor)
+            step(*batch(0))
+            victims = rng.permutation(list(cluster.pids.values()))[:2]
+
+            def crash(victims: np.ndarray = victims, is_over: Event = is_over) -> None:
+                for pid in victims:
+                    is_over.wait(rng.uniform(0, 0.15))
+                    os.kill(pid, signal.SIGKILL)
+
+            with meanwhile(crash):
+                train(step, range(1, 40))
+            assert_close(model.values(), expected)
+
+
+# ---- losses at each call of the protocol
+
+
+CALLS = ["program", "plan", "set_values", "run", "get_values", "timing"]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_lost_when_called(name: str, replicas: int) -> None:
+    model = Layered()
+    calls = 4 if name in ("run", "get_values") else 2
+    with Unreliable(3 * replicas, (name, calls)) as cluster, Hosts(cluster, 3, replicas, micro_batches=2) as executor:
+        step = model.function(executor)
+        for number in range(20):
+            step(*batch(number))
+            if number % 7 == 6:
+                assert model.parameters[0].value.any()
+        _ = step.timing
+        assert cluster.all_happened
+        train(step, range(20, 22))
+        assert_close(model.values(), undisturbed(range(22)))
+
+
+@pytest.mark.parametrize("second", CALLS[:-1])
+def test_lost_while_recovering(second: str) -> None:
+    model = Layered()
+    with Unreliable(4, ("run", 40), (second, 2)) as cluster, Hosts(cluster, 4) as executor:
+        step = model.function(executor)
+        train(step, range(24))
+        assert cluster.all_happened
+        assert_close(model.values(), undisturbed(range(24)))
+
+
+def test_lost_at_every_call_of_a_snapshot_and_after() -> None:
+    expected = undisturbed(range(20))
+    for calls in range(1, 9):
+        model = Layered()
+        with Unreliable(3, ("get_values", calls), ("run", 4)) as cluster, Hosts(cluster, 3) as executor:
+            step = model.function(executor)
+            for number in range(20):
+                step(*batch(number))
+                if number % 6 == 5:
+                    _ = model.parameters[0].value
+            assert_close(model.values(), expected)
+
+
+# ---- frozen, and back
+
+
+def test_a_host_that_is_frozen_is_named_and_one_that_wakes_up_soon_is_used_on(note: Note) -> None:
+    model = Layered()
+    with EmbeddedCluster(3) as cluster, Hosts(cluster, 3) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        first, _, last = (psutil.Process(cluster.pids[places(step)[0, stage]]) for stage in range(3))
+        first.suspend()
+        with meanwhile(lambda: (time.sleep(1.0), first.resume())):
+            step(*batch(2))
+        assert len(executor.workers) == 3
+        last.suspend()
+        start, address = time.monotonic(), places(step)[0, 2]
+        with meanwhile(lambda: note("frozen", seconds_until(is_named(executor, address), start))):
+            step(*batch(3))
+        assert time.monotonic() - start < FREEZE_SECONDS
+        assert len(executor.workers) == 2
+        last.resume()
+        train(step, range(4, STEPS))
+        list(step.executable.run(map(batch, range(STEPS, STEPS + 3))))
+        assert_close(model.values(), undisturbed(range(STEPS + 3)))
+
+
+def test_a_host_that_was_given_up_in_a_step_and_is_there_again(model: Layered) -> None:
+    """It still waits in the middle of the old step: what it has is of no use."""
+    with EmbeddedCluster(2) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        stages = places(step)
+        # The first stage waits for the second one, which blocks, and is reported lost for no reason.
+        model.orders.give(cluster.pids[stages[0, 1]], "forward", "block")
+
+        def accuse() -> None:
+            model.orders.wait_for(cluster.pids[stages[0, 1]], "forward")
+            executor.crew._watch.report(stages[0, 0], "somebody thinks so")
+            model.orders.let_go()
+
+        with meanwhile(accuse):
+            step(*batch(2))
+        assert len(executor.workers) == 1
+        list(step.executable.run(map(batch, range(3, STEPS))))
+        assert len(executor.workers) == 2
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+# ---- hosts that join
+
+
+def test_a_host_that_joins_is_used_from_the_next_run_on() -> None:
+    model = Layered()
+    with InProcessCluster(1) as cluster, Hosts(cluster) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        cluster.join()
+        train(step, range(2, 4))
+        assert len(executor.workers) == 1
+        list(step.executable.run(map(batch, range(4, STEPS))))
+        assert len(executor.workers) == 2
+        assert len(set(places(step).values())) == 2
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_others_take_the_place_of_the_last_host() -> None:
+    model = Layered()
+    with InProcessCluster(1) as cluster, Hosts(cluster) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        cluster.kill(cluster.addresses[0])
+        with pytest.raises(HostLostError):
+            step(*batch(2))
+        cluster.join()
+        train(step, range(STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+@pytest.fixture
+def token() -> str:
+    return new_token()
+
+
+def test_a_late_host_that_differs_is_left_out(token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Layered()
+    with EmbeddedCluster(1, token=token) as cluster, Hosts(cluster) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        with other_host(cluster, token, tmp_path, monkeypatch) as address:
+            list(step.executable.run(map(batch, range(2, STEPS))))
+            assert any(address in text and "miai-graph 0.0.9" in text for text in executor.crew.notes)
+        assert len(executor.workers) == 1
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_mixed_versions_are_refused(token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedCluster(1, token=token) as cluster, other_host(cluster, token, tmp_path, monkeypatch) as address:
+        with pytest.raises(ExecutorError, match=rf"{address}.* has miai-graph 0\.0\.9"):
+            Hosts(cluster)
+
+
+def test_other_cpu_features_are_refused_if_bits_matter(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    if not features:
+        pytest.skip("NumPy has nothing to do without here")
+    with EmbeddedCluster(1, token=token) as cluster:
+        with monkeypatch.context() as within:
+            within.setenv("NPY_DISABLE_CPU_FEATURES", features[-1])
+            process = HostProcess(1)
+        with process:
+            process.join(cluster.scheduler_address, credentials(token), host="127.0.0.1", port=0)
+            address = process.joined(30)
+            dask = DaskCluster(cluster.scheduler_address, credentials(token))
+            with pytest.raises(ExecutorError, match=rf"{address}.*CPU features.*{features[-1]}"):
+                Hosts(dask, reproducible=True)
+            with Hosts(cluster) as executor:
+                assert len(executor.workers) == 2
+
+
+# ---- the scheduler, and the user's process
+
+CLUSTER = [sys.executable, "-m", "miai_graph", "cluster"]
+
+
+def test_the_scheduler_killed(token: str, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {"MIAI_GRAPH_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+    start = [*CLUSTER, "start", "--host", "127.0.0.1", "--port", str(port), "--no-worker"]
+    monkeypatch.setenv("MIAI_GRAPH_TOKEN", token)
+    scheduler = subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True)
+    with scheduler, HostProcess(1) as one, HostProcess(1) as two:
+        assert scheduler.stdout is not None
+        scheduler.stdout.readline()
+        for host in (one, two):
+            host.join(f"tls://127.0.0.1:{port}", credentials(token), host="127.0.0.1", port=0)
+        for host in (one, two):
+            host.joined(30)
+        model = mg.Sequential([layers.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(3)])
+        with Hosts(f"127.0.0.1:{port}") as executor:
+            model.compile("sgd", "mse", executor=executor)
+            x, y = batch(0)[0], np.ones((8, 3), "f4")
+            model.train_on_batch(x, y)
+            snapshot = model.get_weights()
+            for _ in range(3):
+                model.train_on_batch(x, y)
+            scheduler.kill()
+            killed = time.monotonic()
+            found = r"(?s)scheduler at .*cluster start.*The values are those of the last snapshot, 3 steps before"
+            with pytest.raises(ClusterLostError, match=found):
+                for _ in range(1000):
+                    model.train_on_batch(x, y)
+            note("the scheduler killed", time.monotonic() - killed)
+            assert time.monotonic() - killed < CRASH_SECONDS
+            assert same(model.get_weights(), snapshot)
+            model.save(tmp_path / "model.miai")
+        model.compile("sgd", "mse", executor="serial")
+        assert np.isfinite(model.train_on_batch(x, y))
+
+
+USER = """
+import sys
+sys.path[:0] = {path!r}
+from hosts_faults import Layered, batch
+from executors import Hosts
+executor = Hosts({address!r})
+model = Layered()
+step = model.function(executor)
+for number in range(1000000):
+    step(*batch(number % 5))
+    if number == 3:
+        print("trains", flush=True)
+"""
+
+
+def test_the_users_process_killed(token: str, note: Note) -> None:
+    model = Layered()
+    with EmbeddedCluster(2, token=token, maker=IMPATIENT) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        before = kept(cluster)
+        script = USER.format(path=[p for p in sys.path if p], address=cluster.scheduler_address)
+        environment = os.environ | {"MIAI_GRAPH_TOKEN": token}
+        with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE) as user:
+            assert user.stdout is not None
+            assert user.stdout.readline()
+            assert kept(cluster)["sessions"] == 2 * before["sessions"]
+            user.kill()
+        killed = time.monotonic()
+        train(step, range(2, 4))
+        note("the user's process killed, hosts had let go", seconds_until(lambda: kept(cluster) == before, killed))
+        train(step, range(4, STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_a_user_who_was_away_for_long() -> None:
+    """Hosts have let go of the session; its steps are repeated."""
+    model = Layered()
+    with EmbeddedCluster(2, maker=IMPATIENT) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        executor.crew._watch.greet = None
+        wait_until(lambda: kept(cluster)["sessions"] == 0)
+        train(step, range(3, STEPS))
+        assert len(executor.workers) == 2
+        assert "had let go of the values" in " ".join(executor.crew.notes)
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+# ---- interrupts and failures
+
+
+@pytest.mark.parametrize("place", ["forward", "update"])
+def test_ctrl_c_in_the_middle_of_a_step(model: Layered, place: str) -> None:
+    with EmbeddedCluster(2) as cluster, Hosts(cluster, 2, micro_batches=2) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        pid = cluster.pids[places(step)[0, 1]]
+        model.orders.give(pid, place, "block")
+
+        def interrupt() -> None:
+            model.orders.wait_for(pid, place)
+            os.kill(os.getpid(), signal.SIGINT)
+            model.orders.let_go()
+
+        with meanwhile(interrupt), pytest.raises(KeyboardInterrupt):
+            step(*batch(3))
+        assert step.executable.step == 3
+        assert_close(model.values(), undisturbed(range(3)))
+        train(step, range(3, STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_ctrl_c_at_random_moments() -> None:
+    """Whatever it interrupts: the values are those of the steps that were committed, and so are those that follow."""
+    rng = np.random.default_rng(0)
+    model = Layered()
+    with Unreliable(2) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        step(*batch(0))
+        executor.session._snapshot_steps = 3
+        done = 1
+        for _ in range(25):
+            is_over = Event()
+
+            def interrupt(is_over: Event = is_over, delay: float = rng.uniform(0, 0.02)) -> None:
+                if not is_over.wait(delay):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            try:
+                with meanwhile(interrupt):
+                    try:
+                        for _ in range(3):
+                            step(*batch(done))
+                            done += 1
+                    finally:
+                        is_over.set()
+            except KeyboardInterrupt:
+                pass
+            assert step.executable.step - done in (0, 1)
+            done = step.executable.step
+        assert_close(model.values(), undisturbed(range(done)))
+
+
+def test_a_node_that_fails_on_a_host(model: Layered, note: Note) -> None:
+    with EmbeddedCluster(3) as cluster, Hosts(cluster, 3, micro_batches=2) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        address = places(step)[0, 1]
+        model.orders.give(cluster.pids[address], "backward", "fail")
+        start = time.monotonic()
+        name = socket.gethostname()
+        found = rf"(?s)obey failed: ValueError: told to fail\n  node: .*obey.*faulty_ops.py.*host: {name} \({address}\)"
+        with pytest.raises(ExecutionError, match=found):
+            step(*batch(2))
+        note("a node failed", time.monotonic() - start)
+        assert len(executor.workers) == 3
+        train(step, range(2, STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_strangers_at_the_ports_do_not_disturb(model: Layered) -> None:
+    """Neither noise, nor a plain connection, nor another token."""
+    with EmbeddedCluster(2) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        step(*batch(0))
+        doors = [cluster.scheduler_address, *cluster.addresses]
+        is_over = Event()
+
+        def disturb() -> None:
+            stranger = credentials(new_token()).context()
+            while not is_over.is_set():
+                for door in doors:
+                    host, port = door.removeprefix("tls://").split(":")
+                    with socket.create_connection((host, int(port)), 5) as plain:
+                        plain.sendall(secrets.token_bytes(4096))
+                    with socket.create_connection((host, int(port)), 5) as plain, pytest.raises(OSError):
+                        with stranger.wrap_socket(plain) as secure:
+                            secure.sendall(b"\0" * 64)
+                            secure.recv(1)
+                            raise OSError("let go")
+
+        with meanwhile(disturb):
+            train(step, range(1, 30))
+            is_over.set()
+        assert len(executor.workers) == 2
+        assert_close(model.values(), undisturbed(range(30)))
+
+
+def test_stopping_at_a_loss() -> None:
+    model = Layered()
+    with InProcessCluster(2) as cluster, Hosts(cluster, 2, on_host_lost="stop") as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        _ = model.values()
+        train(step, range(2, 4))
+        lost = places(step)[0, 1]
+        cluster.kill(lost)
+        with pytest.raises(HostLostError, match=rf"(?s){lost}\), stage 1 .*, 2 steps before\. on_host_lost='continue'"):
+            step(*batch(4))
+        assert step.executable.step == 2
+        assert_close(model.values(), undisturbed(range(2)))
+        train(step, range(2, STEPS))
+        assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+# ---- what is repeated is what was done
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[InProcessCluster, Hosts]]:
+    with InProcessCluster(3) as cluster, Hosts(cluster, 3) as executor:
+        yield cluster, executor
+
+
+def lose_one(cluster: InProcessCluster) -> None:
+    cluster.kill(list(cluster.addresses)[-1])
+
+
+def test_values_that_were_set_survive(pair: tuple[InProcessCluster, Hosts]) -> None:
+    cluster, executor = pair
+
+    def run(step: mg.Function, model: Layered, lose: Callable[[], None]) -> list[np.ndarray]:
+        train(step, range(3))
+        assert model.parameters[0].value.any()
+        train(step, range(3, 5))
+        mg.assign(model.parameters[1], np.full((8, 8), 0.1, "f4"))
+        lose()
+        train(step, range(5, 7))
+        mg.assign(model.rate, 0.01)
+        lose()
+        train(step, range(7, 9))
+        return model.values()
+
+    model, same_model = Layered(), Layered()
+    expected = run(same_model.function(Serial()), same_model, lambda: None)
+    assert_close(run(model.function(executor), model, lambda: lose_one(cluster)), expected)
+
+
+def test_the_learning_rate_of_each_step(pair: tuple[InProcessCluster, Hosts]) -> None:
+    cluster, executor = pair
+
+    def fit(executor: object, lose: Callable[[], None]) -> list[np.ndarray]:
+        mg.set_seed(3)
+        model = mg.Sequential([layers.Input((6,)), *(layers.Dense(8, "relu") for _ in range(3)), layers.Dense(3)])
+        model.compile(mg.optimizers.SGD(0.1, momentum=0.9), "mse", executor=executor)
+        x, y = batch(0)[0], np.ones((8, 3), "f4")
+        for number in range(6):
+            model.train_on_batch(x, y)
+            if number in (2, 4):
+                model.optimizer.learning_rate = 0.1 / number
+                lose()
+        return model.get_weights()
+
+    assert_close(fit(executor, lambda: lose_one(cluster)), fit(Serial(), lambda: None))
+
+
+def test_arrays_that_are_overwritten_afterwards(pair: tuple[InProcessCluster, Hosts]) -> None:
+    cluster, executor = pair
+    model = Layered()
+    step = model.function(executor)
+    x, y = batch(0)
+    for number in range(3):
+        x[...], y[...] = batch(number)
+        step(x, y)
+    table = Table([np.concatenate(parts) for parts in zip(batch(3), batch(4), strict=True)])
+    list(step.executable.run(Rows(table, np.arange(start, start + 8)) for start in (0, 8)))
+    for array in (x, y, *table):
+        array[...] = 0
+    lose_one(cluster)
+    step(*batch(5))
+    assert_close(model.values(), undisturbed(range(6)))
+
+
+def test_a_function_that_is_gone(pair: tuple[InProcessCluster, Hosts]) -> None:
+    """Its steps are repeated, too."""
+    cluster, executor = pair
+    model = Layered()
+    train(model.function(executor), range(3))
+    gc.collect()
+    lose_one(cluster)
+    train(model.function(executor), range(3, 5))
+    assert_close(model.values(), undisturbed(range(5)))
+
+
+def test_a_step_number_that_was_set(pair: tuple[InProcessCluster, Hosts]) -> None:
+    cluster, executor = pair
+
+    def run(executor: object, lose: Callable[[], None]) -> float:
+        mg.set_seed(1)
+        x, w = mg.input("x", (None, 3)), mg.parameter(np.zeros((3, 2), "f4"), "w")
+        noise = mg.random.uniform((None, 2), dtype="float32")
+        step = mg.function([x], [], {w: w + mg.mean(x @ w + noise)}, executor=executor)
+        for number in range(6):
+            if number == 3:
+                step.executable.step = 100
+            if number == 5:
+                lose()
+            step(np.ones((4, 3), "f4"))
+        return float(w.value.sum())
+
+    assert run(executor, lambda: lose_one(cluster)) == pytest.approx(run(Serial(), lambda: None), rel=1e-5)
+
+
+def test_batches_of_a_run_that_was_left(pair: tuple[InProcessCluster, Hosts]) -> None:
+    """What was sent ahead is not taken for another batch, and is let go of."""
+    _, executor = pair
+    model = Layered()
+    step = model.function(executor)
+    table = [np.concatenate(parts) for parts in zip(*map(batch, range(4)), strict=True)]
+    rows = [Rows(table, np.arange(start, start + 8)) for start in (0, 8, 16, 24)]
+    next(step.executable.run([rows[0], rows[3]]))
+    list(step.executable.run([rows[1], rows[2]]))
+    assert_close(model.values(), undisturbed(range(3)))
+
+
+def test_a_function_called_between_the_steps_of_a_run(pair: tuple[InProcessCluster, Hosts]) -> None:
+    """The batch that was sent ahead stays, also when the other one fails or hosts are lost."""
+    cluster, executor = pair
+    model = Layered()
+    step, evaluate = model.function(executor), model.evaluation(executor)
+    for number, _ in enumerate(step.executable.run(map(batch, range(STEPS)))):
+        (loss,) = evaluate(*batch(100))
+        assert np.isfinite(loss)
+        if number == 3:
+            lose_one(cluster)
+            evaluate(*batch(100))
+    assert_close(model.values(), undisturbed(range(STEPS)))
+
+
+def test_fit_evaluate_and_predict_with_losses() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((70, 6)).astype("f4")
+    y = (x.sum(1) > 0).astype("int64")
+
+    def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, 64, 16):
+            yield x[start : start + 16].copy(), y[start : start + 16].copy()
+
+    def run(executor: object, lose: Callable[[], None]) -> list[np.ndarray]:
+        found = []
+        for seed in range(2):
+            mg.set_seed(seed)
+            model = mg.Sequential([layers.Input((6,)), *(layers.Dense(8, "relu") for _ in range(3)), layers.Dense(2)])
+            loss = mg.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile("adam", loss, metrics=["accuracy"], executor=executor)
+            loses = mg.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: lose() if epoch == 1 else None)
+            history = model.fit(
+                x, y, batch_size=16, epochs=3, validation_split=0.2, verbose=0, callbacks=[loses]
+            )
+            model.fit(generator(), epochs=1, steps_per_epoch=4, verbose=0)
+            lose()
+            found += [np.array(history.history["val_loss"]), model.predict(x, verbose=0), *model.get_weights()]
+            found.append(np.array(model.evaluate(x, y, verbose=0)))
+        return found
+
+    with InProcessCluster(5) as cluster, Hosts(cluster) as executor:
+        assert_close(run(executor, lambda: lose_one(cluster)), run(Serial(), lambda: None))
+        assert len(executor.workers) == 1
+
+
+def test_two_executors_on_one_cluster(token: str) -> None:
+    first, second = Layered(), Layered()
+    with EmbeddedCluster(3, token=token, maker=INSPECTED) as cluster, Hosts(cluster, 3) as one:
+        dask = DaskCluster(cluster.scheduler_address, credentials(token))
+        with Hosts(dask, 2) as two:
+            steps = [first.function(one), second.function(two)]
+            for number in range(STEPS):
+                if number == 3:
+                    kill(cluster, places(steps[0])[0, 1])
+                for step in steps:
+                    step(*batch(number))
+            for model in (first, second):
+                assert_close(model.values(), undisturbed(range(STEPS)))
+        # Values that another executor has are brought home before this one uses them.
+        step = second.function(one)
+        train(step, range(STEPS, STEPS + 2))
+        assert_close(second.values(), undisturbed(range(STEPS + 2)))
+        assert kept(cluster)["sessions"] == 2
+
+
+# ---- what is left behind
+
+
+def test_many_steps_leave_nothing() -> None:
+    model = Layered()
+    with EmbeddedCluster(2, maker=INSPECTED) as cluster, Hosts(cluster, 2, micro_batches=2) as executor:
+        step, evaluate = model.function(executor), model.evaluation(executor)
+
+        def work(steps: int) -> list[int]:
+            for _ in step.executable.run(batch(number, 8 + 8 * (number % 2)) for number in range(steps)):
+                evaluate(*batch(0))
+            next(step.executable.run([batch(0), batch(1)]))
+            step(*batch(0))
+            return [psutil.Process(pid).memory_info().rss for pid in cluster.pids.values()]
+
+        before, held = work(60), kept(cluster)
+        after = work(300)
+        assert kept(cluster) == held
+        assert held["letters"] == 0
+        assert len(executor._journal.entries) <= 1000
+        for now, then in zip(after, before, strict=True):
+            assert now - then < 8 << 20
+
+
+def test_functions_that_are_gone_leave_nothing_on_hosts() -> None:
+    with Unreliable(2) as cluster, Hosts(cluster, 2) as executor:
+
+        def work() -> dict[str, int]:
+            model = Layered()
+            step = model.function(executor)
+            train(step, range(2))
+            _ = model.values()
+            del step, model
+            gc.collect()
+            last = Layered()
+            last.function(executor)(*batch(0))
+            _ = last.values()
+            return kept(cluster)
+
+        before = work()
+        for _ in range(4):
+            assert work() == before
+
+
+def test_an_executor_that_is_dropped_is_closed() -> None:
+    model = Layered()
+    cluster = EmbeddedCluster(2)
+    step = model.function(Hosts(cluster, 2))
+    pids = list(cluster.pids.values())
+    train(step, range(3))
+    del step, cluster
+    gc.collect()
+    wait_until(lambda: all(map(has_ended, pids)))
+    assert_close(model.values(), undisturbed(range(3)))
+
+
+def files() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("miai-graph-*"))
+
+
+def test_nothing_is_left_after_a_failure_and_after_losses(model: Layered) -> None:
+    before = files()
+    with pytest.raises(ZeroDivisionError), EmbeddedCluster(2) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        train(step, range(2))
+        kill(cluster, cluster.addresses[0])
+        step(*batch(2))
+        pids = list(cluster.pids.values())
+        _ = 1 / 0
+    assert all(map(has_ended, pids))
+    assert files() <= before
+
+
+ALONE = """
+import sys
+sys.path[:0] = {path!r}
+from hosts_faults import Layered, batch
+from executors import Hosts
+executor = Hosts()
+step = Layered().function(executor)
+step(*batch(0))
+print(*(worker.pid for worker in executor.workers), flush=True)
+while True:
+    step(*batch(0))
+"""
+
+
+def test_embedded_hosts_end_with_the_user(note: Note) -> None:
+    before = files()
+    script = ALONE.format(path=[p for p in sys.path if p])
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        pids = [int(pid) for pid in user.stdout.readline().split()]
+        user.kill()
+    killed = time.monotonic()
+    note("embedded hosts ended after their user", seconds_until(lambda: all(map(has_ended, pids)), killed))
+    assert files() <= before
