@@ -186,8 +186,8 @@ class State:
 
     def roll_back(self, versions: Mapping[int, int], variables: Iterable[Variable]) -> None:
         """Return to earlier version numbers, those of the values that are here, and give up what is elsewhere."""
-        for number, version in versions.items():
-            self.versions[number] = version
+        # In one assignment, like `commit`.
+        self.versions[list(versions)] = list(versions.values())
         for variable in variables:
             self._away.pop(variable, None)
 

@@ -318,6 +318,6 @@ def test_ports_that_firewalls_block() -> None:
 
         set_rules(network, 0, "add pref 50 to 10.0.0.4 ipproto tcp dport 8788 unreachable")
         assert re.findall("problem: (.*)", examined(network)) == [
-            "This machine cannot reach the host at 10.0.0.4 port 8788: no route to host; bring both into one "
-            "network; if they are, allow that port in the host's firewall."
+            "This machine cannot reach the host at 10.0.0.4 port 8788: network is unreachable; bring both into "
+            "one network; if they are, allow that port in the host's firewall."
         ]

@@ -25,7 +25,7 @@ from executors.hosts.host_process import MAKER
 from executors.hosts.reach import CONNECT_SECONDS
 from miai_graph.errors import ExecutorError
 
-SWITCH_SECONDS = 5e-4
+SWITCH_SECONDS = 5e-5
 """How long a thread that computes in Python may keep the one that sends and receives waiting."""
 
 JOIN_SECONDS = 30

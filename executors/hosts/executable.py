@@ -6,20 +6,22 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from executors.hosts.cluster import Message
+from executors.hosts.journal import Entry
 from executors.hosts.measuring import ask_timing, records_of, slices_of
 from executors.hosts.plans import Plans, StepPlan
-from executors.hosts.session import Entry, HostsLost, Session
+from executors.hosts.session import HostsLost, Session
 from executors.hosts.stage import FEED
 from executors.serial import Serial
 from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import Executable, VariableValues
-from miai_graph.feeding import Batch, CheckedBatch, Table, check_batch, check_inputs
+from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
 from miai_graph.graph import Graph
 from miai_graph.graph_data import unportable_ops
 from miai_graph.messages import describe
@@ -39,14 +41,18 @@ RECONSIDER_AFTER_STEPS = (8, 64)
 """So many steps are timed before it is looked at whether another cut is better."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fed:
     """A batch on its way to the hosts, under the ticket of its step."""
 
     ticket: int
     plan: StepPlan
-    source: object
+    batch: CheckedBatch
     sent: Mapping[Future[None], str]
+
+    def is_of(self, batch: CheckedBatch) -> bool:
+        """Whether it is this batch."""
+        return self.batch.source is batch.source and self.batch.indices is batch.indices
 
 
 class HostsExecutable(Executable):
@@ -108,6 +114,9 @@ class HostsExecutable(Executable):
     def step(self, step: int) -> None:
         if self._alone is not None:
             self._alone.step = step
+        elif step != self.step:
+            # Steps since the last snapshot would be repeated under other numbers.
+            self._session.fetch()
         state.versions[self._counter] = step
 
     @property
@@ -125,10 +134,13 @@ class HostsExecutable(Executable):
         self._owner.welcome()
         iterator = iter(batches)
         batch, error = _next(iterator)
-        while batch is not None:
-            upcoming, error = _next(iterator)
-            yield self._run(batch, upcoming)
-            batch = upcoming
+        try:
+            while batch is not None:
+                upcoming, error = _next(iterator)
+                yield self._run(batch, upcoming)
+                batch = upcoming
+        finally:
+            self._fed = None
         if error is not None:
             raise error
 
@@ -166,7 +178,7 @@ class HostsExecutable(Executable):
         start = perf_counter()
         self._start_up_seconds += start - planning
         fed, self._fed = self._fed, None
-        if fed is None or fed.source is not batch.source or fed.plan is not plan:
+        if fed is None or not fed.is_of(batch) or fed.plan is not plan or fed.ticket <= self._session.aborted:
             fed = self._feed(plan, batch)
         answers = self._compute(plan, fed, upcoming)
         outputs = self._outputs(plan, answers)
@@ -182,34 +194,35 @@ class HostsExecutable(Executable):
 
     def _ready_plan(self, batch_size: int) -> StepPlan:
         """A plan of which the hosts have all values."""
-        plan = self._plans.get(batch_size)
-        self._session.push({host.address: plan.layout.variables[host.stage] for host in plan.hosts})
+        plan = None
+        # Values that are missing can be on lost hosts; then the plan is another one when they have been computed anew.
+        while plan is None or self._plans.find(batch_size) is not plan:
+            plan = self._plans.get(batch_size)
+            self._session.push({host.address: plan.layout.variables[host.stage] for host in plan.hosts})
         return plan
 
     def _entry(self, batch: CheckedBatch) -> Entry:
-        """What repeats the step. Arrays that may be changed by others are copied."""
-        size_bytes = 0
-        if not isinstance(batch.source, Table):
-            rows = slice(None) if batch.indices is None else batch.indices
-            pairs = zip(self._inputs, batch.arrays, strict=True)
-            arrays = [np.array(array[rows] if node.type.batch_axes else array) for node, array in pairs]
-            batch = CheckedBatch(arrays, batch.size)
-            size_bytes = sum(array.nbytes for array in arrays)
-        return Entry(lambda: self.attempt(batch), size_bytes)
+        """What repeats the step, on copies of the arrays: they need not stay as they are."""
+        rows = slice(None) if batch.indices is None else batch.indices
+        pairs = zip(self._inputs, batch.arrays, strict=True)
+        arrays = [np.array(array[rows] if node.type.batch_axes else array) for node, array in pairs]
+        kept = CheckedBatch(arrays, batch.size)
+        return Entry(partial(self.attempt, kept), sum(array.nbytes for array in arrays))
 
     def _compute(self, plan: StepPlan, fed: Fed, upcoming: Batch | None) -> list[Message]:
         """Let all hosts run the step, and send them the next batch meanwhile."""
         session, ticket = self._session, fed.ticket
         calls: dict[Future[Message], str] = {}
-        for host in plan.hosts:
-            content = {
-                "plan": plan.number,
-                "ticket": ticket,
-                "step": self.step,
-                "versions": session.versions(plan.layout.variables[host.stage]),
-            }
-            calls[session.call(host.address, "run", content)] = host.address
         try:
+            for host in plan.hosts:
+                content = {
+                    "plan": plan.number,
+                    "ticket": ticket,
+                    "oldest": session.oldest(ticket),
+                    "step": self.step,
+                    "versions": session.versions(plan.layout.variables[host.stage]),
+                }
+                calls[session.call(host.address, "run", content)] = host.address
             if upcoming is not None:
                 self._fed = self._feed_ahead(upcoming)
             answers = session.gather_step(calls, ticket)
@@ -218,7 +231,7 @@ class HostsExecutable(Executable):
             last = ticket if self._fed is None else self._fed.ticket
             self._fed = None
             reason = "a host was lost" if isinstance(error, HostsLost) else str(error) or type(error).__name__
-            session.abort(calls, last, reason)
+            session.abort(calls, last, reason, [host.address for host in plan.hosts])
             if isinstance(error, HostsLost):
                 self._owner.name_losses(plan.layout, self.step)
             raise
@@ -243,7 +256,9 @@ class HostsExecutable(Executable):
             arrays = [self._rows_of(position, batch, rows) for position in plan.inputs[host.stage]]
             message = Message({"session": session.name, "ticket": ticket, "key": FEED}, arrays)
             sent[session.cluster.post(host.address, message)] = host.address
-        return Fed(ticket, plan, batch.source, sent)
+        fed = Fed(ticket, plan, batch, sent)
+        session.feeds.add(fed)
+        return fed
 
     def _rows_of(self, position: int, batch: CheckedBatch, rows: slice) -> Array:
         type = self._inputs[position].type

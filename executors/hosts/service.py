@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from threading import RLock
-from typing import Any
+from threading import Event, RLock, Thread
+from time import monotonic
+from typing import Any, TypeVar
 
 import numpy as np
 
 from executors.hosts.cluster import Channel, Message
 from executors.hosts.facts import host_facts
+from executors.hosts.failures import ABORTED, EXECUTION, FORGOTTEN, OTHER
 from executors.hosts.mailbox import Mailbox, StepAborted
 from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
 from miai_graph.errors import ExecutionError, MiaiGraphError
 from miai_graph.plan.memory import Workspace
 
-EXECUTION, ABORTED, OTHER = "execution", "aborted", "other"
-"""How a step can fail: at a node; because of another host; otherwise."""
+FORGET_SECONDS = 60.0
+"""A client that has not been heard of for so long is gone."""
+
+_LOOK_SECONDS = 5.0
+
+
+Found = TypeVar("Found")
 
 
 def make_service(channel: Channel) -> HostService:
@@ -37,6 +44,8 @@ class HostService:
         self._channel = channel
         self._prober = Prober(channel)
         self._sessions: dict[str, Session] = {}
+        self._closed = Event()
+        self._is_looking = False
         self._lock = RLock()
 
     def handle(self, name: str, message: Message) -> Message:
@@ -47,18 +56,38 @@ class HostService:
             return self._prober.calls[name](message)
         session = self._session(message.content["session"])
         if name == "end":
-            with self._lock:
-                self._sessions.pop(session.name, None)
-            session.abort(Message({"ticket": LAST_TICKET, "reason": "the session ended"}))
+            self._end(session, "the session ended")
             return Message()
         answer: Callable[[Message], Message] = getattr(session, CALLS[name])
-        return answer(message)
+        try:
+            return answer(message)
+        except Forgotten:
+            return _failure(FORGOTTEN, "its client had not been heard of for long")
 
     def _session(self, name: str) -> Session:
         with self._lock:
-            if name not in self._sessions:
-                self._sessions[name] = Session(name, self._channel)
-            return self._sessions[name]
+            if not self._is_looking and not self._closed.is_set():
+                self._is_looking = True
+                Thread(target=self._forget_clients, name="sessions of clients", daemon=True).start()
+            session = self._sessions.setdefault(name, Session(name, self._channel))
+            session.heard_at = monotonic()
+            return session
+
+    def _end(self, session: Session, reason: str) -> None:
+        with self._lock:
+            self._sessions.pop(session.name, None)
+        session.abort(Message({"ticket": LAST_TICKET, "reason": reason}))
+
+    def _forget_clients(self) -> None:
+        """Let go of what clients have here that were killed, or cannot reach this host."""
+        while not self._closed.wait(min(_LOOK_SECONDS, FORGET_SECONDS)):
+            for session in list(self._sessions.values()):
+                if monotonic() - session.heard_at > FORGET_SECONDS:
+                    self._end(session, "its client was not heard of")
+            with self._lock:
+                if not self._sessions:
+                    self._is_looking = False
+                    return
 
     def deliver(self, message: Message) -> None:
         """Put what another host or the client sent where the step will look for it."""
@@ -75,6 +104,7 @@ class HostService:
             session.lose(address, reason)
 
     def close(self) -> None:
+        self._closed.set()
         for session in list(self._sessions.values()):
             session.abort(Message({"ticket": LAST_TICKET, "reason": "the host was closed"}))
 
@@ -93,9 +123,14 @@ CALLS: Mapping[str, str] = {
         "timing",
         "reset_timing",
         "forget",
+        "greet",
     )
 }
 """The calls that a session answers, by name."""
+
+
+class Forgotten(Exception):  # noqa: N818  never seen by users
+    """A client asks for what is not here any more."""
 
 
 class Session:
@@ -105,6 +140,7 @@ class Session:
     ----------
     name : unique among clients
     mailbox : what was sent to this host in the client's steps
+    heard_at : when the client was last heard of
     """
 
     def __init__(self, name: str, channel: Channel) -> None:
@@ -115,7 +151,9 @@ class Session:
         self._workspace = Workspace()
         self._programs: dict[int, HostProgram] = {}
         self._plans: dict[int, HostPlan] = {}
+        self.heard_at = monotonic()
         self._ticket = -1
+        self._peers: frozenset[str] = frozenset()
         self._lost: dict[str, str] = {}
         self._computing = RLock()
 
@@ -130,7 +168,7 @@ class Session:
         with self._computing:
             self._plans[content["plan"]] = HostPlan(
                 content,
-                self._programs[content["program"]],
+                _known(self._programs, content["program"]),
                 self._values,
                 self._workspace,
                 self.name,
@@ -151,6 +189,7 @@ class Session:
         """Take values of variables, with their versions."""
         content = message.content
         with self._computing:
+            _require(all(key in self._values for key in content["keys"]))
             for key, version, array in zip(content["keys"], content["versions"], message.arrays, strict=True):
                 self._values.set(key, version, array)
         return Message()
@@ -159,6 +198,7 @@ class Session:
         """Give values of variables, of the versions asked for."""
         content = message.content
         with self._computing:
+            _require(all(key in self._values for key in content["keys"]))
             pairs = zip(content["keys"], content["versions"], strict=True)
             return Message({}, [self._values.get(key, version) for key, version in pairs])
 
@@ -166,10 +206,12 @@ class Session:
         """Compute this host's part of a step. What goes wrong is part of the answer."""
         content = message.content
         with self._computing, np.errstate(all="ignore"):
+            plan = _known(self._plans, content["plan"])
+            self.mailbox.forget(before=content["oldest"])
+            self._lost = {}
             try:
-                self._ticket = content["ticket"]
-                self.mailbox.forget(before=self._ticket)
-                return self._plans[content["plan"]].run(self._ticket, content["step"], content["versions"])
+                self._ticket, self._peers = content["ticket"], plan.peers
+                return plan.run(self._ticket, content["step"], content["versions"])
             except StepAborted as error:
                 return _failure(ABORTED, error, lost=self._lost)
             except ExecutionError as error:
@@ -184,8 +226,13 @@ class Session:
 
     def lose(self, address: str, reason: str) -> None:
         """Another host cannot be reached: the step that needs it ends."""
-        self._lost[address] = reason
-        self.mailbox.abort(self._ticket, f"host {address} could not be reached: {reason}")
+        if address in self._peers:
+            self._lost[address] = reason
+            self.mailbox.abort(self._ticket, f"host {address} could not be reached: {reason}")
+
+    def greet(self, message: Message) -> Message:
+        """The client is there."""
+        return Message()
 
     def timing(self, message: Message) -> Message:
         """What programs' steps were timed at, and the last step of all, kernel by kernel."""
@@ -206,5 +253,15 @@ class Session:
         return Message()
 
 
-def _failure(kind: str, error: Exception, **more: Any) -> Message:
+def _known(found: Mapping[int, Found], number: int) -> Found:
+    _require(number in found)
+    return found[number]
+
+
+def _require(is_known: bool) -> None:
+    if not is_known:
+        raise Forgotten
+
+
+def _failure(kind: str, error: object, **more: Any) -> Message:
     return Message({"failed": kind, "text": str(error), **more})

@@ -40,6 +40,9 @@ class Values:
     def __init__(self) -> None:
         self._arrays: dict[int, tuple[Array, Array]] = {}
 
+    def __contains__(self, key: int) -> bool:
+        return key in self._arrays
+
     def arrays(self, key: int, variable: Variable) -> tuple[Array, Array]:
         """Both arrays of a variable."""
         if key not in self._arrays:
@@ -109,6 +112,7 @@ class HostPlan:
     Attributes
     ----------
     has_run : whether a step has ended
+    peers : the addresses of hosts that it needs
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class HostPlan:
         self._first_row = parts[0].first_row
         self._all_parts = Part(0, self._first_row, sum(part.size for part in parts))
         own = content["replica"]
+        self.peers = frozenset([*content["stages"], *content["replicas"]])
         exchange = Accumulation(
             program.program, content["batch_size"], parts, len(content["replicas"]), own, content["keeps_parts"]
         )

@@ -22,6 +22,7 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array, constant
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
+from miai_graph.ops.parts import _sum_over_parts
 from miai_graph.ops.structure import _broadcast_to
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.placement import Replicated
@@ -108,6 +109,8 @@ def _copied(graph: Graph, is_split: Mapping[Node, bool]) -> set[Node]:
     copied: set[Node] = set()
     known: set[Node] = set()
     for node in graph.nodes:
+        if node.op is _sum_over_parts:
+            continue  # what is owed to a reduction is added up in one place
         if is_variable(node):
             copied.add(node)
             if node.type.size_bytes <= SMALL_VARIABLE_BYTES:
