@@ -5,12 +5,14 @@ If the rows of the batch are dealt out to workers, each worker computes with its
 - *Split*: each worker has the part that belongs to its rows, along one axis;
 - *Replicated*: all have the same;
 - *Partial*: each has a part of a reduction over the rows which is still owed;
-- *Local*: each has its own, and nothing is owed (see `ops.parts`).
+- *Local*: each has its own, and nothing is owed; see `ops.parts`.
 
 Each op has a rule, ``Op.batch``, from the placements of its inputs to that of its output. A rule answers None where it
 cannot go on with a Partial input: the analysis then reduces it first, and asks again with Replicated in its
 place. Rules need not know of Local values: they are asked as if these were Replicated, and where they say that the
-output is so too, it is Local. What cannot be computed from parts of the batch at all is *Unsplittable*, with the reason.
+output is so too, it is Local.
+
+What cannot be computed from parts of the batch at all is *Unsplittable*, with the reason.
 
 The idea is that of the sharding types of GSPMD (Xu et al. 2021, arXiv:2105.04663, section 3.2), cut down to the one
 batch symbol.

@@ -15,7 +15,7 @@ from faulty_ops import Orders, obey, wait_until
 
 import miai_graph as mg
 from executors import Hosts, Serial
-from executors.hosts import service
+from executors.hosts import service, session
 from executors.hosts.cluster import Channel, Cluster, Message
 from executors.hosts.in_process import InProcessCluster
 
@@ -38,6 +38,7 @@ class InspectedService(service.HostService):
         return Message(
             {
                 "sessions": len(sessions),
+                "values": sum(len(session._values._arrays) for session in sessions),
                 "letters": sum(len(session.mailbox) for session in sessions),
                 "programs": sum(len(session._programs) for session in sessions),
                 "plans": sum(len(session._plans) for session in sessions),
@@ -47,6 +48,11 @@ class InspectedService(service.HostService):
 
 def make_service(channel: Channel) -> service.HostService:
     return InspectedService(channel)
+
+
+def greet_often() -> None:
+    """What a client of such hosts must do."""
+    session.GREETING_SECONDS = IMPATIENT_SECONDS / 5
 
 
 def make_impatient_service(channel: Channel) -> service.HostService:
@@ -101,7 +107,7 @@ class Layered:
     orders : to the processes
     """
 
-    def __init__(self, folder: Path | None = None, layers: int = 3) -> None:
+    def __init__(self, folder: Path | None = None, layers: int = 5) -> None:
         mg.set_seed(5)
         rng = np.random.default_rng(1)
         self.orders = Orders(folder or ".")
@@ -115,8 +121,9 @@ class Layered:
         self.slots = [mg.variable(np.zeros(p.shape, "f4"), f"{p.name}/slot") for p in self.parameters]
         self.rate = mg.variable(np.float64(0.1), "rate")
         h = self.x
-        for w in self.parameters:
+        for w in self.parameters[:-1]:
             h = self._place(mg.relu(h @ w), "forward")
+        h = h @ self.parameters[-1]
         self.loss = mg.mean(mg.sparse_softmax_cross_entropy(h, self.y))
         gradients = mg.grad(self.loss, self.parameters)
         self.updates = {}
@@ -137,7 +144,7 @@ class Layered:
         return [node.value for node in (*self.parameters, *self.slots, self.rate)]
 
 
-def undisturbed(numbers: Sequence[int], executor: Any = None, layers: int = 3) -> list[np.ndarray]:
+def undisturbed(numbers: Sequence[int], executor: Any = None, layers: int = 5) -> list[np.ndarray]:
     """The values after steps on these batches, in this process."""
     model = Layered(layers=layers)
     step = model.function(executor or Serial())

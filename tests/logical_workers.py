@@ -68,9 +68,8 @@ class LogicalWorker:
         if is_variable(node):
             return state.get(variable_of(node))
         if node.op.name in RUN_NUMBERS:
-            numbers = dict(
-                zip(RUN_NUMBERS, (self.batch_size, self.part.size, self.part.first_row, self.step), strict=True)
-            )
+            own = self.part
+            numbers = dict(zip(RUN_NUMBERS, (self.batch_size, own.size, own.first_row, self.step), strict=True))
             return np.asarray(numbers[node.op.name], np.int64)
         return evaluate_node(node, inputs, self.part.size if is_own else self.batch_size)
 

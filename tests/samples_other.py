@@ -9,7 +9,7 @@ import numpy as np
 from sampling import REPLICATED, SUM, Sample, f, i
 
 from miai_graph.node import apply
-from miai_graph.ops import communication, convolution, leaves, pooling, random, softmax
+from miai_graph.ops import communication, convolution, leaves, parts, pooling, random, softmax
 from miai_graph.ops.arithmetic import add
 
 LOGITS = {"low": -5.0, "high": 5.0}
@@ -267,6 +267,13 @@ LEAVES = [
         "batch_size", lambda m, x: x * leaves.batch_size(), [i(None)], gradient=False, reference=lambda x: x * len(x)
     ),
     Sample(
+        "part_size",
+        lambda m, x: x * parts._sum_over_parts(leaves.part_size()),
+        [i(None)],
+        gradient=False,
+        reference=lambda x: x * len(x),
+    ),
+    Sample(
         "first_row", lambda m, x: random.uniform((None,)) * 0.0 + x, [f(None)], reference=lambda x: x, numpy_dtype=False
     ),
     Sample("step", lambda m, x: x + leaves.step(), [i(None)], gradient=False, reference=lambda x: x),
@@ -313,4 +320,40 @@ COMMUNICATION = [
     ),
 ]
 
-SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES, *COMMUNICATION]
+PARTS = [
+    Sample(
+        "sum_of_part",
+        lambda m, x: parts._sum_over_parts(parts._sum_of_part(x, axes=(0, 2))),
+        [f(None, 3, 2)],
+        SUM,
+        reference=lambda x: x.sum((0, 2)),
+    ),
+    Sample(
+        "sum_of_part",
+        lambda m, x: parts._sum_of_part(x, axes=(1,)),
+        [i(None, 3, dtype="int8")],
+        gradient=False,
+        reference=lambda x: x.sum(1),
+    ),
+    Sample(
+        "repeat_in_part",
+        lambda m, x, y: x * parts.repeat_in_part(parts.each_part(y), x.type.shape),
+        [f(None, 2, 3), f(1, 1, 3)],
+        reference=lambda x, y: x * y,
+    ),
+    Sample(
+        "each_part",
+        lambda m, x, y: x * parts.repeat_in_part(m.exp(parts.each_part(y)), x.type.shape),
+        [f(None, 3), f(1, 3)],
+        reference=lambda x, y: x * np.exp(y),
+    ),
+    Sample(
+        "sum_over_parts",
+        lambda m, x: parts.average_over_parts(parts.mean_of_part(x, [0])),
+        [f(None, 3)],
+        SUM,
+        reference=lambda x: x.mean(0, keepdims=True),
+    ),
+]
+
+SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES, *COMMUNICATION, *PARTS]

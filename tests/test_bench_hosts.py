@@ -66,7 +66,7 @@ def test_the_ideal_of_a_pipeline() -> None:
 
 def test_sides_are_compared_round_by_round_if_they_did_the_same() -> None:
     first = pipeline_result("a", medians=[1.0, 3.0, 2.0], stage_medians=[[1.0]] * 3)
-    slower = pipeline_result("b", medians=[2.0, 3.0, 5.0], stage_medians=[[1.0]] * 3, losses=[2.001])
+    slower = pipeline_result("b", medians=[2.0, 3.0, 5.0], stage_medians=[[1.0]] * 3, losses=[2.00001])
     other = pipeline_result("c", medians=[1.0, 1.0, 1.0], stage_medians=[[1.0]] * 3, losses=[2.1])
     for result in (first, slower, other):
         result.compare(first)

@@ -26,6 +26,7 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
         5.7,
     ),
     "reproducible_processes": (["--epochs", "2"], r"all [\d,]+ values of (\d+) weights are equal to the bit", 7, 7),
+    "hosts_pipeline": (["--steps", "4", "--batch-size", "64"], r"one process by ([\d.e+-]+) at most", 0, 1e-5),
     "compare_with_pytorch": (
         ["--rounds", "1", "--seconds", "0.2", "--threads", "1"],
         r"miai_graph +([\d.]+) ms",
@@ -35,7 +36,11 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
 }
 
 
-PICTURES = {"two_moons": {"two_moons.png"}, "digits_cnn": {"digits_cnn.png", "digits_cnn_curves.png"}}
+PICTURES = {
+    "two_moons": {"two_moons.png"},
+    "digits_cnn": {"digits_cnn.png", "digits_cnn_curves.png"},
+    "hosts_pipeline": {"hosts_pipeline.png"},
+}
 
 
 def run_example(name: str, folder: Path) -> str:

@@ -128,9 +128,8 @@ def test_programs_that_keep_cores_busy_are_noticed(cluster: EmbeddedCluster) -> 
             assert spinning.stdout is not None
             spinning.stdout.readline()
         report = examine_cluster(cluster.scheduler_address)
-    assert report.problems == []
     expected = 0 if "unknown" in report.tables[0] else 2
-    assert len([remark for remark in report.remarks if "is under load" in remark]) == expected
+    assert len([remark for remark in report.remarks if "is under load" in remark]) == expected, report
 
 
 # What is no cluster

@@ -26,6 +26,7 @@ from hosts_faults import (
     Unreliable,
     assert_close,
     batch,
+    greet_often,
     is_named,
     kept,
     places,
@@ -36,6 +37,7 @@ from hosts_inspected import other_host
 
 import miai_graph as mg
 from executors import Hosts, Serial
+from executors.hosts import session
 from executors.hosts.dask_cluster import DaskCluster
 from executors.hosts.embedded import EmbeddedCluster
 from executors.hosts.host_process import HostProcess
@@ -82,7 +84,7 @@ def kill(cluster: EmbeddedCluster, address: str) -> None:
 # ---- kill -9 of each role, in the middle of a step
 
 
-@pytest.mark.parametrize(("stage", "place"), [(0, "backward"), (1, "forward"), (2, "update")])
+@pytest.mark.parametrize(("stage", "place"), [(0, "update"), (1, "forward"), (2, "backward")])
 def test_a_stage_killed_while_it_computes(model: Layered, stage: int, place: str, note: Note) -> None:
     with EmbeddedCluster(3) as cluster, Hosts(cluster, 3, micro_batches=2) as executor:
         step = model.function(executor)
@@ -356,7 +358,7 @@ def test_other_cpu_features_are_refused_if_bits_matter(token: str, monkeypatch: 
 
 # ---- the scheduler, and the user's process
 
-CLUSTER = [sys.executable, "-m", "miai_graph", "cluster"]
+CLUSTER = [sys.executable, "-c", "from miai_graph.commands import main; main()", "cluster"]
 
 
 def test_the_scheduler_killed(token: str, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,8 +400,9 @@ def test_the_scheduler_killed(token: str, tmp_path: Path, note: Note, monkeypatc
 USER = """
 import sys
 sys.path[:0] = {path!r}
-from hosts_faults import Layered, batch
+from hosts_faults import Layered, batch, greet_often
 from executors import Hosts
+greet_often()
 executor = Hosts({address!r})
 model = Layered()
 step = model.function(executor)
@@ -410,6 +413,13 @@ for number in range(1000000):
 """
 
 
+@pytest.fixture
+def _greets_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "GREETING_SECONDS", session.GREETING_SECONDS)
+    greet_often()
+
+
+@pytest.mark.usefixtures("_greets_often")
 def test_the_users_process_killed(token: str, note: Note) -> None:
     model = Layered()
     with EmbeddedCluster(2, token=token, maker=IMPATIENT) as cluster, Hosts(cluster, 2) as executor:
@@ -421,8 +431,9 @@ def test_the_users_process_killed(token: str, note: Note) -> None:
         with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE) as user:
             assert user.stdout is not None
             assert user.stdout.readline()
-            assert kept(cluster)["sessions"] == 2 * before["sessions"]
+            sessions = kept(cluster)["sessions"]
             user.kill()
+        assert sessions == 2 * before["sessions"]
         killed = time.monotonic()
         train(step, range(2, 4))
         note("the user's process killed, hosts had let go", seconds_until(lambda: kept(cluster) == before, killed))
@@ -430,6 +441,7 @@ def test_the_users_process_killed(token: str, note: Note) -> None:
         assert_close(model.values(), undisturbed(range(STEPS)))
 
 
+@pytest.mark.usefixtures("_greets_often")
 def test_a_user_who_was_away_for_long() -> None:
     """Hosts have let go of the session; its steps are repeated."""
     model = Layered()
@@ -507,7 +519,9 @@ def test_a_node_that_fails_on_a_host(model: Layered, note: Note) -> None:
         model.orders.give(cluster.pids[address], "backward", "fail")
         start = time.monotonic()
         name = socket.gethostname()
-        found = rf"(?s)obey failed: ValueError: told to fail\n  node: .*obey.*faulty_ops.py.*host: {name} \({address}\)"
+        found = (
+            rf"(?s)obey failed: ValueError: told to fail\n  node: .*obey.*hosts_faults.py.*host: {name} \({address}\)"
+        )
         with pytest.raises(ExecutionError, match=found):
             step(*batch(2))
         note("a node failed", time.monotonic() - start)
@@ -685,6 +699,18 @@ def test_a_function_called_between_the_steps_of_a_run(pair: tuple[InProcessClust
     assert_close(model.values(), undisturbed(range(STEPS)))
 
 
+class Loses(mg.callbacks.Callback):
+    """Lets something happen in the second epoch."""
+
+    def __init__(self, lose: Callable[[], None]) -> None:
+        super().__init__()
+        self._lose = lose
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if epoch == 1:
+            self._lose()
+
+
 def test_fit_evaluate_and_predict_with_losses() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((70, 6)).astype("f4")
@@ -701,10 +727,8 @@ def test_fit_evaluate_and_predict_with_losses() -> None:
             model = mg.Sequential([layers.Input((6,)), *(layers.Dense(8, "relu") for _ in range(3)), layers.Dense(2)])
             loss = mg.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile("adam", loss, metrics=["accuracy"], executor=executor)
-            loses = mg.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: lose() if epoch == 1 else None)
-            history = model.fit(
-                x, y, batch_size=16, epochs=3, validation_split=0.2, verbose=0, callbacks=[loses]
-            )
+            loses = Loses(lose)
+            history = model.fit(x, y, batch_size=16, epochs=3, validation_split=0.2, verbose=0, callbacks=[loses])
             model.fit(generator(), epochs=1, steps_per_epoch=4, verbose=0)
             lose()
             found += [np.array(history.history["val_loss"]), model.predict(x, verbose=0), *model.get_weights()]
@@ -792,12 +816,17 @@ def test_an_executor_that_is_dropped_is_closed() -> None:
     assert_close(model.values(), undisturbed(range(3)))
 
 
-def files() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("miai-graph-*"))
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
 
 
-def test_nothing_is_left_after_a_failure_and_after_losses(model: Layered) -> None:
-    before = files()
+def test_nothing_is_left_after_a_failure_and_after_losses(model: Layered, own_files: Path) -> None:
     with pytest.raises(ZeroDivisionError), EmbeddedCluster(2) as cluster, Hosts(cluster, 2) as executor:
         step = model.function(executor)
         train(step, range(2))
@@ -806,7 +835,7 @@ def test_nothing_is_left_after_a_failure_and_after_losses(model: Layered) -> Non
         pids = list(cluster.pids.values())
         _ = 1 / 0
     assert all(map(has_ended, pids))
-    assert files() <= before
+    assert not list(own_files.iterdir())
 
 
 ALONE = """
@@ -823,8 +852,7 @@ while True:
 """
 
 
-def test_embedded_hosts_end_with_the_user(note: Note) -> None:
-    before = files()
+def test_embedded_hosts_end_with_the_user(note: Note, own_files: Path) -> None:
     script = ALONE.format(path=[p for p in sys.path if p])
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
@@ -832,4 +860,4 @@ def test_embedded_hosts_end_with_the_user(note: Note) -> None:
         user.kill()
     killed = time.monotonic()
     note("embedded hosts ended after their user", seconds_until(lambda: all(map(has_ended, pids)), killed))
-    assert files() <= before
+    assert not list(own_files.iterdir())

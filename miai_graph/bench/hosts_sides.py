@@ -62,7 +62,9 @@ class Side(Protocol):
     """What trains on hosts, one thread a host."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called in results."""
+        ...
 
     def pipeline(self, pipeline: Pipeline, problem: Path) -> AbstractContextManager[Trainer]:
         """A pipeline that trains `STACKED_MLP` on a problem, within a ``with`` block."""
@@ -90,6 +92,7 @@ class OwnSide:
 
     @contextmanager
     def pipeline(self, pipeline: Pipeline, problem: Path) -> Iterator[Trainer]:
+        """See `Side`."""
         options = {
             "stages": pipeline.stages,
             "micro_batches": pipeline.micro_batches,
@@ -100,6 +103,7 @@ class OwnSide:
 
     @contextmanager
     def replicas(self, workload: str, count: int, problem: Path) -> Iterator[Trainer]:
+        """See `Side`."""
         if count == 1:
             with self._user(workload, problem, "serial", {"threads": 1}, {}) as user:
                 yield Trainer([user])
@@ -165,6 +169,7 @@ class TorchSide:
 
     @contextmanager
     def pipeline(self, pipeline: Pipeline, problem: Path) -> Iterator[Trainer]:
+        """See `Side`."""
         arguments = ["--stages", str(pipeline.stages), "--schedule", pipeline.schedule]
         arguments += ["--micro-batches", str(pipeline.micro_batches)]
         with self._started(pipeline.stages, "torch_pipeline", problem, arguments) as trainer:
@@ -172,6 +177,7 @@ class TorchSide:
 
     @contextmanager
     def replicas(self, workload: str, count: int, problem: Path) -> Iterator[Trainer]:
+        """See `Side`."""
         arguments = ["--workload", workload, "--processes", str(count), "--threads", "1"]
         with self._started(count, "torch_peer", problem, arguments) as trainer:
             yield trainer

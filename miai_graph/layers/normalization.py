@@ -104,10 +104,10 @@ class BatchNormalization(Normalization):
 
     Executors that compute a batch in parts still take the mean and variance of all of it, so all give the same; but in
     the middle of each step they wait for each other, and a pipeline runs empty. With ``synchronized=False`` nobody
-    waits: each part - a micro-batch, a worker's rows - is normalized with its own mean and variance, of which the moving
-    averages get the average over the parts. So results depend on how the batch is cut, which an executor may change while
-    it runs; where it is not cut they are the same. With ``reproducible=True`` the parts are the shards, and all executors
-    give equal bits.
+    waits: each part - a micro-batch, a worker's rows - is normalized with its own mean and variance, and the moving
+    averages get the average of these over the parts. Results then depend on how the batch is cut, which an executor may
+    change while it runs; where it is not cut they are the same. With ``reproducible=True`` the parts are the shards,
+    and all executors give equal bits.
 
     Weights: gamma, beta, moving_mean, moving_variance, each [channels].
 
