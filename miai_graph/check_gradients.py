@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.context import building_on_behalf_of
 from miai_graph.errors import ArgumentError, GradientError
 from miai_graph.feeding import check_batch
 from miai_graph.gradient import grad
 from miai_graph.graph import Graph, ancestors
 from miai_graph.interpreter import evaluate
 from miai_graph.messages import describe
-from miai_graph.node import Node, apply, building_on_behalf_of, reapply
+from miai_graph.node import Node, apply, reapply
 from miai_graph.op import Array, as_node, constant
 from miai_graph.ops.leaves import _input, is_input, is_variable
 from miai_graph.types import TensorType

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,11 @@ def build_context(**changes: Any) -> Iterator[BuildContext]:
         yield _context.get()
     finally:
         _context.reset(token)
+
+
+def building_on_behalf_of(node: Any, phase: str) -> AbstractContextManager[BuildContext]:
+    """A context in which new nodes get the scope and source line of `node`, as its gradient does."""
+    return build_context(scope=node.scope, source=node.source, phase=phase, call=None, origin=node.origin)
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from miai_graph.context import BACKWARD
+from miai_graph.context import BACKWARD, building_on_behalf_of
 from miai_graph.errors import ArgumentError, DTypeError, GradientError, ShapeError
 from miai_graph.graph import ancestors
 from miai_graph.messages import describe
-from miai_graph.node import Node, building_on_behalf_of
+from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
 from miai_graph.ops.structure import full, zeros_like

@@ -16,7 +16,6 @@ import numpy as np
 
 from miai_graph.context import (
     SourceLine,
-    build_context,
     current_context,
     unique_name,
     user_source_line,
@@ -398,8 +397,3 @@ def derive(node: Node, op: Operation, inputs: Sequence[Node], attributes: Mappin
         index=next(_indices),
         origin=node.origin,
     )
-
-
-def building_on_behalf_of(node: Node, phase: str) -> Any:
-    """A context in which new nodes get the scope and source line of `node`, as its gradient does."""
-    return build_context(scope=node.scope, source=node.source, phase=phase, call=None, origin=node.origin)

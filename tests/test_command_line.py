@@ -87,7 +87,7 @@ def test_an_unknown_executor_is_told_in_one_sentence(tmp_path: Path) -> None:
     finished = run("demo", "--executor", "nonsense", folder=tmp_path)
     assert finished.returncode == 1
     assert "'nonsense'" in finished.stderr
-    assert "There are: processes, serial" in finished.stderr
+    assert "There are: hosts, processes, serial" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

@@ -12,8 +12,7 @@ import miai_graph as mg
 from miai_graph.kernels.numpy_kernels import ROWS_ADDED_AT_ONCE
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
-from miai_graph.plan.memory import Workspace
-from miai_graph.plan.memory import Lifetime, assign_offsets
+from miai_graph.plan.memory import Lifetime, Workspace, assign_offsets
 from miai_graph.plan.program import Storage, make_program
 from miai_graph.state import ALIGNMENT_BYTES, state
 

@@ -26,8 +26,8 @@ from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.passes.partition import partition
 from miai_graph.passes.simplify import simplify
 from miai_graph.plan.bound import BoundPlan
-from miai_graph.plan.memory import Workspace
 from miai_graph.plan.exchange import Exchange
+from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import make_program
 from miai_graph.state import aligned_bytes, state

@@ -103,17 +103,25 @@ class _Link:
     @classmethod
     async def open(cls, scheduler: str, credentials: Credentials, maker: str) -> Self:
         warnings.filterwarnings("ignore", category=VersionMismatchWarning)
+        client = Client(
+            scheduler,
+            asynchronous=True,
+            security=dask_security(credentials),
+            set_as_default=False,
+            timeout=CONNECT_SECONDS,
+            name="miai_graph",
+        )
         try:
-            client = await Client(
-                scheduler,
-                asynchronous=True,
-                security=dask_security(credentials),
-                set_as_default=False,
-                timeout=CONNECT_SECONDS,
-                name="miai_graph",
-            )
-        except OSError as error:
-            raise ExecutorError(f"expected a cluster at {scheduler}; found {error}") from error
+            await client
+        except (OSError, TypeError) as error:
+            with suppress(Exception):
+                await client.close(timeout=CONNECT_SECONDS)
+            # The port of a host takes the connection, and answers something else than a scheduler does.
+            found = "something else, such as a host" if isinstance(error, TypeError) else str(error)
+            raise ExecutorError(
+                f"expected the scheduler of a cluster at {scheduler}; found {found}. Its port is 8786 unless it was "
+                "started with another"
+            ) from error
         client.rpc.allow_offload = False
         link = cls(client, scheduler)
         client.subscribe_topic("all", link._hear)

@@ -198,6 +198,7 @@ class Dealing:
         return self.parts[replica][0].first_row
 
     def rows(self, replica: int) -> slice:
+        """Those of the batch that a replica has."""
         last = self.parts[replica][-1]
         return slice(self.first_row(replica), last.first_row + last.size)
 

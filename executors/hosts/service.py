@@ -104,6 +104,7 @@ class HostService:
             session.lose(address, reason)
 
     def close(self) -> None:
+        """Give up all steps."""
         self._closed.set()
         for session in list(self._sessions.values()):
             session.abort(Message({"ticket": LAST_TICKET, "reason": "the host was closed"}))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet, ref
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message
 from executors.hosts.failures import EXECUTION, FORGOTTEN, OTHER
@@ -31,6 +32,9 @@ RESTART_SECONDS, END_SECONDS = 10.0, 1.0
 
 GREETING_SECONDS = 10.0
 """How often hosts are told that this client is there. They forget those that they have not heard of for long."""
+
+
+Item = TypeVar("Item")
 
 
 class Fed(Protocol):
@@ -77,6 +81,8 @@ class Session:
         self._keys: WeakKeyDictionary[Variable, int] = WeakKeyDictionary()
         self._known: set[str] = set()
         self._left: set[str] = set()
+        self._gone_programs: deque[Mapping[str, int]] = deque()
+        self._gone_keys: deque[int] = deque()
         self._held: dict[str, dict[int, int]] = {}
         self._kept_journal = ref(journal)
         self._away: WeakKeyDictionary[Variable, None] = WeakKeyDictionary()
@@ -95,7 +101,20 @@ class Session:
         """The number by which hosts know a variable."""
         if variable not in self._keys:
             self._keys[variable] = next(self.numbers)
+            finalize(variable, self._gone_keys.append, self._keys[variable]).atexit = False
         return self._keys[variable]
+
+    def forget_with(self, layout: object, programs: Mapping[str, int]) -> None:
+        """Let hosts forget programs, given by address, some time after this object is gone."""
+        finalize(layout, self._gone_programs.append, programs).atexit = False
+
+    def tidy(self) -> None:
+        """Let hosts forget what is gone here."""
+        programs, keys = _emptied(self._gone_programs), _emptied(self._gone_keys)
+        if programs or keys:
+            for address in self._known - self.watch.lost.keys():
+                numbers = [found[address] for found in programs if address in found]
+                self.call(address, "forget", {"programs": numbers, "keys": keys})
 
     def call(
         self, address: str, name: str, content: Mapping[str, Any], arrays: Sequence[Array] = ()
@@ -385,6 +404,11 @@ class Session:
             futures = [self.call(address, "end", {}) for address in self._known - self.watch.lost.keys()]
             wait(futures, timeout=END_SECONDS)
             self._held.clear()
+
+
+def _emptied(queue: deque[Item]) -> list[Item]:
+    """What was in a queue, to which others may append at any time."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def _failed(answer: Message) -> str | None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.context import building_on_behalf_of
 from miai_graph.errors import ExecutionError
 from miai_graph.graph import Graph, structure_key
 from miai_graph.interpreter import evaluate_node
-from miai_graph.node import Node, apply, building_on_behalf_of
+from miai_graph.node import Node, apply
 from miai_graph.op import as_node, constant
 from miai_graph.ops.arithmetic import multiply
 from miai_graph.ops.casting import _cast

@@ -3,7 +3,8 @@
 The forward nodes that depend on the batch stand in a row, in the order in which the user built them; stages are runs of
 that row. Everything else follows: a gradient's node goes where the node is whose cotangents it computes; a variable,
 its slots and its update go where the variable is first used. What is cheap and known everywhere (inputs, constants,
-small variables, views of them) goes to each stage that wants it.
+small variables, views of them) goes to each stage that wants it. What is only repeated stands with what reads it, so
+that never the larger array is sent.
 
 A node's place is therefore told as a position in the row, before anybody knows where the row is cut.
 """

@@ -149,11 +149,10 @@ class BoundPlan:
         blocks = self._blocks_of_parts()
         per_part = [node for node in self.program.steps if self._is_per_part(node)]
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
-        kept = self._place_kept()
-        for own_part, part in zip(own_parts, self.parts, strict=True):
-            for node, array in kept.items():
+        own_parts.append(self._place_kept())
+        for own_part, part in zip(own_parts, self.parts, strict=False):
+            for node, array in own_parts[-1].items():
                 own_part[node] = array[rows_along(node.type.shape[0], part, self.parts[0])]
-        own_parts.append(kept)
         result: list[Arrays] = []
         for place, part in enumerate(self._places):
             rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
@@ -197,7 +196,7 @@ class BoundPlan:
 
     def _place_kept(self) -> Arrays:
         """Arrays in which the rows of all parts lie one behind the other."""
-        kept = [node for node in self.program.graph.nodes if node in self._deferral.kept]
+        kept = sorted(self._deferral.kept, key=lambda node: node.index)
         types = [self._type(node, len(self.parts)) for node in kept]
         size_bytes = block_bytes(types)
         self._block_bytes["kept"] = size_bytes
@@ -236,9 +235,8 @@ class BoundPlan:
         """Memory for the values of these nodes that have some of their own."""
         program = self.program
         kept = self._deferral.kept
-        types = {
-            node: self._type(node, part) for node in nodes if program.storage[node] is Storage.OWN and node not in kept
-        }
+        own = (node for node in nodes if program.storage[node] is Storage.OWN and node not in kept)
+        types = {node: self._type(node, part) for node in own}
         positions = {node: position for position, node in enumerate(program.steps)}
         holders: dict[Node, Node] = {}
         lifetimes: dict[Node, list[int]] = {}
