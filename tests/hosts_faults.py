@@ -3,6 +3,7 @@ a cluster whose hosts are lost at a given call."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ class Layered:
         widths = [6, *(8 for _ in range(layers - 1)), 3]
         self.parameters = [
             mg.parameter(0.5 * rng.standard_normal(shape), f"w{n}", dtype="float32")
-            for n, shape in enumerate(zip(widths, widths[1:], strict=False))
+            for n, shape in enumerate(itertools.pairwise(widths))
         ]
         self.slots = [mg.variable(np.zeros(p.shape, "f4"), f"{p.name}/slot") for p in self.parameters]
         self.rate = mg.variable(np.float64(0.1), "rate")

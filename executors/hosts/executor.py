@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import Thread, current_thread, main_thread
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakMethod, finalize
 
@@ -105,7 +106,7 @@ class Hosts(Executor):
             self.welcome()
             self._require_enough()
         except BaseException:
-            self._finish()
+            self._end()
             raise
 
     def _connect(self, address: str | None) -> Cluster:
@@ -254,7 +255,12 @@ class Hosts(Executor):
         # A step of another thread is finished first.
         with state.lock:
             super().close()
-            self._finish()
+            self._end()
+
+    def _end(self) -> None:
+        if finishing := self._finish.detach():
+            _, finish, arguments, _ = finishing
+            finish(*arguments, True)
 
 
 def _call(method: WeakMethod[Callable[[], None]]) -> None:
@@ -269,7 +275,11 @@ def _standing(steps: int) -> str:
     return f"The values are those of the last snapshot{missing}"
 
 
-def _finish(session: Session, watch: Watch, cluster: Cluster) -> None:
+def _finish(session: Session, watch: Watch, cluster: Cluster, waits: bool = False) -> None:
+    """Let go of everything. An executor can be collected in any thread, such as the one that hears the hosts."""
+    if not waits and current_thread() is not main_thread():
+        Thread(target=_finish, args=(session, watch, cluster, True), name="end of hosts").start()
+        return
     try:
         session.end()
     finally:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakSet, finalize, ref
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message
 from executors.hosts.failures import EXECUTION, FORGOTTEN, OTHER
 from executors.hosts.journal import Entry, Journal
+from executors.hosts.leftovers import Leftovers
 from executors.hosts.watch import Watch
 from miai_graph.errors import ExecutionError
 from miai_graph.op import Array
@@ -34,16 +34,11 @@ GREETING_SECONDS = 10.0
 """How often hosts are told that this client is there. They forget those that they have not heard of for long."""
 
 
-Item = TypeVar("Item")
-
-
 class Fed(Protocol):
     """A batch that was sent ahead."""
 
     @property
-    def ticket(self) -> int:
-        """Of its step."""
-        ...
+    def ticket(self) -> int: ...
 
 
 class HostsLost(Exception):  # noqa: N818  never seen by users
@@ -63,6 +58,7 @@ class Session:
     ----------
     name : by which hosts know this client
     numbers : for variables, programs, plans and steps
+    leftovers : on hosts, of what is gone here
     forgetful : hosts that have let go of this session
     feeds : batches that were sent ahead of their steps, while somebody has them
     aborted : the last step that was given up; what was sent for it and those before it is gone
@@ -75,14 +71,13 @@ class Session:
         self.cluster = cluster
         self.watch = watch
         self.numbers = itertools.count()
+        self.leftovers = Leftovers()
         self.forgetful: list[str] = []
         self.feeds: WeakSet[Fed] = WeakSet()
         self.aborted = -1
         self._keys: WeakKeyDictionary[Variable, int] = WeakKeyDictionary()
         self._known: set[str] = set()
         self._left: set[str] = set()
-        self._gone_programs: deque[Mapping[str, int]] = deque()
-        self._gone_keys: deque[int] = deque()
         self._held: dict[str, dict[int, int]] = {}
         self._kept_journal = ref(journal)
         self._away: WeakKeyDictionary[Variable, None] = WeakKeyDictionary()
@@ -101,18 +96,18 @@ class Session:
         """The number by which hosts know a variable."""
         if variable not in self._keys:
             self._keys[variable] = next(self.numbers)
-            finalize(variable, self._gone_keys.append, self._keys[variable]).atexit = False
+            self.leftovers.note_key(variable, self._keys[variable])
         return self._keys[variable]
 
-    def forget_with(self, layout: object, programs: Mapping[str, int]) -> None:
-        """Let hosts forget programs, given by address, some time after this object is gone."""
-        finalize(layout, self._gone_programs.append, programs).atexit = False
+    def _there(self) -> list[str]:
+        """The hosts that know this client. Other threads may learn of losses meanwhile."""
+        return [address for address in tuple(self._known) if address not in self.watch.lost]
 
     def tidy(self) -> None:
         """Let hosts forget what is gone here."""
-        programs, keys = _emptied(self._gone_programs), _emptied(self._gone_keys)
+        programs, keys = self.leftovers.take()
         if programs or keys:
-            for address in self._known - self.watch.lost.keys():
+            for address in self._there():
                 numbers = [found[address] for found in programs if address in found]
                 self.call(address, "forget", {"programs": numbers, "keys": keys})
 
@@ -144,7 +139,7 @@ class Session:
         forgetful = [address for address, answer in answers.items() if answer and _failed(answer) == FORGOTTEN]
         if forgetful:
             for address in forgetful:
-                self.forget_host(address)
+                self._held.pop(address, None)
                 self.forgetful.append(address)
             raise HostsLost
 
@@ -204,8 +199,9 @@ class Session:
         others : hosts that are told, too: they may have been called, if that was interrupted
         """
         self.aborted = max(self.aborted, ticket)
-        for address in {*calls.values(), *others} - self.watch.lost.keys():
-            self.call(address, "abort", {"ticket": ticket, "reason": reason})
+        for address in {*calls.values(), *others}:
+            if address not in self.watch.lost:
+                self.call(address, "abort", {"ticket": ticket, "reason": reason})
         left = dict(calls)
         while left := {future: address for future, address in left.items() if address not in self.watch.lost}:
             try:
@@ -243,10 +239,10 @@ class Session:
             held |= {self.key(variable): self.version(variable) for variable in variables}
 
     def version(self, variable: Variable) -> int:
-        """Of the value as it is after all steps that were committed."""
         return self.versions((variable,))[0]
 
     def versions(self, variables: Iterable[Variable]) -> list[int]:
+        """Of values as they are after all steps that were committed."""
         return [int(version) for version in state.versions[state.numbers(variables)]]
 
     def commit(
@@ -312,10 +308,10 @@ class Session:
     def fetch(self) -> None:
         """Bring all values home. If hosts were lost that had some of them, they are computed anew first."""
         with state.lock:
-            while not self._salvage():
+            while not self.salvage():
                 self.recover()
 
-    def _salvage(self) -> bool:
+    def salvage(self) -> bool:
         """Bring all values home from hosts that have them, if every value is on one of those."""
         self._finish()
         away = [variable for variable in list(self._away) if state.is_away(variable)]
@@ -331,18 +327,14 @@ class Session:
             if holder is None:
                 return False
             sources.setdefault(holder, []).append(variable)
-        futures = {
-            self.call(
-                address,
-                "get_values",
-                {"keys": [self.key(variable) for variable in variables], "versions": self.versions(variables)},
-            ): address
-            for address, variables in sources.items()
-        }
+        futures = {}
+        for address, variables in sources.items():
+            content = {"keys": [self.key(variable) for variable in variables], "versions": self.versions(variables)}
+            futures[self.call(address, "get_values", content)] = address
         try:
             answers = self.gather(futures)
         except HostsLost:
-            return self._salvage()
+            return self.salvage()
         values: dict[Variable, Array] = {}
         for variables, answer in zip(sources.values(), answers, strict=True):
             values |= dict(zip(variables, answer.arrays, strict=True))
@@ -358,10 +350,6 @@ class Session:
         """What is here is what holds."""
         self._away.clear()
         self._journal.clear()
-
-    def salvage(self) -> bool:
-        """After a loss: try to bring all values home from the hosts that are left."""
-        return self._salvage()
 
     def roll_back(self) -> list[Entry]:
         """Return to the last snapshot. Returns what was done since."""
@@ -387,7 +375,7 @@ class Session:
         """Let hosts know that this client is there, whenever it is time for that."""
         if monotonic() - self._greeted_at > GREETING_SECONDS:
             self._greeted_at = monotonic()
-            for address in self._known - self.watch.lost.keys():
+            for address in self._there():
                 self.call(address, "greet", {})
 
     def forget_host(self, address: str) -> None:
@@ -401,14 +389,9 @@ class Session:
             if any(state.is_away(variable) for variable in self._away):
                 self.fetch()
         finally:
-            futures = [self.call(address, "end", {}) for address in self._known - self.watch.lost.keys()]
+            futures = [self.call(address, "end", {}) for address in self._there()]
             wait(futures, timeout=END_SECONDS)
             self._held.clear()
-
-
-def _emptied(queue: deque[Item]) -> list[Item]:
-    """What was in a queue, to which others may append at any time."""
-    return [queue.popleft() for _ in range(len(queue))]
 
 
 def _failed(answer: Message) -> str | None:

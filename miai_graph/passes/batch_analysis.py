@@ -64,7 +64,8 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
     for position, node in enumerate(graph.nodes):
         for source in node.inputs:
             users[source].append(position)
-    needed_whole = {*graph.outputs, *graph.updates.values(), *_read_by_updates(graph), *whole}
+    results = {*graph.outputs, *graph.updates.values()}
+    needed_whole = {*results, *_read_by_updates(graph), *whole}
     placements: dict[Node, Placement] = {}
     reduced: set[Node] = set()
     waiting = list(range(len(graph)))  # a heap, as it is sorted: inputs come first
@@ -73,7 +74,7 @@ def analyse_batch(graph: Graph, whole: Iterable[Node] = ()) -> BatchAnalysis:
         placement, owed = _place(node, placements, reduced)
         if node in needed_whole and isinstance(placement, Partial):
             owed.add(node)
-        elif node in needed_whole and isinstance(placement, Local):
+        elif node in results and isinstance(placement, Local):
             placement = Unsplittable(f"each part of the batch has its own; add them up with {_sum_over_parts.name}")
         changed = owed - reduced
         if placements.setdefault(node, placement) != placement:

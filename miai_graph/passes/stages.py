@@ -191,7 +191,8 @@ class _Positions:
         for node in nodes:
             known = [source for source in node.inputs if source in self._places and self._has_home(source)]
             if node not in self._places and known:
-                self._places[node] = self._places[max(known, key=lambda source: source.type.size_bytes)]
+                # Of equals the last: a sum over all stages, such as a global norm, is passed on from one to the next.
+                self._places[node] = max((source.type.size_bytes, self._places[source]) for source in known)[1]
 
     def _has_home(self, node: Node) -> bool:
         """Whether it should not be sent, if that can be helped."""
