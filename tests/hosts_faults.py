@@ -4,6 +4,8 @@ a cluster whose hosts are lost at a given call."""
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ import miai_graph as mg
 from executors import Hosts, Serial
 from executors.hosts import service, session
 from executors.hosts.cluster import Channel, Cluster, Message
+from executors.hosts.embedded import EmbeddedCluster
 from executors.hosts.in_process import InProcessCluster
 
 INSPECTED = "hosts_faults:make_service"
@@ -179,3 +182,14 @@ def seconds_until(condition: Callable[[], Any], since: float) -> float:
 def is_named(executor: Hosts, address: str) -> Callable[[], bool]:
     """Whether the executor knows that a host is lost."""
     return lambda: executor.crew.why_lost(address) is not None
+
+
+def train(step: mg.Function, numbers: range) -> None:
+    """A step on each of these batches."""
+    for number in numbers:
+        step(*batch(number))
+
+
+def kill(cluster: EmbeddedCluster, address: str) -> None:
+    """As the kernel does when memory is short."""
+    os.kill(cluster.pids[address], signal.SIGKILL)

@@ -101,7 +101,7 @@ class Hosts(Executor):
         # Not the method itself: what the finalizer keeps must not keep this object.
         recover = WeakMethod(self.recover)
         self.session.recover = lambda: _call(recover)
-        self._finish = finalize(self, _finish, self.session, watch, self._cluster)
+        self._finish = finalize(self, _finish_anywhere, self.session, watch, self._cluster)
         try:
             self.welcome()
             self._require_enough()
@@ -259,8 +259,7 @@ class Hosts(Executor):
 
     def _end(self) -> None:
         if finishing := self._finish.detach():
-            _, finish, arguments, _ = finishing
-            finish(*arguments, True)
+            _finish(*finishing[2])
 
 
 def _call(method: WeakMethod[Callable[[], None]]) -> None:
@@ -275,11 +274,15 @@ def _standing(steps: int) -> str:
     return f"The values are those of the last snapshot{missing}"
 
 
-def _finish(session: Session, watch: Watch, cluster: Cluster, waits: bool = False) -> None:
-    """Let go of everything. An executor can be collected in any thread, such as the one that hears the hosts."""
-    if not waits and current_thread() is not main_thread():
-        Thread(target=_finish, args=(session, watch, cluster, True), name="end of hosts").start()
-        return
+def _finish_anywhere(*arguments: Any) -> None:
+    """An executor can be collected in any thread, also in the one that hears the hosts, which must not wait for them."""
+    if current_thread() is main_thread():
+        _finish(*arguments)
+    else:
+        Thread(target=_finish, args=arguments, name="end of hosts").start()
+
+
+def _finish(session: Session, watch: Watch, cluster: Cluster) -> None:
     try:
         session.end()
     finally:
