@@ -295,6 +295,22 @@ COMMUNICATION = [
         gradient=False,
     ),
     Sample(
+        "send",
+        lambda m, x: apply(communication._send, [x], {"stage": 1, "value": 0}),
+        [f(2, 3)],
+        REPLICATED,
+        reference=lambda x: np.empty(0, bool),
+        gradient=False,
+    ),
+    Sample(
+        "contribute",
+        lambda m, x, y: apply(communication._contribute, [x, y]),
+        [f(2, 3), i(4)],
+        REPLICATED,
+        reference=lambda x, y: np.empty(0, bool),
+        gradient=False,
+    ),
+    Sample(
         "all_reduce",
         lambda m, x: apply(communication._all_reduce, [x, alone(x)], {"reduction": "sum"}),
         [f(2, 3)],

@@ -152,7 +152,8 @@ def test_the_op_named_is_in_the_graph(sample: Sample) -> None:
 
 
 def test_each_op_has_a_sample_and_titles_are_unique() -> None:
-    assert set(built_in_ops()) - {sample.op for sample in SAMPLES.values()} == set()
+    # What is received must have been sent: see test_pipeline.
+    assert set(built_in_ops()) - {sample.op for sample in SAMPLES.values()} == {"receive"}
     assert len(SAMPLES) == COUNT
 
 

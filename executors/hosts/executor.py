@@ -275,7 +275,7 @@ def _standing(steps: int) -> str:
 
 
 def _finish_anywhere(*arguments: Any) -> None:
-    """An executor can be collected in any thread, also in the one that hears the hosts, which must not wait for them."""
+    """An executor can be collected in any thread, such as the one that hears hosts, which must not wait for them."""
     if current_thread() is main_thread():
         _finish(*arguments)
     else:
