@@ -147,7 +147,10 @@ class Crew:
         """Ask hosts once more how fast they are: something else may have kept them busy the first time."""
         faster = []
         for host in self.hosts:
-            speed = _as_host(host.address, self._ask(host.address)).flops_per_second
+            try:
+                speed = _as_host(host.address, self._ask(host.address)).flops_per_second
+            except (MiaiGraphError, TimeoutError):  # it is lost, which the next step finds out
+                speed = 0.0
             faster.append(replace(host, flops_per_second=max(speed, host.flops_per_second)))
         self.hosts = faster
 

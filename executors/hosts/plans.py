@@ -103,17 +103,13 @@ class Plans:
         return self._generation != self._owner.crew.generation
 
     def forget(self) -> None:
-        """Let hosts forget programs and plans."""
-        layout, self.layout, self._plans = self.layout, None, {}
-        if layout is not None:
-            for host in layout.hosts:
-                if self._owner.crew.is_usable(host.address):
-                    content = {"programs": [layout.programs[host.stage]]}
-                    self._owner.session.call(host.address, "forget", content)
+        """Let go of programs and plans."""
+        self.layout, self._plans = None, {}
 
     def _lay_out(self, batch_size: int) -> Layout:
         """Cut the graph for the hosts that are there, and give each its stage."""
         owner, session = self._owner, self._owner.session
+        session.tidy()
         crew = owner.crew.hosts
         stages, replicas = owner.grid_size(len(crew), self._planner.most_stages)
         speeds = [host.flops_per_second for host in crew]
@@ -129,6 +125,7 @@ class Plans:
         for host in layout.hosts:
             message = messages[host.stage]
             calls[session.call(host.address, "program", message.content, message.arrays)] = host.address
+        session.leftovers.note_programs(layout, {host.address: layout.programs[host.stage] for host in layout.hosts})
         session.gather(calls)
         return layout
 

@@ -179,11 +179,12 @@ class Session:
         return Message()
 
     def forget(self, message: Message) -> Message:
-        """Let go of programs, and of the plans made of them."""
+        """Let go of programs with the plans made of them, and of values."""
         with self._computing:
             for number in message.content["programs"]:
                 gone = self._programs.pop(number, None)
                 self._plans = {key: plan for key, plan in self._plans.items() if plan.program is not gone}
+            self._values.forget(message.content["keys"])
         return Message()
 
     def set_values(self, message: Message) -> Message:

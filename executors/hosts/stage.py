@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from time import perf_counter_ns
@@ -52,6 +52,10 @@ class Values:
             )
             self._arrays[key] = even, odd
         return self._arrays[key]
+
+    def forget(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            self._arrays.pop(key, None)
 
     def set(self, key: int, version: int, value: Array) -> None:
         np.copyto(self._arrays[key][version & 1], value)
