@@ -20,7 +20,7 @@ import miai_graph as mg
 from executors import Hosts, Serial
 from executors.hosts import service, session
 from executors.hosts.cluster import Channel, Cluster, Message
-from executors.hosts.embedded import EmbeddedCluster
+from executors.hosts.connection.embedded import EmbeddedCluster
 from executors.hosts.in_process import InProcessCluster
 
 INSPECTED = "hosts_faults:make_service"

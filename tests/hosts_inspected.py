@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from executors.hosts.cluster import Cluster
-from executors.hosts.embedded import EmbeddedCluster
-from executors.hosts.host_process import HostProcess
-from executors.hosts.security import credentials
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.host_process import HostProcess
+from executors.hosts.connection.security import credentials
 
 PATIENCE_SECONDS = 30.0
 

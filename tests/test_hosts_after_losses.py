@@ -31,10 +31,10 @@ from hosts_faults import (
 
 import miai_graph as mg
 from executors import Hosts, Serial
-from executors.hosts.dask_cluster import DaskCluster
-from executors.hosts.embedded import EmbeddedCluster
+from executors.hosts.connection.dask_cluster import DaskCluster
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.security import credentials, new_token
 from executors.hosts.in_process import InProcessCluster
-from executors.hosts.security import credentials, new_token
 from miai_graph import layers
 from miai_graph.feeding import Rows, Table
 

@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from executors.hosts.cluster import CLOCK, Cluster
-from executors.hosts.dask_cluster import DaskCluster
-from executors.hosts.security import credentials, new_token, write_token
+from executors.hosts.connection.dask_cluster import DaskCluster
+from executors.hosts.connection.security import credentials, new_token, write_token
 from miai_graph.commands import main
 from miai_graph.errors import ClusterLostError
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from hosts_inspected import PATIENCE_SECONDS, other_host
 
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.security import TOKEN_VARIABLE, new_token, write_token
 from executors.hosts.doctor import describe_port, examine
-from executors.hosts.embedded import EmbeddedCluster
-from executors.hosts.security import TOKEN_VARIABLE, new_token, write_token
 from miai_graph.bench.networks import EmulatedNetwork, can_emulate
 from miai_graph.doctor import Report, examine_cluster, sentence
 

@@ -38,11 +38,11 @@ from hosts_inspected import other_host
 import miai_graph as mg
 from executors import Hosts, Serial
 from executors.hosts import session
-from executors.hosts.dask_cluster import DaskCluster
-from executors.hosts.embedded import EmbeddedCluster
-from executors.hosts.host_process import HostProcess
+from executors.hosts.connection.dask_cluster import DaskCluster
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.host_process import HostProcess
+from executors.hosts.connection.security import credentials, new_token
 from executors.hosts.in_process import InProcessCluster
-from executors.hosts.security import credentials, new_token
 from miai_graph import layers
 from miai_graph.errors import ClusterLostError, ExecutionError, ExecutorError, HostLostError
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from faulty_ops import wait_until
 
-from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT
-from executors.hosts.security import new_token
+from executors.hosts.connection.addresses import SCHEDULER_PORT, WORKER_PORT
+from executors.hosts.connection.security import new_token
 from miai_graph.bench.networks import EmulatedNetwork, can_emulate
 
 REASON = can_emulate()

@@ -16,12 +16,12 @@ import pytest
 from hosts_inspected import CLOCK_SECONDS, Inspected, inspected, other_host
 
 from executors.hosts.cluster import Message
-from executors.hosts.embedded import EmbeddedCluster
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.security import new_token
 from executors.hosts.facts import host_facts, installed_version
 from executors.hosts.in_process import InProcessCluster
 from executors.hosts.preflight import obstacle_sentence, preflight, tournament, version_differences
 from executors.hosts.probing import knock
-from executors.hosts.security import new_token
 from miai_graph.passes.cutting import check_hosts
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")

@@ -25,13 +25,13 @@ from hosts_echo import MAKER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.hosts.addresses import parse_address, write_address
 from executors.hosts.cluster import HostUnreachableError, Message
-from executors.hosts.credentials import CERTIFICATE_FILES, Credentials, own_credentials, write_certificates
-from executors.hosts.embedded import EmbeddedCluster
-from executors.hosts.loading import load
-from executors.hosts.reach import local_address_towards
-from executors.hosts.security import credentials, find_token, new_token, write_token
+from executors.hosts.connection.addresses import parse_address, write_address
+from executors.hosts.connection.credentials import CERTIFICATE_FILES, Credentials, own_credentials, write_certificates
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.loading import load
+from executors.hosts.connection.reach import local_address_towards
+from executors.hosts.connection.security import credentials, find_token, new_token, write_token
 from miai_graph.errors import ArgumentError, ExecutorError, MissingDependencyError
 
 PATIENCE_SECONDS = 20.0
@@ -371,7 +371,7 @@ def test_somebody_else_there_is_told() -> None:
 def test_the_missing_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['distributed'] = None\n"
-        "from executors.hosts.loading import load\n"
+        "from executors.hosts.connection.loading import load\n"
         "try: load('dask_cluster')\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )

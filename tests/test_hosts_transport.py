@@ -19,9 +19,9 @@ import pytest
 from hosts_echo import MAKER
 
 from executors.hosts.cluster import CLOCK, Cluster, HostUnreachableError, Message, RemoteError
-from executors.hosts.embedded import EmbeddedCluster
-from executors.hosts.host_process import HostProcess
-from executors.hosts.loading import load
+from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.connection.host_process import HostProcess
+from executors.hosts.connection.loading import load
 from miai_graph.errors import ArgumentError, ExecutorError
 
 PATIENCE_SECONDS = 30.0
@@ -359,7 +359,7 @@ def test_a_cluster_that_is_dropped_is_closed() -> None:
 SCRIPT = f"""
 import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-from executors.hosts.embedded import EmbeddedCluster
+from executors.hosts.connection.embedded import EmbeddedCluster
 cluster = EmbeddedCluster(2, maker={MAKER!r})
 cluster.call(cluster.addresses[0], "gate")
 print(*cluster.pids.values(), flush=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
-from executors.hosts.loading import load
-from executors.hosts.loop import LoopThread
+from executors.hosts.connection.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
+from executors.hosts.connection.loading import load
+from executors.hosts.connection.loop import LoopThread
 from miai_graph.cores import threads_of_each
 from miai_graph.errors import ArgumentError
 

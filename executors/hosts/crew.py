@@ -161,6 +161,10 @@ class Crew:
         self.generation += 1
         return lost
 
+    def number(self, address: str) -> int:
+        """The place of a host among those there are."""
+        return [host.address for host in self.hosts].index(address)
+
     def is_usable(self, address: str) -> bool:
         return address not in self._watch.lost and any(host.address == address for host in self.hosts)
 

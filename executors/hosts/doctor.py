@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from executors.hosts.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
+from executors.hosts.connection.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
+from executors.hosts.connection.loading import load
 from executors.hosts.facts import NOT_INSTALLED, host_facts, installed_version
-from executors.hosts.loading import load
 from executors.hosts.preflight import (
     ANSWER_SECONDS,
     BLOCKED_LATENCY,

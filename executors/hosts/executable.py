@@ -43,16 +43,22 @@ RECONSIDER_AFTER_STEPS = (8, 64)
 
 @dataclass(frozen=True, eq=False)
 class Fed:
-    """A batch on its way to the hosts, under the ticket of its step."""
+    """A batch on its way to the hosts.
+
+    ticket : of its step
+    given, kept : what was fed, and a copy of it, for what was given may change
+    sent : by future, the address
+    """
 
     ticket: int
     plan: StepPlan
-    batch: CheckedBatch
+    given: CheckedBatch
+    kept: CheckedBatch
     sent: Mapping[Future[None], str]
 
     def is_of(self, batch: CheckedBatch) -> bool:
         """Whether it is this batch."""
-        return self.batch.source is batch.source and self.batch.indices is batch.indices
+        return self.given.source is batch.source and self.given.indices is batch.indices
 
 
 class HostsExecutable(Executable):
@@ -132,17 +138,14 @@ class HostsExecutable(Executable):
             yield from self._alone.run(batches)
             return
         self._owner.welcome()
-        iterator = iter(batches)
-        batch, error = _next(iterator)
+        upcoming = _Upcoming(batches)
         try:
-            while batch is not None:
-                upcoming, error = _next(iterator)
+            while (batch := upcoming.take()) is not None:
                 yield self._run(batch, upcoming)
-                batch = upcoming
         finally:
             self._fed = None
-        if error is not None:
-            raise error
+        if upcoming.error is not None:
+            raise upcoming.error
 
     def warmup(self, batch_size: int) -> None:
         self._owner.require_open()
@@ -152,7 +155,7 @@ class HostsExecutable(Executable):
         with state.lock:
             self._owner.despite_losses(lambda: self._ready_plan(batch_size))
 
-    def _run(self, batch: Batch, upcoming: Batch | None = None) -> list[Array]:
+    def _run(self, batch: Batch, upcoming: _Upcoming | None = None) -> list[Array]:
         self._owner.require_open()
         if self._alone is not None:
             return next(iter(self._alone.run([batch])))
@@ -160,12 +163,12 @@ class HostsExecutable(Executable):
             checked = check_batch(self._inputs, batch)
             return self._owner.despite_losses(lambda: self.attempt(checked, upcoming))
 
-    def attempt(self, batch: CheckedBatch, upcoming: Batch | None = None) -> list[Array]:
+    def attempt(self, batch: CheckedBatch, upcoming: _Upcoming | None = None) -> list[Array]:
         """Compute a step once.
 
         Parameters
         ----------
-        upcoming : the next batch, to be sent while this one is computed
+        upcoming : from which the next batch is drawn, and sent, while this one is computed
 
         Raises
         ------
@@ -185,7 +188,7 @@ class HostsExecutable(Executable):
         seconds = perf_counter() - start
         readers = {host.address: plan.layout.variables[host.stage] for host in plan.hosts}
         holders = {host.address: plan.layout.updated[host.stage] for host in plan.hosts}
-        self._session.commit(readers, holders, self._committed, self._entry(batch), seconds)
+        self._session.commit(readers, holders, self._committed, self._entry(fed.kept), seconds)
         self._steps += 1
         self._steps_seconds += seconds
         if self._steps in RECONSIDER_AFTER_STEPS:
@@ -201,16 +204,12 @@ class HostsExecutable(Executable):
             self._session.push({host.address: plan.layout.variables[host.stage] for host in plan.hosts})
         return plan
 
-    def _entry(self, batch: CheckedBatch) -> Entry:
-        """What repeats the step, on copies of the arrays: they need not stay as they are."""
-        rows = slice(None) if batch.indices is None else batch.indices
-        pairs = zip(self._inputs, batch.arrays, strict=True)
-        arrays = [np.array(array[rows] if node.type.batch_axes else array) for node, array in pairs]
-        kept = CheckedBatch(arrays, batch.size)
-        return Entry(partial(self.attempt, kept), sum(array.nbytes for array in arrays))
+    def _entry(self, kept: CheckedBatch) -> Entry:
+        """What repeats the step."""
+        return Entry(partial(self.attempt, kept), sum(array.nbytes for array in kept.arrays))
 
-    def _compute(self, plan: StepPlan, fed: Fed, upcoming: Batch | None) -> list[Message]:
-        """Let all hosts run the step, and send them the next batch meanwhile."""
+    def _compute(self, plan: StepPlan, fed: Fed, upcoming: _Upcoming | None) -> list[Message]:
+        """Let all hosts run the step, and draw and send the next batch meanwhile."""
         session, ticket = self._session, fed.ticket
         calls: dict[Future[Message], str] = {}
         try:
@@ -224,7 +223,7 @@ class HostsExecutable(Executable):
                 }
                 calls[session.call(host.address, "run", content)] = host.address
             if upcoming is not None:
-                self._fed = self._feed_ahead(upcoming)
+                self._fed = self._feed_ahead(upcoming.look())
             answers = session.gather_step(calls, ticket)
             session.gather(fed.sent)
         except BaseException as error:
@@ -237,8 +236,10 @@ class HostsExecutable(Executable):
             raise
         return answers
 
-    def _feed_ahead(self, batch: Batch) -> Fed | None:
+    def _feed_ahead(self, batch: Batch | None) -> Fed | None:
         """Send the next batch, if there is a plan for its size. What is wrong with it is told when its turn comes."""
+        if batch is None:
+            return None
         try:
             checked = check_batch(self._inputs, batch)
         except MiaiGraphError:
@@ -250,22 +251,28 @@ class HostsExecutable(Executable):
         """Send each host its rows of the inputs that its stage reads."""
         session = self._session
         ticket = next(session.numbers)
+        kept = self._copy(batch)
         sent: dict[Future[None], str] = {}
         for host in plan.hosts:
             rows = plan.dealing.rows(host.replica)
-            arrays = [self._rows_of(position, batch, rows) for position in plan.inputs[host.stage]]
+            arrays = [
+                kept.arrays[position][rows] if self._inputs[position].type.batch_axes else kept.arrays[position]
+                for position in plan.inputs[host.stage]
+            ]
             message = Message({"session": session.name, "ticket": ticket, "key": FEED}, arrays)
             sent[session.cluster.post(host.address, message)] = host.address
-        fed = Fed(ticket, plan, batch, sent)
+        fed = Fed(ticket, plan, batch, kept, sent)
         session.feeds.add(fed)
         return fed
 
-    def _rows_of(self, position: int, batch: CheckedBatch, rows: slice) -> Array:
-        type = self._inputs[position].type
-        bound = bind_type(type, rows.stop - rows.start)
-        array = np.empty(int_dims(bound.shape), bound.dtype)
-        batch.copy_to(position, array, rows if type.batch_axes else None)
-        return array
+    def _copy(self, batch: CheckedBatch) -> CheckedBatch:
+        """The batch as arrays of the inputs' types, which nobody else changes."""
+        arrays = []
+        for position, node in enumerate(self._inputs):
+            bound = bind_type(node.type, batch.size)
+            arrays.append(np.empty(int_dims(bound.shape), bound.dtype))
+            batch.copy_to(position, arrays[-1], slice(None) if node.type.batch_axes else None)
+        return CheckedBatch(arrays, batch.size)
 
     def _outputs(self, plan: StepPlan, answers: Sequence[Message]) -> list[Array]:
         """Put the outputs together from what the hosts have."""
@@ -288,12 +295,12 @@ class HostsExecutable(Executable):
             layout = self._plans.layout
             answers = [] if layout is None or self._owner.closed else ask_timing(self._session, layout)
             return Timing(
-                records_of(answers, self._steps, self._steps_seconds),
+                records_of(answers, self._owner.crew.number, self._steps, self._steps_seconds),
                 self._steps,
                 self._start_up_seconds,
                 max((answer.content["peak_bytes"] for _, answer in answers), default=0),
                 self._plans.describe(),
-                slices_of(answers, self._owner.crew.clock),
+                slices_of(answers, self._owner.crew.number, self._owner.crew.clock),
             )
 
     def reset_timing(self) -> None:
@@ -314,9 +321,29 @@ class HostsExecutable(Executable):
         return VariableValues(self.variables)
 
 
-def _next(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
-    """The next batch, if there is one, or what was raised instead, for after the steps before."""
-    try:
-        return next(batches, None), None
-    except Exception as error:
-        return None, error
+class _Upcoming:
+    """Batches that are drawn one ahead, and not earlier: their arrays may be those of the batch before.
+
+    Attributes
+    ----------
+    error : what was raised instead of a batch, for after the steps before
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.error: Exception | None = None
+        self._batches = iter(batches)
+        self._drawn: Batch | None = None
+
+    def look(self) -> Batch | None:
+        """The next batch, if there is one."""
+        if self._drawn is None and self.error is None:
+            try:
+                self._drawn = next(self._batches, None)
+            except Exception as error:
+                self.error = error
+        return self._drawn
+
+    def take(self) -> Batch | None:
+        """The next batch, which is done with then."""
+        batch, self._drawn = self.look(), None
+        return batch

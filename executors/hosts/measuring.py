@@ -17,6 +17,7 @@ IDLE = "idle"
 
 Answers = Sequence[tuple[HostOfStage, Message]]
 Clock = Callable[[str], ClockOffset]
+Number = Callable[[str], int]
 
 
 def ask_timing(session: Session, layout: Layout) -> Answers:
@@ -32,11 +33,12 @@ def ask_timing(session: Session, layout: Layout) -> Answers:
         return []
 
 
-def records_of(answers: Answers, steps: int, steps_seconds: float) -> list[TimingRecord]:
+def records_of(answers: Answers, number: Number, steps: int, steps_seconds: float) -> list[TimingRecord]:
     """The records of all hosts. What is left of the steps' time is a host's idle time: orders and results were under
     way."""
     result: list[TimingRecord] = []
-    for worker, (host, answer) in enumerate(answers):
+    for host, answer in answers:
+        worker = number(host.address)
         records = [
             replace(TimingRecord(**record), worker=worker, stage=host.stage) for record in answer.content["records"]
         ]
@@ -48,11 +50,11 @@ def records_of(answers: Answers, steps: int, steps_seconds: float) -> list[Timin
     return result
 
 
-def slices_of(answers: Answers, clock: Clock) -> list[Slice]:
+def slices_of(answers: Answers, number: Number, clock: Clock) -> list[Slice]:
     """The last step on all hosts."""
     traces = [
-        (worker, host, clock(host.address), answer.content["traces"][-1])
-        for worker, (host, answer) in enumerate(answers)
+        (number(host.address), host, clock(host.address), answer.content["traces"][-1])
+        for host, answer in answers
         if answer.content["traces"]
     ]
     begun = min((trace["stamps"][0] - offset.nanoseconds for _, _, offset, trace in traces), default=0)

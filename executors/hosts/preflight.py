@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from executors.hosts.addresses import parse_address
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
+from executors.hosts.connection.addresses import parse_address
 from executors.hosts.watch import ClockOffset
 from miai_graph.passes.cutting import Links
 

@@ -11,9 +11,9 @@ from time import monotonic, perf_counter, time_ns
 
 import numpy as np
 
-from executors.hosts.addresses import parse_address
 from executors.hosts.cluster import Channel, Message
-from executors.hosts.loading import load
+from executors.hosts.connection.addresses import parse_address
+from executors.hosts.connection.loading import load
 
 PROBE = "probe"
 """The content of posts that belong here has this key."""

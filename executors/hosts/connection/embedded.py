@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from executors.hosts.cluster import Cluster, Message
-from executors.hosts.host_process import MAKER, HostProcess
-from executors.hosts.loading import load
-from executors.hosts.loop import LoopThread
+from executors.hosts.connection.host_process import MAKER, HostProcess
+from executors.hosts.connection.loading import load
+from executors.hosts.connection.loop import LoopThread
 
 START_SECONDS = 60.0
 """How long hosts may take to join, on a busy machine."""

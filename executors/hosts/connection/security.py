@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from executors.hosts.credentials import Credentials, write_secret
+from executors.hosts.connection.credentials import Credentials, write_secret
 from miai_graph.errors import ArgumentError
 
 TOKEN_VARIABLE = "MIAI_GRAPH_TOKEN"

@@ -7,8 +7,8 @@ import ssl
 
 import psutil
 
-from executors.hosts.addresses import parse_address
-from executors.hosts.credentials import Credentials
+from executors.hosts.connection.addresses import parse_address
+from executors.hosts.connection.credentials import Credentials
 from miai_graph.errors import ArgumentError, ExecutorError
 
 CONNECT_SECONDS = 5.0

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any, Self
 
-from executors.hosts.credentials import Credentials
-from executors.hosts.loading import load
-from executors.hosts.loop import new_loop
+from executors.hosts.connection.credentials import Credentials
+from executors.hosts.connection.loading import load
+from executors.hosts.connection.loop import new_loop
 from executors.processes import launch
 from executors.processes.lifeline import end_with_parent
 from miai_graph.errors import ExecutorError, MiaiGraphError
@@ -24,7 +24,7 @@ STOP_SECONDS = 3.0
 MAKER = "executors.hosts.service:make_service"
 """What makes a host's service: a function of a module, which is called with the host's channel."""
 
-_TARGET = "executors.hosts.host_process:serve"
+_TARGET = "executors.hosts.connection.host_process:serve"
 
 
 class HostProcess:

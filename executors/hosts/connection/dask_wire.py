@@ -20,10 +20,10 @@ from distributed.comm import Comm, connect
 from distributed.comm.core import FatalCommClosedError
 from distributed.protocol import Serialized, register_serialization_family
 
-from executors.hosts.addresses import parse_address
 from executors.hosts.cluster import HostUnreachableError, Message, RemoteError
-from executors.hosts.credentials import Credentials
-from executors.hosts.reach import CONNECT_SECONDS
+from executors.hosts.connection.addresses import parse_address
+from executors.hosts.connection.credentials import Credentials
+from executors.hosts.connection.reach import CONNECT_SECONDS
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
 

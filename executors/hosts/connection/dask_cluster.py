@@ -13,11 +13,11 @@ from typing import Any, Self
 from distributed import Client
 from distributed.versions import VersionMismatchWarning
 
-from executors.hosts.addresses import parse_address, write_address
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message
-from executors.hosts.credentials import Credentials
-from executors.hosts.dask_host import HostPlugin
-from executors.hosts.dask_wire import (
+from executors.hosts.connection.addresses import parse_address, write_address
+from executors.hosts.connection.credentials import Credentials
+from executors.hosts.connection.dask_host import HostPlugin
+from executors.hosts.connection.dask_wire import (
     SILENCE_SECONDS,
     Line,
     answer_or_raise,
@@ -27,9 +27,9 @@ from executors.hosts.dask_wire import (
     set_time_limits,
     unreachable,
 )
-from executors.hosts.host_process import MAKER
-from executors.hosts.loop import LoopThread
-from executors.hosts.reach import CONNECT_SECONDS, local_address_towards
+from executors.hosts.connection.host_process import MAKER
+from executors.hosts.connection.loop import LoopThread
+from executors.hosts.connection.reach import CONNECT_SECONDS, local_address_towards
 from miai_graph.errors import ClusterLostError, ExecutorError
 
 _DROPPED = f"it has left the cluster, or was not heard of for {SILENCE_SECONDS} s"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Self
 
-from executors.hosts.credentials import Credentials
-from executors.hosts.host_process import HostProcess
-from executors.hosts.loading import load
+from executors.hosts.connection.credentials import Credentials
+from executors.hosts.connection.host_process import HostProcess
+from executors.hosts.connection.loading import load
 from miai_graph.errors import ExecutorError
 
 JOIN_SECONDS = 60.0

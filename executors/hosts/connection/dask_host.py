@@ -17,12 +17,12 @@ from typing import Any, cast
 import dask
 from distributed import Scheduler, Worker, WorkerPlugin
 
-from executors.hosts.addresses import write_address
 from executors.hosts.cluster import CLOCK, HostUnreachableError, Message, ServiceMaker
-from executors.hosts.credentials import Credentials
-from executors.hosts.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack, set_time_limits
-from executors.hosts.host_process import MAKER
-from executors.hosts.reach import CONNECT_SECONDS
+from executors.hosts.connection.addresses import write_address
+from executors.hosts.connection.credentials import Credentials
+from executors.hosts.connection.dask_wire import CALL, POST, SETTINGS, Line, dask_security, owned, pack, set_time_limits
+from executors.hosts.connection.host_process import MAKER
+from executors.hosts.connection.reach import CONNECT_SECONDS
 from miai_graph.errors import ExecutorError
 
 SWITCH_SECONDS = 5e-5

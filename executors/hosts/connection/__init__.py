@@ -1,0 +1,1 @@
+"""How hosts are connected: by Dask distributed, over TLS, with certificates that come from one token."""
