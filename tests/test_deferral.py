@@ -50,11 +50,11 @@ class OneStage:
         self.program = make_program(self.stage.graph, self.stage.exports, self.stage.per_part, adds_up_alone=True)
         self.sweeps = pipeline.sweeps(0)
 
-    def plan(self, parts: list[Part], *, defers: bool) -> BoundPlan:
+    def plan(self, parts: list[Part], *, defers: bool = True, groups: int = 1) -> BoundPlan:
         state.place(map(variable_of, self.weights), map(variable_of, self.weights))
-        deferral = find_deferral(self.program, parts) if defers else NO_DEFERRAL
+        deferral = find_deferral(self.program, parts, groups) if defers else NO_DEFERRAL
         tasks = {level: schedules("1f1b", [sweeps], len(parts))[0] for level, sweeps in self.sweeps.items()}
-        order = scheduled_positions(self.program, self.stage.segments, tasks, deferral.nodes, len(parts))
+        order = scheduled_positions(self.program, self.stage.segments, tasks, deferral)
         exchange = Accumulation(self.program, ROWS, parts)
         return BoundPlan(self.program, ROWS, state, Workspace(), parts, exchange, order=order, deferral=deferral)
 
@@ -96,13 +96,13 @@ def test_with_one_part_there_is_nothing_to_wait_for() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
-@pytest.mark.parametrize("defers", [True, False])
+@pytest.mark.parametrize("groups", [0, 1, 2, 3])
 @pytest.mark.parametrize("activation", [mg.tanh, mg.relu, lambda x: x], ids=["tanh", "relu", "linear"])
-def test_the_step_is_that_of_the_interpreter(count: int, defers: bool, activation) -> None:
+def test_the_step_is_that_of_the_interpreter(count: int, groups: int, activation) -> None:
     stage = OneStage((40, 50, 30, 3), activation)
     (loss,), updates = evaluate(stage.graph, stage.feeds, batch_size=ROWS)
     expected = [loss, *(updates[weight] for weight in stage.weights)]
-    plan = stage.plan(cut_batch(ROWS, count), defers=defers)
+    plan = stage.plan(cut_batch(ROWS, count), defers=groups > 0, groups=groups)
     for found, wanted in zip(stage.run(plan), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
 
@@ -117,6 +117,20 @@ def test_a_deferred_product_runs_once_and_last() -> None:
     assert deferred.isdisjoint(products[: -len(deferred)])
     without = [node.name for node in stage.plan(parts, defers=False).nodes]
     assert {without.count(name) for name in deferred} == {len(parts)}
+
+
+def test_the_first_of_two_groups_is_computed_while_others_are_waited_for() -> None:
+    stage, parts = OneStage((40, 50, 30, 3)), cut_batch(ROWS, 6)
+    deferral = find_deferral(stage.program, parts, groups=2)
+    assert [(group.first_row, group.size) for group in deferral.groups] == [(0, 6), (6, 6)]
+    deferred = names(deferral.nodes)
+    products = [node.name for node in stage.plan(parts, groups=2).nodes if node.op.name == "matmul"]
+    assert {products.count(name) for name in deferred} == {2}
+    # The last group's come last; those of the first are spread over the tasks of the second half.
+    assert set(products[-len(deferred) :]) == deferred
+    firsts = [products.index(name) for name in deferred]
+    assert min(firsts) > len(products) // 3
+    assert max(firsts) < len(products) - len(deferred)
 
 
 def test_memory_of_rows_is_counted() -> None:

@@ -169,6 +169,7 @@ class Plans:
                 "stages": list(grid[host.replica]),
                 "replicas": [addresses[host.stage] for addresses in grid],
                 "replica": host.replica,
+                "is_below": host.stage < layout.pipeline.stages - 1,
                 "keeps_parts": None if shards is None else [len(parts) for parts in dealing.parts],
                 "inputs": [names[position] for position in inputs[host.stage]],
                 "threads": None if shards is None else 1,

@@ -30,6 +30,9 @@ from miai_graph.state import State, Variable, aligned_bytes
 from miai_graph.timing import Recorder, merge_calls
 from miai_graph.types import int_dims
 
+GROUPS_BELOW = 2
+"""Stages below the last wait for it now and then, and can compute the first half of their weights' gradients then."""
+
 FEED = ("feed",)
 """The key under which a batch arrives."""
 
@@ -153,8 +156,10 @@ class HostPlan:
             parts[-1].number,
         )
         tasks = {level: [Task(*task) for task in listed] for level, listed in content["tasks"]}
-        deferral = find_deferral(program.program, parts) if content["keeps_parts"] is None else NO_DEFERRAL
-        order = scheduled_positions(program.program, program.segments, tasks, deferral.nodes, len(parts))
+        deferral = NO_DEFERRAL
+        if content["keeps_parts"] is None:
+            deferral = find_deferral(program.program, parts, GROUPS_BELOW if content["is_below"] else 1)
+        order = scheduled_positions(program.program, program.segments, tasks, deferral)
         self.bound = BoundPlan(
             program.program,
             content["batch_size"],

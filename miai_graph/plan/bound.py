@@ -67,7 +67,7 @@ class BoundPlan:
     exchange, barrier : through which parts reduce, and what is called to wait for the other workers
     links : to workers with whom no memory is shared
     order : in which to compute; by default each run of nodes that depend on rows for one part after another
-    deferral : what is computed for all parts together
+    deferral : what is computed for groups of parts
 
     Attributes
     ----------
@@ -99,11 +99,7 @@ class BoundPlan:
         self.state_generation = state.generation
         self.parts = (Part(0, 0, batch_size),) if parts is None else tuple(parts)
         self._deferral = deferral
-        self._places = self.parts
-        if deferral.nodes:
-            first, last = self.parts[0], self.parts[-1]
-            rows = last.first_row + last.size - first.first_row
-            self._places = (*self.parts, Part(last.number, first.first_row, rows))
+        self._places = (*self.parts, *deferral.groups)
         self._state = state
         self._workspace = workspace
         self._exchange = exchange
@@ -149,9 +145,10 @@ class BoundPlan:
         blocks = self._blocks_of_parts()
         per_part = [node for node in self.program.steps if self._is_per_part(node)]
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
-        own_parts.append(self._place_kept())
-        for own_part, part in zip(own_parts, self.parts, strict=False):
-            for node, array in own_parts[-1].items():
+        own_parts += [{} for _ in self._deferral.groups]
+        kept = self._place_kept()
+        for own_part, part in zip(own_parts, self._places, strict=True):
+            for node, array in kept.items():
                 own_part[node] = array[rows_along(node.type.shape[0], part, self.parts[0])]
         result: list[Arrays] = []
         for place, part in enumerate(self._places):
@@ -161,7 +158,7 @@ class BoundPlan:
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] is Storage.GATHERED:
                     continue
-                if place == len(self.parts) and self._is_per_part(node) and not self._is_for_all_parts(node):
+                if place >= len(self.parts) and self._is_per_part(node) and not self._is_for_all_parts(node):
                     continue
                 is_shared = not self._is_per_part(node) and node.op.name not in RUN_NUMBERS
                 if place and (is_shared or node.op in EFFECTS):
@@ -190,14 +187,14 @@ class BoundPlan:
         return node in self.program.per_part
 
     def _is_for_all_parts(self, node: Node) -> bool:
-        """Whether there is an array, or a kernel, for all parts together."""
+        """Whether there is an array, or a kernel, for groups of parts."""
         own = self._deferral
         return node in self.program.exports or node in own.kept or node in own.views or node.op in EFFECTS
 
     def _place_kept(self) -> Arrays:
         """Arrays in which the rows of all parts lie one behind the other."""
         kept = sorted(self._deferral.kept, key=lambda node: node.index)
-        types = [self._type(node, len(self.parts)) for node in kept]
+        types = [bind_type(node.type, sum(part.size for part in self.parts)) for node in kept]
         size_bytes = block_bytes(types)
         self._block_bytes["kept"] = size_bytes
         return dict(zip(kept, arrays_in(self._workspace.block("kept", size_bytes), types), strict=True))

@@ -90,7 +90,7 @@ class Accumulation:
         self.outputs = arrays_in(aligned_bytes(block_bytes(outputs)), outputs)
         self._reductions = reductions_of(program)
         self._first = parts[0].number
-        self._rows = sum(part.size for part in parts)
+        self._first_row = parts[0].first_row
         self._adds_up = keeps_parts is None
         counts = [1] * contributors if keeps_parts is None else keeps_parts
         region = block_bytes(types)
@@ -103,13 +103,10 @@ class Accumulation:
         self._spare = regions[-1]
 
     def export(self, number: int, part: Part) -> Array:
-        """Where the share of a part, or of all parts together, is written."""
+        """Where the share of a part, or of a group of parts, is written."""
         if not self._adds_up:
             return self._own[part.number - self._first][number]
-        return self._own[0][number] if self._is_first_or_all(part) else self._spare[number]
-
-    def _is_first_or_all(self, part: Part) -> bool:
-        return part.number == self._first or part.size == self._rows
+        return self._own[0][number] if part.first_row == self._first_row else self._spare[number]
 
     def owed(self, number: int) -> Sequence[Array]:
         """What is reduced, in order."""
@@ -117,7 +114,7 @@ class Accumulation:
 
     def exporting(self, kernel: Kernel, number: int, part: Part) -> Kernel:
         """What a part does to export what this kernel computes."""
-        if not self._adds_up or self._is_first_or_all(part):
+        if not self._adds_up or part.first_row == self._first_row:
             return kernel
         total, share = self._own[0][number], self._spare[number]
         return partial(_run_all, (kernel, partial(REDUCTIONS[self._reductions[number]], total, share, out=total)))

@@ -9,11 +9,13 @@ from itertools import groupby
 from miai_graph.node import Node
 from miai_graph.ops.communication import _contribute
 from miai_graph.passes.pipeline import Segment
+from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.program import Program
 from miai_graph.plan.schedule import Task
 
 Position = tuple[Node, int]
-"""What one kernel computes: a node, and for which of a plan's parts; their number stands for all of them together."""
+"""What one kernel computes: a node, and for which of a plan's parts. Numbers behind those of the parts are groups of
+them."""
 
 
 def positions(program: Program, parts: int) -> list[Position]:
@@ -29,28 +31,48 @@ def scheduled_positions(
     program: Program,
     segments: Mapping[Node, Segment],
     tasks: Mapping[int, Sequence[Task]],
-    deferred: frozenset[Node] = frozenset(),
-    parts: int = 1,
+    deferral: Deferral = NO_DEFERRAL,
 ) -> list[Position]:
-    """What a stage computes, in order: at each level what is done once, then the tasks, then what was deferred.
+    """What a stage computes, in order: at each level what is done once, then the tasks, and between and behind them
+    what was deferred.
 
     Parameters
     ----------
     segments : of the program's nodes
     tasks : by level
-    deferred : nodes that are computed for all parts together, under the number `parts`
+    deferral : its groups of parts have the numbers after those of the parts
     """
     nodes: dict[Segment, list[Node]] = defaultdict(list)
     late: dict[int, list[Node]] = defaultdict(list)
     for node in program.steps:
-        waits = node in deferred or (node.op is _contribute and not deferred.isdisjoint(node.inputs))
+        waits = node in deferral.nodes or (node.op is _contribute and not deferral.nodes.isdisjoint(node.inputs))
         (late[segments[node].level] if waits else nodes[segments[node]]).append(node)
     result: list[Position] = []
     for level in sorted({segment.level for segment in nodes} | set(late)):
         result += [(node, 0) for node in nodes[Segment(level, None)]]
-        for task in tasks.get(level, ()):
+        listed = tasks.get(level, ())
+        between = _deferred_between(late[level], listed, deferral)
+        for place, task in enumerate(listed):
             result += [(node, task.part) for node in nodes[Segment(level, task.sweep)]]
-        result += [(node, parts) for node in late[level]]
+            result += between[place]
+        result += [(node, deferral.last_group) for node in late[level]]
+    return result
+
+
+def _deferred_between(late: Sequence[Node], tasks: Sequence[Task], deferral: Deferral) -> list[list[Position]]:
+    """What is computed behind each task, of groups of parts that are complete then. It is spread over the tasks that
+    follow, so that no other stage waits long for one of them."""
+    result: list[list[Position]] = [[] for _ in tasks]
+    last_sweep = max((task.sweep for task in tasks), default=0)
+    for number, last_part in enumerate(deferral.last_parts[:-1] if late else ()):
+        group = deferral.first_group + number
+        waiting = [(node, group) for node in late if node.op is not _contribute]
+        done = tasks.index(Task(last_sweep, last_part))
+        places = [place for place in range(done, len(tasks)) if tasks[place].sweep == last_sweep]
+        for turn, place in enumerate(places):
+            share = -(-len(waiting) // (len(places) - turn))
+            result[place] += waiting[:share]
+            del waiting[:share]
     return result
 
 
