@@ -60,6 +60,18 @@ class Memory(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Who has values that are elsewhere."""
+
+    def fetch(self) -> None:
+        """Bring home all of them, by `State.bring_home`, or raise."""
+        ...
+
+    def peek(self, variable: Variable) -> Array:
+        """A copy of the value of one of them, which need not come home."""
+        ...
+
+
 class PrivateMemory:
     """The memory of this process, in which values that are used together shall lie in one block."""
 
@@ -99,7 +111,7 @@ class State:
 
     def __init__(self) -> None:
         self._places: WeakKeyDictionary[Variable, _Place] = WeakKeyDictionary()
-        self._away: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
+        self._away: WeakKeyDictionary[Variable, Keeper] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
         self._numbers = itertools.count()
         self.versions = np.zeros(1024, np.int64)
@@ -142,15 +154,10 @@ class State:
         """The array of even versions and that of odd ones, which are two if it is updated (see `place`)."""
         return self._places[variable].arrays
 
-    def send_away(self, variables: Iterable[Variable], fetch: Callable[[], None]) -> None:
-        """Note that the values of these variables are elsewhere, in the versions that their numbers tell.
-
-        Parameters
-        ----------
-        fetch : called when somebody needs one of them; it must call `bring_home`, or raise
-        """
+    def send_away(self, variables: Iterable[Variable], keeper: Keeper) -> None:
+        """Note that the values of these variables are elsewhere, in the versions that their numbers tell."""
         for variable in variables:
-            self._away[variable] = fetch
+            self._away[variable] = keeper
 
     def is_away(self, variable: Variable) -> bool:
         """Whether the value is elsewhere, and the arrays here hold an earlier one."""
@@ -162,7 +169,7 @@ class State:
             with self.lock:
                 for variable in variables:
                     if variable in self._away:
-                        self._away[variable]()
+                        self._away[variable].fetch()
 
     def guard(self, variables: Iterable[Variable], before_change: Callable[[], None]) -> None:
         """Ask to be told before somebody else changes one of these variables. It is told once."""
@@ -194,7 +201,8 @@ class State:
     def get(self, variable: Variable) -> Array:
         """A copy of the value."""
         with self.lock:
-            return self.array(variable).copy()
+            keeper = self._away.get(variable)
+            return self.array(variable).copy() if keeper is None else keeper.peek(variable)
 
     def set(self, variable: Variable, value: Any) -> None:
         """Replace the value, in place.

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from executors.hosts.cluster import Message
+from executors.hosts.conversation import HostsLost
 from executors.hosts.journal import Entry
 from executors.hosts.measuring import ask_timing, records_of, slices_of
 from executors.hosts.plans import Plans, StepPlan
-from executors.hosts.session import HostsLost, Session
+from executors.hosts.session import Session
 from executors.hosts.stage import FEED
 from executors.serial import Serial
 from miai_graph.errors import MiaiGraphError

@@ -9,11 +9,12 @@ from weakref import WeakMethod, finalize
 
 from executors.hosts.cluster import Cluster
 from executors.hosts.connection.loading import load
+from executors.hosts.conversation import HostsLost
 from executors.hosts.crew import Crew
 from executors.hosts.executable import HostsExecutable
 from executors.hosts.journal import Journal
 from executors.hosts.layout import Layout, check_stages
-from executors.hosts.session import HostsLost, Session
+from executors.hosts.session import Session
 from executors.hosts.watch import Watch
 from executors.planned import check_flag, check_positive
 from miai_graph.cores import threads_of_each

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from executors.hosts.cluster import Message
+from executors.hosts.conversation import HostsLost
 from executors.hosts.layout import HostOfStage, Layout
-from executors.hosts.session import HostsLost, Session
+from executors.hosts.session import Session
 from executors.hosts.watch import ClockOffset
 from miai_graph.timing import Slice, TimingRecord, merge_calls
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from executors.hosts.cluster import Cluster, HostUnreachableError, Message
-from executors.hosts.failures import EXECUTION, FORGOTTEN, OTHER
+import numpy as np
+
+from executors.hosts.cluster import Cluster
+from executors.hosts.conversation import Conversation, HostsLost
 from executors.hosts.journal import Entry, Journal
 from executors.hosts.leftovers import Leftovers
 from executors.hosts.watch import Watch
-from miai_graph.errors import ExecutionError
 from miai_graph.op import Array
 from miai_graph.state import Variable, state
 
@@ -26,6 +26,9 @@ SNAPSHOT_SHARE = 0.05
 
 FIRST_SNAPSHOT_STEPS = 16
 FEWEST_STEPS, MOST_STEPS = 8, 1000
+
+PEEKED_BYTES = 1 << 16
+"""Values up to this size can be read without bringing all home."""
 
 RESTART_SECONDS, END_SECONDS = 10.0, 1.0
 """How long hosts may take to forget this client, before it comes anew and when it leaves."""
@@ -41,11 +44,7 @@ class Fed(Protocol):
     def ticket(self) -> int: ...
 
 
-class HostsLost(Exception):  # noqa: N818  never seen by users
-    """Hosts were lost while something was asked of them."""
-
-
-class Session:
+class Session(Conversation):
     """Values of variables on hosts.
 
     Parameters
@@ -56,27 +55,18 @@ class Session:
 
     Attributes
     ----------
-    name : by which hosts know this client
     numbers : for variables, programs, plans and steps
     leftovers : on hosts, of what is gone here
-    forgetful : hosts that have let go of this session
     feeds : batches that were sent ahead of their steps, while somebody has them
-    aborted : the last step that was given up; what was sent for it and those before it is gone
     recover : called when values are lost; it must compute them anew, or raise
-    describe : tells a host's name, by its address
     """
 
     def __init__(self, cluster: Cluster, watch: Watch, journal: Journal) -> None:
-        self.name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self.cluster = cluster
-        self.watch = watch
+        super().__init__(cluster, watch)
         self.numbers = itertools.count()
         self.leftovers = Leftovers()
-        self.forgetful: list[str] = []
         self.feeds: WeakSet[Fed] = WeakSet()
-        self.aborted = -1
         self._keys: WeakKeyDictionary[Variable, int] = WeakKeyDictionary()
-        self._known: set[str] = set()
         self._left: set[str] = set()
         self._held: dict[str, dict[int, int]] = {}
         self._kept_journal = ref(journal)
@@ -86,7 +76,6 @@ class Session:
         self._greeted_at = monotonic()
         watch.greet = self.greet
         self.recover: Callable[[], None]
-        self.describe: Callable[[str], str] = str
 
     @property
     def _journal(self) -> Journal:
@@ -99,117 +88,13 @@ class Session:
             self.leftovers.note_key(variable, self._keys[variable])
         return self._keys[variable]
 
-    def _there(self) -> list[str]:
-        """The hosts that know this client. Other threads may learn of losses meanwhile."""
-        return [address for address in tuple(self._known) if address not in self.watch.lost]
-
     def tidy(self) -> None:
         """Let hosts forget what is gone here."""
         programs, keys = self.leftovers.take()
         if programs or keys:
-            for address in self._there():
+            for address in self.there():
                 numbers = [found[address] for found in programs if address in found]
                 self.call(address, "forget", {"programs": numbers, "keys": keys})
-
-    def call(
-        self, address: str, name: str, content: Mapping[str, Any], arrays: Sequence[Array] = ()
-    ) -> Future[Message]:
-        """Call this session's end on a host."""
-        self._known.add(address)
-        return self.cluster.call(address, name, Message({"session": self.name, **content}, arrays))
-
-    def gather(self, futures: Mapping[Future[Any], str]) -> list[Any]:
-        """The answers of calls, given with the address of each.
-
-        Raises
-        ------
-        HostsLost
-            when one of the hosts is lost first.
-        RemoteError
-            if a host has something to say against it.
-        """
-        for _ in self._as_they_end(futures):
-            pass
-        answers = [future.result() for future in futures]
-        self._require_remembered(dict(zip(futures.values(), answers, strict=True)))
-        return answers
-
-    def _require_remembered(self, answers: Mapping[str, Message | None]) -> None:
-        """Raise HostsLost if hosts have let go of this session, and with it of values."""
-        forgetful = [address for address, answer in answers.items() if answer and _failed(answer) == FORGOTTEN]
-        if forgetful:
-            for address in forgetful:
-                self._held.pop(address, None)
-                self.forgetful.append(address)
-            raise HostsLost
-
-    def gather_step(self, calls: Mapping[Future[Message], str], ticket: int) -> list[Message]:
-        """The answers of hosts that run a step. When one fails, the others are told to give up.
-
-        Raises
-        ------
-        HostsLost
-            when one of the hosts is lost first.
-        ExecutionError
-            if a node failed on one of them.
-        """
-        for future in self._as_they_end(calls):
-            if _failed(future.result()) is not None:
-                break
-        else:
-            return [future.result() for future in calls]
-        self.abort(calls, ticket, "another host failed")
-        answers = {calls[future]: future.result() for future in self._as_they_end(calls)}
-        self._require_remembered(answers)
-        for kind in (EXECUTION, OTHER):
-            for address, answer in answers.items():
-                if _failed(answer) == kind:
-                    raise ExecutionError(f"{answer.content['text']}\n  host: {self.describe(address)}")
-        for answer in answers.values():
-            for address, reason in answer.content.get("lost", {}).items():
-                self.watch.report(address, reason)
-        raise HostsLost
-
-    def _as_they_end(self, calls: Mapping[Future[Any], str]) -> Iterator[Future[Any]]:
-        """Futures in the order in which they end.
-
-        Raises
-        ------
-        HostsLost
-            when a host of one of them is lost.
-        """
-        waiting = set(calls)
-        while waiting:
-            news = self.watch.news
-            if any(calls[future] in self.watch.lost for future in waiting):
-                raise HostsLost
-            done, _ = wait([*waiting, news], return_when=FIRST_COMPLETED)
-            for future in done & waiting:
-                if isinstance(error := future.exception(), HostUnreachableError):
-                    self.watch.report(error.address, error.reason)
-                    raise HostsLost
-                yield future
-            waiting -= done
-
-    def abort(self, calls: Mapping[Future[Message], str], ticket: int, reason: str, others: Iterable[str] = ()) -> None:
-        """Tell hosts that a step is given up, and wait until those that were called have done so.
-
-        Parameters
-        ----------
-        others : hosts that are told, too: they may have been called, if that was interrupted
-        """
-        self.aborted = max(self.aborted, ticket)
-        for address in {*calls.values(), *others}:
-            if address not in self.watch.lost:
-                self.call(address, "abort", {"ticket": ticket, "reason": reason})
-        left = dict(calls)
-        while left := {future: address for future, address in left.items() if address not in self.watch.lost}:
-            try:
-                for _ in self._as_they_end(left):
-                    pass
-                return
-            except HostsLost:
-                continue
 
     def oldest(self, ticket: int) -> int:
         """The first step for which something that was sent may still be needed."""
@@ -271,7 +156,7 @@ class Session:
             return
         before = dict(zip(committed.tolist(), state.versions[committed].tolist(), strict=True))
         self._unfinished = partial(self._note, before, holders, entry, seconds)
-        state.send_away(updated, self.fetch)
+        state.send_away(updated, self)
         # What a step only read must be as it was if the step is repeated.
         state.guard(read, self.fetch)
         self._away.update(dict.fromkeys(updated))
@@ -311,19 +196,33 @@ class Session:
             while not self.salvage():
                 self.recover()
 
+    def peek(self, variable: Variable) -> Array:
+        """A copy of a value. A small one is only looked at, so that reading a counter after each epoch costs little."""
+        with state.lock:
+            holder = self._holder(variable)
+            if holder is not None and variable.type.size_bytes <= PEEKED_BYTES:
+                content = {"keys": [self.key(variable)], "versions": [self.version(variable)]}
+                with suppress(HostsLost):
+                    (answer,) = self.gather({self.call(holder, "get_values", content): holder})
+                    return np.array(answer.arrays[0])
+            self.fetch()
+            return state.array(variable).copy()
+
+    def _holder(self, variable: Variable) -> str | None:
+        """A host that has the value as it is now."""
+        self._finish()
+        key, version = self.key(variable), self.version(variable)
+        for address, held in self._held.items():
+            if held.get(key) == version and address not in self.watch.lost:
+                return address
+        return None
+
     def salvage(self) -> bool:
         """Bring all values home from hosts that have them, if every value is on one of those."""
         self._finish()
-        away = [variable for variable in list(self._away) if state.is_away(variable)]
         sources: dict[str, list[Variable]] = {}
-        for variable in away:
-            key, version = self.key(variable), self.version(variable)
-            holders = (
-                address
-                for address, held in self._held.items()
-                if held.get(key) == version and address not in self.watch.lost
-            )
-            holder = next(holders, None)
+        for variable in [variable for variable in list(self._away) if state.is_away(variable)]:
+            holder = self._holder(variable)
             if holder is None:
                 return False
             sources.setdefault(holder, []).append(variable)
@@ -375,12 +274,15 @@ class Session:
         """Let hosts know that this client is there, whenever it is time for that."""
         if monotonic() - self._greeted_at > GREETING_SECONDS:
             self._greeted_at = monotonic()
-            for address in self._there():
+            for address in self.there():
                 self.call(address, "greet", {})
+
+    def forget_values(self, address: str) -> None:
+        self._held.pop(address, None)
 
     def forget_host(self, address: str) -> None:
         """What it had is no longer of use."""
-        self._held.pop(address, None)
+        self.forget_values(address)
         self._left.add(address)
 
     def end(self) -> None:
@@ -389,12 +291,6 @@ class Session:
             if any(state.is_away(variable) for variable in self._away):
                 self.fetch()
         finally:
-            futures = [self.call(address, "end", {}) for address in self._there()]
+            futures = [self.call(address, "end", {}) for address in self.there()]
             wait(futures, timeout=END_SECONDS)
             self._held.clear()
-
-
-def _failed(answer: Message) -> str | None:
-    """How a call failed, if it did."""
-    kind: str | None = answer.content.get("failed")
-    return kind
