@@ -37,6 +37,8 @@ from executors.hosts.connection.security import credentials, new_token
 from executors.hosts.in_process import InProcessCluster
 from miai_graph import layers
 from miai_graph.feeding import Rows, Table
+from miai_graph.ops.leaves import variable_of
+from miai_graph.state import state
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks into /proc")
 
@@ -269,12 +271,12 @@ def test_functions_that_are_gone_leave_nothing_on_hosts() -> None:
             model = Layered()
             step = model.function(executor)
             train(step, range(2))
-            _ = model.values()
+            executor.session.fetch()
             del step, model
             gc.collect()
             last = Layered()
             last.function(executor)(*batch(0))
-            _ = last.values()
+            executor.session.fetch()
             return kept(cluster)
 
         before = work()
@@ -341,3 +343,17 @@ def test_embedded_hosts_end_with_the_user(own_files: Path) -> None:
     killed = time.monotonic()
     assert seconds_until(lambda: all(map(has_ended, pids)), killed) < CRASH_SECONDS
     assert not list(own_files.iterdir())
+
+
+def test_a_small_value_is_read_without_bringing_all_home() -> None:
+    model = Layered()
+    with InProcessCluster(2) as cluster, Hosts(cluster, 2) as executor:
+        step = model.function(executor)
+        train(step, range(3))
+        home = [state.is_away(variable_of(node)) for node in step.executable.variables]
+        assert any(home)
+        found = [node.value for node in step.executable.variables]
+        assert [state.is_away(variable_of(node)) for node in step.executable.variables] == home
+        executor.session.fetch()
+        for node, value in zip(step.executable.variables, found, strict=True):
+            np.testing.assert_array_equal(node.value, value)

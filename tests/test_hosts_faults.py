@@ -563,7 +563,7 @@ def test_stopping_at_a_loss() -> None:
     with InProcessCluster(2) as cluster, Hosts(cluster, 2, on_host_lost="stop") as executor:
         step = model.function(executor)
         train(step, range(2))
-        _ = model.values()
+        executor.session.fetch()
         train(step, range(2, 4))
         lost = places(step)[0, 1]
         cluster.kill(lost)

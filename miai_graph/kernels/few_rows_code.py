@@ -1,13 +1,11 @@
 """LLVM code that multiplies a matrix of few rows with a large one, for any width of vectors.
 
-The rows on the left are few, so all of them are laid out anew, transposed: one after another come the columns of A, each
-padded to whole vectors by repeating its last element. Padding thus computes what the last row does, and where a block
-overhangs an edge, what is computed there twice is stored twice, the same: no code for remainders is needed.
+The few rows of A are laid out anew: its columns one after another, each padded to whole vectors by repeating its last
+element. Each element of B, read where it lies, is broadcast and multiplied with a column of A, which adds up columns of
+C. These, too, are few numbers each, and are transposed in the end. So B, which is large, is read once and never copied.
 
-`multiply` (C = A B) takes a panel of a few vectors of B's columns through the registers, rows of A being broadcast. The
-first rows copy the panel as they pass, for those that follow to read it from the nearest cache.
-`multiply_transposed` (C = A Bᵀ) reads B as it lies, too, by broadcasting its elements to vectors along A's columns; this
-gives Cᵀ, which is small.
+Padding computes what the last row does, and where a block overhangs an edge it is moved back: what is computed twice
+is stored twice, the same. No code for remainders is needed.
 """
 
 from __future__ import annotations
@@ -34,37 +32,18 @@ class Target:
     registers: int
 
     @property
-    def rows(self) -> int:
-        """How many rows of A `multiply` takes at once."""
-        return 8 if self.registers >= 32 else 6
-
-    @property
-    def vectors(self) -> int:
-        """How many vectors of a row of B `multiply` takes at once."""
-        return 3 if self.registers >= 32 else 2
-
-    @property
-    def panel(self) -> int:
-        """How many columns of B these are."""
-        return self.vectors * self.width
-
-    @property
     def tiles(self) -> dict[int, int]:
-        """How many rows of B `multiply_transposed` takes at once, by the number of vectors of a column of A."""
+        """How many columns of C are added up in registers at once, by the number of vectors that each has."""
         return {1: 16, 2: 12, 3: 8, 4: 6} if self.registers >= 32 else {1: 8, 2: 6, 3: 4}
 
     @property
     def least(self) -> int:
         """The least number of columns of A, and of C, for which the code is right."""
-        return max(self.panel, self.width, *self.tiles.values())
+        return max(self.width, *self.tiles.values())
 
     def padded(self, rows: int) -> int:
         """The length of a column of A that is laid out anew."""
         return -(-rows // self.width) * self.width
-
-
-DEPTH = 128
-"""How many rows of B a panel has: it stays in the nearest cache."""
 
 
 class Code:
@@ -75,7 +54,7 @@ class Code:
         self.vector = f"<{target.width} x float>"
         self.lines: list[str] = []
         self._names = 0
-        self._block = "start"
+        self.block = "start"
 
     def name(self) -> str:
         self._names += 1
@@ -91,7 +70,7 @@ class Code:
 
     def begin(self, block: str) -> None:
         self.lines.append(f"{block}:")
-        self._block = block
+        self.block = block
 
     def add(self, a: object, b: object) -> str:
         return self.value(f"add i64 {a}, {b}")
@@ -152,7 +131,7 @@ class Code:
         its end.
         """
         name = self.name()
-        before, head, body, end = self._block, f"{name}.head", f"{name}.body", f"{name}.end"
+        before, head, body, end = self.block, f"{name}.head", f"{name}.body", f"{name}.end"
         self.do(f"br label %{head}")
         self.begin(head)
         index = f"%{name}"
@@ -164,7 +143,7 @@ class Code:
         self.begin(body)
         yield index, values, following
         next_index = self.add(index, step)
-        back = self._block
+        back = self.block
         self.do(f"br label %{head}")
         phis = [f"  {index} = phi i64 [ {start}, %{before} ], [ {next_index}, %{back} ]"]
         for value, old, new in zip(values, first, following, strict=True):
@@ -182,23 +161,25 @@ class Code:
 
 
 def module_text(target: Target) -> str:
-    """The module with the functions `multiply` and `multiply_transposed`.
+    """The module with the function `multiply`.
 
-    Both take A, B, C and memory for scratch, then the bytes from one row of A, of B and of C to the next, then how many
-    rows A has, columns A has, and columns C has.
+    Its parameters:
+
+    A, B, C, SCRATCH : where the matrices lie, and memory for `scratch_floats` floats
+    a_stride, c_stride : bytes from a row to the next
+    b_stride, b_column_stride : bytes from an element of B to the next one in its column, and in its row
+    rows, depth, columns : of A, of B, of B
+    block : how many rows of B are used for all columns before the next ones
+    fetch, fetch_stride : what to fetch while a tile is computed: so many bytes beyond the first row of B that is in
+        use, and so many more for each column
     """
-    vector = f"<{target.width} x float>"
     return "\n".join(
         [
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
             "declare i64 @llvm.smin.i64(i64, i64)",
-            f"; {vector}",
             _transpose(target),
-            _tile(target, "first_tile", packs=True),
-            _tile(target, "later_tile", packs=False),
+            *(_pass(target, vectors) for vectors in target.tiles),
             _multiply(target),
-            *(_transposed_pass(target, vectors) for vectors in target.tiles),
-            _multiply_transposed(target),
         ]
     )
 
@@ -239,149 +220,82 @@ def _transposed(code: Code, vectors: list[str]) -> list[str]:
     return vectors
 
 
-def _tile(target: Target, name: str, packs: bool) -> str:
-    """Some rows of A times a panel of B, added to C or, where `adds` is 0, stored there.
+def _pass(target: Target, vectors: int) -> str:
+    """Some vectors of the columns of A, times a block of B, added to columns of C or, where `adds` is 0, stored there.
 
-    A is laid out anew. Rows beyond `last_row` are that one. Either copies the panel to P as it reads it, or fetches a
-    column of what is read next, from F.
+    The last tile is moved back to end at the last column, but its sums lie where they would without that.
     """
-    code = Code(target)
-    stride = "%b_stride"
-    rows = [code.at("%C", code.times(code.least(row, "%last_row"), "%c_stride")) for row in range(target.rows)]
-    places = [place for row in rows for place in code.vectors_at(row, target.vectors)]
-    sums = _sums_so_far(code, places)
-    with code.carrying_loop(0, "%depth", 1, code.vector, sums) as (k, carried, following):
-        a = code.at("%A", code.times(k, "%a_stride"))
-        read = code.at("%B", code.times(k, stride))
-        panel = [code.load(place) for place in code.vectors_at(read, target.vectors)]
-        if packs:
-            copy = code.at("%P", code.times(k, target.panel * FLOAT_BYTES))
-            for vector, place in zip(panel, code.vectors_at(copy, target.vectors), strict=True):
-                code.store(vector, place)
-        else:
-            code.prefetch(code.at("%P", code.times(k, "%fetch_stride")))
-        for row in range(target.rows):
-            number = code.broadcast(code.at(a, row * FLOAT_BYTES))
-            for vector in panel:
-                following.append(code.multiply_add(number, vector, carried[len(following)]))
-    for value, place in zip(carried, places, strict=True):
-        code.store(value, place)
-    extra = "" if packs else " fetch_stride"
-    return code.function(name, "A a_stride B b_stride C c_stride P depth last_row adds" + extra)
+    code, count = Code(target), target.tiles[vectors]
+    last = code.subtract("%columns", count)
+    with code.loop(0, "%columns", count) as start:
+        b = code.at("%B", code.times(code.least(start, last), "%b_column_stride"))
+        fetched = code.at("%F", code.times(start, "%fetch_stride"))
+        elements = [code.at(b, code.times(column, "%b_column_stride")) for column in range(count)]
+        columns = [code.at("%C", code.times(code.add(start, column), "%column_bytes")) for column in range(count)]
+        places = [place for column in columns for place in code.vectors_at(column, vectors)]
+        sums = _sums_so_far(code, places)
+        with code.carrying_loop(0, "%depth", 1, code.vector, sums) as (k, carried, following):
+            code.prefetch(code.at(fetched, code.times(k, count * FLOAT_BYTES)))
+            a_column = code.at("%A", code.times(k, "%column_bytes"))
+            a_vectors = [code.load(place) for place in code.vectors_at(a_column, vectors)]
+            offset = code.times(k, "%b_stride")
+            for element in elements:
+                number = code.broadcast(code.at(element, offset))
+                for vector in a_vectors:
+                    following.append(code.multiply_add(number, vector, carried[len(following)]))
+        for value, place in zip(carried, places, strict=True):
+            code.store(value, place)
+    return code.function(
+        f"pass_{vectors}", "A column_bytes B b_stride b_column_stride C depth columns adds F fetch_stride"
+    )
 
 
 def _sums_so_far(code: Code, places: Sequence[str]) -> list[str]:
-    code.do("%is_first = icmp eq i64 %adds, 0")
-    code.do("br i1 %is_first, label %first, label %later")
-    code.begin("later")
+    start, later, ready = code.block, code.name(), code.name()
+    is_first = code.value("icmp eq i64 %adds, 0")
+    code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
+    code.begin(later)
     found = [code.load(place) for place in places]
-    code.do("br label %first")
-    code.begin("first")
-    return [code.value(f"phi {code.vector} [ zeroinitializer, %start ], [ {old}, %later ]") for old in found]
+    code.do(f"br label %{ready}")
+    code.begin(ready)
+    return [code.value(f"phi {code.vector} [ zeroinitializer, %{start} ], [ {old}, %{later} ]") for old in found]
 
 
 def _multiply(target: Target) -> str:
-    code, panel = Code(target), target.panel
-    panel_bytes, padded_bytes = panel * FLOAT_BYTES, _lay_out_rows(code)
-    copy = code.at("%SCRATCH", code.times(padded_bytes, "%depth"))
-    last_row = code.subtract("%rows", 1)
-    last_column = code.subtract("%columns", panel)
-    with code.loop(0, "%columns", panel) as start, code.loop(0, "%depth", DEPTH) as k:
-        column = code.floats(code.least(start, last_column))
-        next_column = code.floats(code.least(code.add(start, panel), last_column))
-        depth = code.least(code.subtract("%depth", k), DEPTH)
-        b = code.at(code.at("%B", code.times(k, "%b_stride")), column)
-        next_k = code.add(k, DEPTH)
-        is_last = code.value(f"icmp sge i64 {next_k}, %depth")
-        ahead = code.value(f"select i1 {is_last}, i64 0, i64 {next_k}")
-        ahead_column = code.value(f"select i1 {is_last}, i64 {next_column}, i64 {column}")
-        fetch = code.at(code.at("%B", code.times(ahead, "%b_stride")), ahead_column)
-        a = code.at("%SCRATCH", code.times(k, padded_bytes))
-        c = code.at("%C", column)
-        code.do(
-            f"call void @first_tile(ptr {a}, i64 {padded_bytes}, ptr {b}, i64 %b_stride, ptr {c}, i64 %c_stride, "
-            f"ptr {copy}, i64 {depth}, i64 {last_row}, i64 {k})"
-        )
-        with code.loop(target.rows, "%rows", target.rows) as row:
-            line = code.least(code.value(f"udiv i64 {row}, {target.rows}"), panel_bytes // LINE_BYTES + 1)
-            tile_fetch = code.at(fetch, code.times(code.subtract(line, 1), LINE_BYTES))
-            tile_a = code.at(a, code.floats(row))
-            tile_c = code.at(c, code.times(row, "%c_stride"))
-            code.do(
-                f"call void @later_tile(ptr {tile_a}, i64 {padded_bytes}, ptr {copy}, i64 {panel_bytes}, "
-                f"ptr {tile_c}, i64 %c_stride, ptr {tile_fetch}, i64 {depth}, i64 {code.subtract(last_row, row)}, "
-                f"i64 {k}, i64 %b_stride)"
-            )
-    return code.function("multiply", PARAMETERS, linkage="dso_local")
-
-
-PARAMETERS = "A B C SCRATCH a_stride b_stride c_stride rows depth columns"
-
-
-def _lay_out_rows(code: Code) -> str:
-    """Write the call that lays A out anew, at the beginning of scratch. Gives the bytes of a column."""
-    width = code.target.width
+    code, width = Code(target), target.width
     vectors = code.value(f"udiv i64 {code.add('%rows', width - 1)}, {width}")
     padded = code.times(vectors, width)
-    padded_bytes = code.floats(padded)
-    code.do(
-        f"call void @transpose(ptr %A, i64 %a_stride, i64 {code.subtract('%rows', 1)}, ptr %SCRATCH, "
-        f"i64 {padded_bytes}, i64 {code.subtract('%depth', 1)}, i64 {padded}, i64 %depth)"
-    )
-    return padded_bytes
-
-
-def _transposed_pass(target: Target, vectors: int) -> str:
-    """Some vectors of the columns of A, laid out anew, times all of B: columns of C, one after another."""
-    code, count = Code(target), target.tiles[vectors]
-    with code.loop(0, "%columns", count) as start:
-        first = code.least(start, code.subtract("%columns", count))
-        b = code.at("%B", code.times(first, "%b_stride"))
-        ahead = code.at("%B", code.times(code.add(first, count), "%b_stride"))
-        rows = [code.at(b, code.times(row, "%b_stride")) for row in range(count)]
-        zeros = ["zeroinitializer"] * (count * vectors)
-        with code.carrying_loop(0, "%depth", 1, code.vector, zeros) as (k, carried, following):
-            code.prefetch(code.at(ahead, code.times(k, LINE_BYTES)))
-            a = code.at("%A", code.times(k, "%padded_bytes"))
-            column = [code.load(place) for place in code.vectors_at(a, vectors)]
-            offset = code.floats(k)
-            for row in rows:
-                number = code.broadcast(code.at(row, offset))
-                for vector in column:
-                    following.append(code.multiply_add(number, vector, carried[len(following)]))
-        for row in range(count):
-            target_row = code.at("%C", code.times(code.add(first, row), "%padded_bytes"))
-            for place in code.vectors_at(target_row, vectors):
-                code.store(carried.pop(0), place)
-    return code.function(f"pass_{vectors}", "A padded_bytes B b_stride C depth columns")
-
-
-def _multiply_transposed(target: Target) -> str:
-    code, width = Code(target), target.width
-    padded_bytes = _lay_out_rows(code)
-    transposed = code.at("%SCRATCH", code.times(padded_bytes, "%depth"))
-    most = max(target.tiles)
-    pass_bytes = most * width * FLOAT_BYTES
-    with code.loop(0, padded_bytes, pass_bytes) as offset:
-        left = code.least(code.subtract(padded_bytes, offset), pass_bytes)
-        a, c = code.at("%SCRATCH", offset), code.at(transposed, offset)
-        end = code.name()
-        for vectors in target.tiles:
-            is_it = code.value(f"icmp eq i64 {left}, {vectors * width * FLOAT_BYTES}")
-            call, following = code.name(), code.name()
-            code.do(f"br i1 {is_it}, label %{call}, label %{following}")
-            code.begin(call)
-            code.do(
-                f"call void @pass_{vectors}(ptr {a}, i64 {padded_bytes}, ptr %B, i64 %b_stride, ptr {c}, i64 %depth, "
-                "i64 %columns)"
-            )
-            code.do(f"br label %{following}")
-            code.begin(following)
-        del end
+    column_bytes = code.floats(padded)
     last_row = code.subtract("%rows", 1)
-    padded = code.value(f"udiv i64 {padded_bytes}, {FLOAT_BYTES}")
     code.do(
-        f"call void @transpose(ptr {transposed}, i64 {padded_bytes}, i64 {code.subtract('%columns', 1)}, ptr %C, "
+        f"call void @transpose(ptr %A, i64 %a_stride, i64 {last_row}, ptr %SCRATCH, i64 {column_bytes}, "
+        f"i64 {code.subtract('%depth', 1)}, i64 {padded}, i64 %depth)"
+    )
+    sums = code.at("%SCRATCH", code.times(column_bytes, "%depth"))
+    most = max(target.tiles)
+    with code.loop(0, "%depth", "%block") as k:
+        depth = code.least(code.subtract("%depth", k), "%block")
+        a = code.at("%SCRATCH", code.times(k, column_bytes))
+        b = code.at("%B", code.times(k, "%b_stride"))
+        fetch = code.at(b, "%fetch")
+        with code.loop(0, vectors, most) as vector:
+            left = code.least(code.subtract(vectors, vector), most)
+            offset = code.floats(code.times(vector, width))
+            group_a, group_c = code.at(a, offset), code.at(sums, offset)
+            for count in target.tiles:
+                with code.when(f"icmp eq i64 {left}, {count}"):
+                    code.do(
+                        f"call void @pass_{count}(ptr {group_a}, i64 {column_bytes}, ptr {b}, i64 %b_stride, "
+                        f"i64 %b_column_stride, ptr {group_c}, i64 {depth}, i64 %columns, i64 {k}, ptr {fetch}, "
+                        "i64 %fetch_stride)"
+                    )
+                    _move_back(code, group_c, column_bytes, count)
+    code.do(
+        f"call void @transpose(ptr {sums}, i64 {column_bytes}, i64 {code.subtract('%columns', 1)}, ptr %C, "
         f"i64 %c_stride, i64 {last_row}, i64 %columns, i64 {padded})"
     )
-    return code.function("multiply_transposed", PARAMETERS, linkage="dso_local")
+    return code.function(
+        "multiply",
+        "A B C SCRATCH a_stride b_stride b_column_stride c_stride rows depth columns block fetch fetch_stride",
+        linkage="dso_local",
+    )
