@@ -61,6 +61,7 @@ class User:
                     tell(trains=True)
         except MiaiGraphError as error:
             tell(raised=type(error).__name__, text=str(error), at=time.monotonic())
+        self.executor.session.fetch()
         steps = self.step.executable.step
         for number in range(self.twin_step.executable.step, steps):
             self.twin_step(*batch(number % BATCHES))

@@ -147,7 +147,7 @@ def test_a_host_cannot_issue_certificates() -> None:
 def test_keys_are_not_shown() -> None:
     given = credentials(TOKEN)
     assert "PRIVATE" not in repr(given)
-    assert "PRIVATE" not in repr(load("dask_wire").dask_security(given))
+    assert "PRIVATE" not in repr(load("connection.dask_wire").dask_security(given))
 
 
 def test_certificates_as_files(tmp_path: Path) -> None:
@@ -332,12 +332,12 @@ def test_nothing_is_unpickled_from_outsiders(door: tuple[str, int], tmp_path: Pa
 
 def test_a_client_with_another_token_is_told(cluster: EmbeddedCluster) -> None:
     with pytest.raises(ArgumentError, match=r"expected the token of the cluster at .* another one. Type the one that"):
-        load("dask_cluster").DaskCluster(cluster.scheduler_address, credentials(new_token()), MAKER)
+        load("connection.dask_cluster").DaskCluster(cluster.scheduler_address, credentials(new_token()), MAKER)
 
 
 def test_a_client_with_the_right_token_may_join(cluster: EmbeddedCluster) -> None:
     address = cluster.scheduler_address.replace("tls://", "tcp://")
-    with load("dask_cluster").DaskCluster(address, credentials(TOKEN), MAKER) as second:
+    with load("connection.dask_cluster").DaskCluster(address, credentials(TOKEN), MAKER) as second:
         assert list(second.addresses) == list(cluster.addresses)
 
 

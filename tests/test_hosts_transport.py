@@ -207,8 +207,8 @@ def test_posts_both_ways_at_once(cluster: EmbeddedCluster) -> None:
 
 
 def test_two_clients_of_one_cluster(cluster: EmbeddedCluster) -> None:
-    token = load("security").new_token()
-    dask_cluster, security = load("dask_cluster"), load("security")
+    token = load("connection.security").new_token()
+    dask_cluster, security = load("connection.dask_cluster"), load("connection.security")
     with EmbeddedCluster(1, token=token, maker=MAKER) as first:
         (address,) = first.addresses
         gate = first.call(address, "gate")
@@ -239,7 +239,7 @@ def test_only_the_stated_ports_listen(cluster: EmbeddedCluster) -> None:
 
 
 def test_the_token_is_in_no_command_line_nor_environment() -> None:
-    token = load("security").new_token()
+    token = load("connection.security").new_token()
     with EmbeddedCluster(1, token=token, maker=MAKER) as cluster:
         (pid,) = cluster.pids.values()
         process = psutil.Process(pid)
@@ -272,7 +272,7 @@ def test_a_killed_host_is_named_at_once(mortal: EmbeddedCluster) -> None:
 
 
 def test_a_host_that_comes_back_is_reached_again() -> None:
-    security = load("security")
+    security = load("connection.security")
     shown = security.credentials(token := security.new_token())
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -98,7 +98,7 @@ def start(
 ) -> None:
     """Start a cluster on this machine, and show what to type on the others."""
     credentials, how = _credentials_to_start(**tokens)
-    others = [] if host else load("reach").own_addresses()
+    others = [] if host else load("connection.reach").own_addresses()
     seen = host or next(iter(others), _LOOPBACK)
     scheduler = write_address(seen, port)
     ports = range(worker_port, worker_port + (0 if no_worker else workers))
@@ -130,7 +130,7 @@ def join(
     """Let this machine compute for the cluster at ADDRESS, until Ctrl-C. If the cluster is lost, it is joined again."""
     scheduler = write_address(*parse_address(address))
     credentials = _credentials(**tokens)
-    seen = load("reach").local_address_towards(scheduler, credentials)
+    seen = load("connection.reach").local_address_towards(scheduler, credentials)
     ports = range(worker_port, worker_port + workers)
     with (
         _until_told_to_end(),
@@ -148,7 +148,7 @@ def join(
 def certificate(directory: Path, token_file: Path | None) -> None:
     """Write certificates to DIRECTORY with which a stock "dask worker" joins, on a machine that has miai-graph, too."""
     credentials = _credentials(token_file)
-    authority, own, key = load("credentials").write_certificates(credentials, directory)
+    authority, own, key = load("connection.credentials").write_certificates(credentials, directory)
     _say(
         "Who has these files can run code on each machine of the cluster. A worker starts by:\n\n"
         f"    dask worker tls://ADDRESS:{SCHEDULER_PORT} \\\n"
@@ -166,19 +166,19 @@ def _credentials(
     """By certificates if they are given, else by the token."""
     files = (tls_ca_file, tls_cert, tls_key)
     if not any(files):
-        security = load("security")
+        security = load("connection.security")
         return security.credentials(security.find_token(token_file))
     if not all(files) or token_file is not None:
         raise ArgumentError(
             "expected --tls-ca-file, --tls-cert and --tls-key together, and no token then; found some of them. "
             "Give all three, or none"
         )
-    return load("credentials").own_credentials(*files)
+    return load("connection.credentials").own_credentials(*files)
 
 
 def _credentials_to_start(token_file: Path | None, **files: Path | None) -> tuple[Any, str]:
     """The same of a new cluster, whose token is made if there is none; and how others get it, in a sentence."""
-    security = load("security")
+    security = load("connection.security")
     if any(files.values()):
         return _credentials(token_file, **files), "with a certificate of the same authority."
     if token_file is not None and token_file.exists():
@@ -231,7 +231,7 @@ def _say(*lines: str) -> None:
 
 
 def _members(scheduler: str, credentials: Any, *, host: str, ports: range, threads: int | None) -> Any:
-    return load("membership").Membership(
+    return load("connection.membership").Membership(
         scheduler,
         credentials,
         host=host,
@@ -247,7 +247,7 @@ def _scheduler(credentials: Any, host: str, port: int) -> Iterator[None]:
     loop = LoopThread("miai_graph scheduler")
     last = _nothing
     try:
-        scheduler = loop.run(load("dask_host").start_scheduler(credentials, host=host, port=port))
+        scheduler = loop.run(load("connection.dask_host").start_scheduler(credentials, host=host, port=port))
         last = scheduler.close
         yield
     finally:

@@ -65,7 +65,7 @@ def examine(address: str | None = None, token_file: Path | None = None) -> Repor
     """
     if address is None:
         return Report({"hosts": _packages(), "ports": ", ".join(map(describe_port, (SCHEDULER_PORT, WORKER_PORT)))})
-    security = load("security")
+    security = load("connection.security")
     with _connected(address, security.credentials(security.find_token(token_file))) as cluster:
         return examine_cluster(cluster)
 
@@ -90,7 +90,7 @@ def examine_cluster(cluster: Cluster) -> Report:
 
 def _connected(address: str, credentials: Any) -> Cluster:
     try:
-        cluster: Cluster = load("dask_cluster").DaskCluster(address, credentials)
+        cluster: Cluster = load("connection.dask_cluster").DaskCluster(address, credentials)
     except MiaiGraphError as error:
         if isinstance(error.__cause__, TimeoutError) and knock(write_address(*parse_address(address))) is None:
             raise _no_scheduler(address, "a program that takes connections but does not answer as one") from error

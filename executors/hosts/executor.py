@@ -114,10 +114,12 @@ class Hosts(Executor):
         if address is None:
             count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
             count *= self._replicas
-            started: Cluster = load("embedded").EmbeddedCluster(count, threads_of_each(count))
+            started: Cluster = load("connection.embedded").EmbeddedCluster(count, threads_of_each(count))
             return started
-        security = load("security")
-        connected: Cluster = load("dask_cluster").DaskCluster(address, security.credentials(security.find_token()))
+        security = load("connection.security")
+        connected: Cluster = load("connection.dask_cluster").DaskCluster(
+            address, security.credentials(security.find_token())
+        )
         return connected
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from threading import Event, RLock, Thread
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import ref
 
 import numpy as np
 
@@ -45,8 +46,8 @@ class HostService:
         self._prober = Prober(channel)
         self._sessions: dict[str, Session] = {}
         self._closed = Event()
-        self._is_looking = False
         self._lock = RLock()
+        Thread(target=_forget_clients, args=(ref(self), self._closed), name="sessions of clients", daemon=True).start()
 
     def handle(self, name: str, message: Message) -> Message:
         """Answer a call: one of those of `Session` or of `Prober`, or ``describe``."""
@@ -66,9 +67,6 @@ class HostService:
 
     def _session(self, name: str) -> Session:
         with self._lock:
-            if not self._is_looking and not self._closed.is_set():
-                self._is_looking = True
-                Thread(target=self._forget_clients, name="sessions of clients", daemon=True).start()
             session = self._sessions.setdefault(name, Session(name, self._channel))
             session.heard_at = monotonic()
             return session
@@ -78,16 +76,11 @@ class HostService:
             self._sessions.pop(session.name, None)
         session.abort(Message({"ticket": LAST_TICKET, "reason": reason}))
 
-    def _forget_clients(self) -> None:
+    def forget_clients(self) -> None:
         """Let go of what clients have here that were killed, or cannot reach this host."""
-        while not self._closed.wait(min(_LOOK_SECONDS, FORGET_SECONDS)):
-            for session in list(self._sessions.values()):
-                if monotonic() - session.heard_at > FORGET_SECONDS:
-                    self._end(session, "its client was not heard of")
-            with self._lock:
-                if not self._sessions:
-                    self._is_looking = False
-                    return
+        for session in list(self._sessions.values()):
+            if monotonic() - session.heard_at > FORGET_SECONDS:
+                self._end(session, "its client was not heard of")
 
     def deliver(self, message: Message) -> None:
         """Put what another host or the client sent where the step will look for it."""
@@ -108,6 +101,15 @@ class HostService:
         self._closed.set()
         for session in list(self._sessions.values()):
             session.abort(Message({"ticket": LAST_TICKET, "reason": "the host was closed"}))
+
+
+def _forget_clients(service: ref[HostService], closed: Event) -> None:
+    while not closed.wait(min(_LOOK_SECONDS, FORGET_SECONDS)):
+        alive = service()
+        if alive is None:
+            return
+        alive.forget_clients()
+        del alive
 
 
 LAST_TICKET = 1 << 62

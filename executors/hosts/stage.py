@@ -13,8 +13,9 @@ import numpy as np
 from executors.hosts.cluster import Message
 from executors.hosts.links import Post, StageLinks
 from executors.hosts.mailbox import Mailbox
-from executors.threads import limited_blas
+from executors.threads import blas_threads, limited_blas
 from miai_graph.graph_data import GraphData, graph_from_data
+from miai_graph.kernels.few_rows import switch
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS
 from miai_graph.passes.pipeline import Segment
@@ -136,6 +137,7 @@ class HostPlan:
         self.has_run = False
         self._mailbox = mailbox
         self._threads: int | None = content["threads"]
+        self._is_reproducible = content["keeps_parts"] is not None
         parts = [Part(*numbers) for numbers in content["parts"]]
         self._first_row = parts[0].first_row
         self._all_parts = Part(0, self._first_row, sum(part.size for part in parts))
@@ -184,6 +186,7 @@ class HostPlan:
         start_ns = perf_counter_ns()
         program, bound = self.program, self.bound
         program.state.versions[program.numbers] = versions
+        self._use_products()
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
         self._links.ticket = ticket
@@ -197,6 +200,12 @@ class HostPlan:
         bound.recorder.add(start_ns + waited_ns, bound.stamps, end_ns + waited_ns, waited_ns)
         self.has_run = True
         return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
+
+    def _use_products(self) -> None:
+        """As soon as they are compiled; they are for one thread, and may differ from BLAS in the last bits."""
+        if self.bound.products is None and switch.products is not None and not self._is_reproducible:
+            if blas_threads() == 1:
+                self.bound.use(switch.products)
 
     def _outputs(self) -> list[Any]:
         nodes = self.program.program.graph.outputs

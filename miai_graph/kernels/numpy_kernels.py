@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.few_rows import Products
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
@@ -27,6 +28,7 @@ class Request:
 
     attributes : with the batch size filled in
     scratch : gives memory of a shape and dtype, for use while the kernel runs; other kernels use the same
+    products : of few rows, for those that they suit
     """
 
     node: Node
@@ -34,6 +36,7 @@ class Request:
     output: Array
     attributes: Mapping[str, Any]
     scratch: Callable[[tuple[int, ...], Any], Array]
+    products: Products | None = None
 
 
 Preparer = Callable[[Request], Kernel]
@@ -215,6 +218,9 @@ def _concatenate(request: Request) -> Kernel:
 @kernel_for("matmul")
 def _matmul(request: Request) -> Kernel:
     """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
+    a, b = request.inputs
+    if request.products is not None and request.products.suits(a, b, request.output):
+        return request.products.kernel(a, b, request.output, request.scratch)
     copies: list[tuple[Array, Array]] = []
     operands = []
     for array in request.inputs:

@@ -6,7 +6,6 @@ mode.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -16,6 +15,7 @@ import numpy as np
 
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
+from miai_graph.kernels.few_rows import Products
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
 from miai_graph.op import Array, Cost
@@ -23,7 +23,7 @@ from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
-from miai_graph.plan.memory import Lifetime, Workspace, assign_offsets
+from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
@@ -79,6 +79,7 @@ class BoundPlan:
     scratch_bytes : the memory that kernels use for themselves
     bindings : what is prepared, by `turns`
     recorder : adds up the stamps
+    products : of few rows, for kernels to use
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class BoundPlan:
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
+        self.products: Products | None = None
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
         self.bindings: dict[bytes, Binding] = {}
@@ -127,6 +129,12 @@ class BoundPlan:
         """Write the times into this array from now on."""
         self.stamps = stamps
         self._stamps = memoryview(stamps.data)
+
+    def use(self, products: Products | None) -> None:
+        """Prepare products of matrices anew, by these where they suit."""
+        self.products = products
+        self._kernels = {at: kernel for at, kernel in self._kernels.items() if at[0].op.name != "matmul"}
+        self.bindings.clear()
 
     def turns(self) -> bytes:
         """Which of its two arrays holds the value now, for each of the graph's variables."""
@@ -327,27 +335,17 @@ class BoundPlan:
             )
         if node.op in EFFECTS:
             return self._barrier or _nothing
-        used = 0
-        # Kernels keep what they are given: not this plan, which keeps the kernels.
-        workspace = self._workspace
-
-        def scratch(shape: tuple[int, ...], dtype: Any) -> Array:
-            nonlocal used
-            size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-            # Kernels run one at a time, so each starts at the beginning of the same block.
-            start, used = used, -(-(used + size_bytes) // 64) * 64
-            return workspace.block("scratch", used)[start : start + size_bytes].view(dtype).reshape(shape)
-
+        scratch = Scratch(self._workspace)
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
-        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch)
+        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.products)
         if node.op in (_all_reduce, _reduce_scatter):
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
             kernel = prepare(request)
         if self._exchange is not None and node in self.program.exports:
             kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
-        self.scratch_bytes = max(self.scratch_bytes, used)
+        self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
         return kernel
 
     def _owed(self, export: Node, own: Array) -> Sequence[Array]:

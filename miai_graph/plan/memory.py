@@ -6,9 +6,13 @@ left by a dead buffer joins its neighbours.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from miai_graph.op import Array
 from miai_graph.state import ALIGNMENT_BYTES, aligned_bytes
@@ -31,6 +35,26 @@ class Workspace:
     def size_bytes(self) -> int:
         """All that is asked for so far."""
         return sum(block.size for block in self._blocks.values())
+
+
+class Scratch:
+    """Memory for one kernel while it runs. Kernels run one at a time, so all begin at the start of the same block.
+
+    Attributes
+    ----------
+    used_bytes : by what was taken so far
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.used_bytes = 0
+        self._workspace = workspace
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array that overlaps no other that was taken here."""
+        start, size_bytes = self.used_bytes, math.prod(shape) * np.dtype(dtype).itemsize
+        self.used_bytes = -(-(start + size_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        block = self._workspace.block("scratch", self.used_bytes)
+        return block[start : start + size_bytes].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,11 @@ class EmbeddedCluster(Cluster):
         try:
             # The hosts load what they need while this process does.
             processes = [closing.start_process(threads) for _ in range(workers)]
-            dask_cluster, dask_host, security = load("dask_cluster"), load("dask_host"), load("security")
+            dask_cluster, dask_host, security = (
+                load("connection.dask_cluster"),
+                load("connection.dask_host"),
+                load("connection.security"),
+            )
             shown = security.credentials(token or security.new_token())
             closing.scheduler = closing.loop.run(dask_host.start_scheduler(shown, host=LOOPBACK, port=0))
             self._scheduler_address = str(closing.scheduler.address)

@@ -94,7 +94,7 @@ class HostProcess:
 def serve(connection: Connection) -> None:
     """Be a worker: what such a process runs. Ends when the connection is closed, or the scheduler is gone."""
     end_with_parent(connection)
-    dask_host = load("dask_host")
+    dask_host = load("connection.dask_host")
     order = json.loads(connection.recv_bytes())
     order["credentials"] = Credentials(**order["credentials"])
 

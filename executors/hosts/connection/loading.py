@@ -22,7 +22,7 @@ def load(name: str) -> ModuleType:
     """
     dask_is_in_use = "distributed" in sys.modules
     try:
-        module = import_module(f"executors.hosts.connection.{name}")
+        module = import_module(f"executors.hosts.{name}")
     except ImportError as error:
         if (error.name or "").split(".")[0] not in _PACKAGES:
             raise

@@ -131,7 +131,7 @@ class Membership:
     def _try_again(self, seat: _Seat) -> None:
         try:
             # Cheaper than a process which cannot join. A cluster with another token is not waited for.
-            load("reach").local_address_towards(self._scheduler, self._credentials)
+            load("connection.reach").local_address_towards(self._scheduler, self._credentials)
         except ExecutorError:
             self._wait_longer(seat)
         else:

@@ -1,0 +1,160 @@
+"""Writes LLVM's language: functions of loops over vectors of floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+FLOAT_BYTES = 4
+
+
+class Code:
+    """The instructions of a function, one after another. Values are given by name; numbers are 64 bits wide.
+
+    Parameters
+    ----------
+    width : how many floats a vector holds
+
+    Attributes
+    ----------
+    vector : the type of a vector
+    block : the basic block that is being written
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.vector = f"<{width} x float>"
+        self.block = "start"
+        self._lines: list[str] = []
+        self._pointers: set[str] = set()
+        self._names = 0
+
+    def name(self) -> str:
+        """One that is not in use."""
+        self._names += 1
+        return f"v{self._names}"
+
+    def do(self, instruction: str) -> None:
+        self._lines.append(f"  {instruction}")
+
+    def value(self, instruction: str) -> str:
+        """What an instruction gives."""
+        name = f"%{self.name()}"
+        self.do(f"{name} = {instruction}")
+        return name
+
+    def begin(self, block: str) -> None:
+        """Begin a basic block; the one before must have ended with a branch."""
+        self._lines.append(f"{block}:")
+        self.block = block
+
+    def add(self, a: object, b: object) -> str:
+        return self.value(f"add i64 {a}, {b}")
+
+    def subtract(self, a: object, b: object) -> str:
+        return self.value(f"sub i64 {a}, {b}")
+
+    def times(self, a: object, b: object) -> str:
+        return self.value(f"mul i64 {a}, {b}")
+
+    def least(self, a: object, b: object) -> str:
+        return self.value(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
+
+    def divided_up(self, a: object, b: object) -> str:
+        """The least whole number that is not below a / b."""
+        return self.value(f"udiv i64 {self.add(a, self.subtract(b, 1))}, {b}")
+
+    def floats(self, count: object) -> str:
+        """The bytes of so many floats."""
+        return self.times(count, FLOAT_BYTES)
+
+    def at(self, pointer: str, offset_bytes: object) -> str:
+        result = self.value(f"getelementptr i8, ptr {pointer}, i64 {offset_bytes}")
+        self._pointers.add(result)
+        return result
+
+    def vectors_at(self, pointer: str, count: int) -> list[str]:
+        """Pointers to vectors one after another."""
+        return [self.at(pointer, place * self.width * FLOAT_BYTES) for place in range(count)]
+
+    def load(self, pointer: str) -> str:
+        return self.value(f"load {self.vector}, ptr {pointer}, align {FLOAT_BYTES}")
+
+    def store(self, vector: str, pointer: str) -> None:
+        self.do(f"store {self.vector} {vector}, ptr {pointer}, align {FLOAT_BYTES}")
+
+    def broadcast(self, pointer: str) -> str:
+        """A vector of one float."""
+        number = self.value(f"load float, ptr {pointer}, align {FLOAT_BYTES}")
+        first = self.value(f"insertelement {self.vector} poison, float {number}, i64 0")
+        return self.shuffle(first, "poison", [0] * self.width)
+
+    def shuffle(self, a: str, b: str, lanes: Sequence[int]) -> str:
+        """A vector of these lanes of a, and from `width` on of b."""
+        mask = ", ".join(f"i32 {lane}" for lane in lanes)
+        return self.value(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{self.width} x i32> <{mask}>")
+
+    def multiply_add(self, a: str, b: str, c: str) -> str:
+        """a · b + c in one instruction, where the processor has it."""
+        product = self.value(f"fmul contract {self.vector} {a}, {b}")
+        return self.value(f"fadd contract {self.vector} {product}, {c}")
+
+    def prefetch(self, pointer: str) -> None:
+        """Fetch for reading, not to the nearest cache: that one is in use."""
+        self.do(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
+
+    def call(self, function: str, *arguments: str) -> None:
+        self.do(f"call void @{function}({', '.join(map(self._typed, arguments))})")
+
+    def _typed(self, value: str) -> str:
+        is_pointer = value in self._pointers or value.removeprefix("%").isupper()
+        return f"{'ptr' if is_pointer else 'i64'} {value}"
+
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """The instructions written within run only if this one gives true."""
+        inside, end = self.name(), self.name()
+        self.do(f"br i1 {self.value(condition)}, label %{inside}, label %{end}")
+        self.begin(inside)
+        yield
+        self.do(f"br label %{end}")
+        self.begin(end)
+
+    @contextmanager
+    def loop(self, start: object, stop: object, step: object) -> Iterator[str]:
+        """The instructions written within are repeated while the index, which this gives, is below `stop`."""
+        with self.carrying_loop(start, stop, step, ()) as (index, _, _):
+            yield index
+
+    @contextmanager
+    def carrying_loop(
+        self, start: object, stop: object, step: object, first: Sequence[str]
+    ) -> Iterator[tuple[str, list[str], list[str]]]:
+        """A loop that carries vectors from one round to the next.
+
+        Gives the index, the vectors, and a list to which to add the next ones. After the loop the vectors are those
+        that the last round gave.
+        """
+        name, before = self.name(), self.block
+        index, head, body, end = f"%{name}", f"{name}.head", f"{name}.body", f"{name}.end"
+        vectors, following = [f"%{self.name()}" for _ in first], list[str]()
+        self.do(f"br label %{head}")
+        self.begin(head)
+        place = len(self._lines)
+        test = self.value(f"icmp slt i64 {index}, {stop}")
+        self.do(f"br i1 {test}, label %{body}, label %{end}")
+        self.begin(body)
+        yield index, vectors, following
+        last, next_index = self.block, self.add(index, step)
+        self.do(f"br label %{head}")
+        self._lines[place:place] = [f"  {index} = phi i64 [ {start}, %{before} ], [ {next_index}, %{last} ]"] + [
+            f"  {vector} = phi {self.vector} [ {old}, %{before} ], [ {new}, %{last} ]"
+            for vector, old, new in zip(vectors, first, following, strict=True)
+        ]
+        self.begin(end)
+
+    def function(self, name: str, parameters: str, linkage: str = "internal") -> str:
+        """The function of the instructions so far. Of the parameters, those in capitals are pointers."""
+        declared = ", ".join(self._typed(f"%{parameter}") for parameter in parameters.split())
+        body = "\n".join([*self._lines, "  ret void"])
+        return f"define {linkage} void @{name}({declared}) nounwind {{\nstart:\n{body}\n}}\n"

@@ -1,0 +1,199 @@
+"""Products of few rows: right at every shape and layout, for every width of vectors, and in plans that use them."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import miai_graph as mg
+from miai_graph.kernels.few_rows import (
+    LEAST_ELEMENTS,
+    MOST_ROWS,
+    Products,
+    Switch,
+    compile_for,
+    compile_products,
+    target_for,
+)
+from miai_graph.kernels.few_rows_code import Target
+from miai_graph.ops.leaves import variable_of
+from miai_graph.plan.bound import BoundPlan
+from miai_graph.plan.memory import Workspace
+from miai_graph.plan.program import make_program
+from miai_graph.state import state
+
+TARGETS = (Target(4, 16), Target(4, 32), Target(8, 16), Target(16, 32))
+SENTINEL = 7.0
+
+
+@functools.cache
+def products_for(target: Target) -> Products:
+    return compile_for(target)
+
+
+@pytest.fixture(params=TARGETS, ids=str)
+def products(request) -> Products:
+    """For vectors of each width: LLVM takes those apart that the processor does not have."""
+    return products_for(request.param)
+
+
+def matrix(rng: np.random.Generator, rows: int, columns: int, gap: int = 0, offset: int = 0) -> np.ndarray:
+    """Random numbers; rows lie `gap` elements apart, and the first one so many beyond where memory begins."""
+    memory = np.full(rows * (columns + gap) + offset, SENTINEL, np.float32)
+    result = memory[offset:].reshape(rows, columns + gap)[:, :columns]
+    result[...] = rng.standard_normal((rows, columns))
+    return result
+
+
+def assert_product(products: Products, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    assert products.can(a, b, out)
+    products.kernel(a, b, out)()
+    magnitude = np.abs(a.astype("f8")) @ np.abs(b.astype("f8"))
+    error = np.abs(out - a.astype("f8") @ b.astype("f8"))
+    assert (error <= 1e-6 * magnitude).all()
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_any_shape_and_layout(products: Products, rng: np.random.Generator, is_transposed: bool) -> None:
+    least = products.target.least
+    for _ in range(60):
+        rows, (depth, columns) = int(rng.integers(1, 101)), map(int, rng.integers(least, 200, 2))
+        gaps, offset = rng.integers(0, 4, 3), int(rng.integers(0, 16))
+        a = matrix(rng, rows, depth, gaps[0], offset)
+        b = matrix(rng, *((columns, depth) if is_transposed else (depth, columns)), gaps[1], offset)
+        whole = np.full((rows + 1, columns + gaps[2]), SENTINEL, np.float32)
+        assert_product(products, a, b.T if is_transposed else b, whole[:rows, :columns])
+        assert (whole[rows:] == SENTINEL).all()
+        assert (whole[:, columns:] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 31, 64, 97])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_large_matrices(products: Products, rng: np.random.Generator, rows: int, is_transposed: bool) -> None:
+    for depth, columns in ((1024, 1024), (2500, 301), (130, 5003)):
+        b = matrix(rng, *((columns, depth) if is_transposed else (depth, columns)))
+        out = np.empty((rows, columns), np.float32)
+        assert_product(products, matrix(rng, rows, depth), b.T if is_transposed else b, out)
+
+
+def test_rows_may_repeat_or_lie_backwards(products: Products, rng: np.random.Generator) -> None:
+    b, out = matrix(rng, 100, 100), np.empty((5, 100), np.float32)
+    assert_product(products, matrix(rng, 5, 100)[::-1], b[::-1], out)
+    assert_product(products, np.broadcast_to(matrix(rng, 1, 100), (5, 100)), b, out)
+
+
+def test_what_is_not_finite_stays_in_its_row_and_column(products: Products, rng: np.random.Generator) -> None:
+    a, b, out = matrix(rng, 9, 70), matrix(rng, 70, 90), np.empty((9, 90), np.float32)
+    a[3, 5], b[69, 89] = np.nan, np.inf
+    products.kernel(a, b, out)()
+    expected = np.isfinite(a @ b)
+    assert (np.isfinite(out) == expected).all()
+    assert expected.sum() == 8 * 89
+
+
+def test_what_they_cannot_compute(products: Products) -> None:
+    def can(a: np.ndarray, b: np.ndarray) -> bool:
+        return products.can(a, b, np.empty((len(a), b.shape[-1]), np.float32))
+
+    a, b = np.ones((20, 64), np.float32), np.ones((64, 64), np.float32)
+    assert can(a, b)
+    assert not can(a.astype("f8"), b)
+    assert not can(a, b.astype(">f4"))
+    assert not can(a[:0], b)
+    assert not can(a[:, :0], b[:0])
+    assert not can(a, b[:, :0])
+    assert not can(a[:, :1], b[:1])
+    assert not can(a, b[:, :1])
+    assert not can(a[:, ::2], b[:32])
+    assert not can(a[:, :32], b[::2, ::2])
+    assert not can(np.ones((3, 20, 64), np.float32), np.ones((3, 64, 64), np.float32))
+    assert not products.can(a, b, np.empty((20, 128), np.float32)[:, ::2])
+    crooked = np.ones(20 * 64 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(20, 64)
+    assert not can(crooked, b)
+
+
+def test_they_suit_few_rows_and_large_matrices() -> None:
+    products = products_for(Target(16, 32))
+    b = np.ones((1024, 1024), np.float32)
+
+    def suits(rows: int, b: np.ndarray) -> bool:
+        return products.suits(np.ones((rows, len(b)), np.float32), b, np.empty((rows, b.shape[1]), np.float32))
+
+    most = MOST_ROWS[16]
+    assert [suits(rows, b) for rows in (1, 2, 32, most, most + 1)] == [False, True, True, True, False]
+    assert b[:, :64].size == LEAST_ELEMENTS
+    assert [suits(32, b[:, :columns]) for columns in (63, 64)] == [False, True]
+    assert not suits(2, b[:, :64])
+    assert suits(32, b.T)
+
+
+def test_vectors_are_as_wide_as_the_processor_s() -> None:
+    assert target_for({"avx512f": True, "avx2": True, "fma": True}) == Target(16, 32)
+    assert target_for({"avx512f": False, "avx2": True, "fma": True}) == Target(8, 16)
+    assert target_for({"avx2": True}) is None
+    assert target_for({"neon": True}) is None
+
+
+def test_kernels_run_in_threads(products: Products, rng: np.random.Generator) -> None:
+    operands = [(matrix(rng, 32, 300), matrix(rng, 300, 200), np.empty((32, 200), np.float32)) for _ in range(4)]
+    kernels = [products.kernel(*arrays) for arrays in operands]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            list(threads.map(lambda kernel: kernel(), kernels))
+    for a, b, out in operands:
+        np.testing.assert_allclose(out, a @ b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_keeps_its_arrays(products: Products, rng: np.random.Generator) -> None:
+    a, b, out = matrix(rng, 32, 64), matrix(rng, 64, 64), np.empty((32, 64), np.float32)
+    expected = a @ b
+    kernel = products.kernel(a.copy(), b.copy(), out, lambda shape, dtype: np.empty(shape, dtype))
+    others = [np.full((64, 64), SENTINEL, np.float32) for _ in range(100)]
+    kernel()
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+    del others
+
+
+def test_the_switch_is_off_until_it_is_turned_on() -> None:
+    switch = Switch()
+    assert switch.products is None
+    switch.enable()
+    assert switch.products is compile_products()
+    switch.disable()
+    assert switch.products is None
+
+
+def test_a_step_is_the_interpreter_s(rng: np.random.Generator) -> None:
+    x = mg.input("x", (None, 300))
+    hidden = mg.parameter(rng.standard_normal((300, 400)).astype("f4") / 17, "hidden")
+    last = mg.parameter(rng.standard_normal((400, 300)).astype("f4") / 20, "last")
+    loss = mg.mean(mg.square(mg.tanh(x @ hidden) @ last))
+    gradients = mg.grad(loss, [hidden, last])
+    graph = mg.Graph([loss, *gradients])
+    batch = rng.standard_normal((32, 300)).astype("f4")
+    state.place(map(variable_of, graph.variables), map(variable_of, graph.updates))
+    plan = BoundPlan(make_program(graph), 32, state, Workspace())
+    (feed,) = (*plan.feeds.values(), *plan.part_feeds[0].values())
+
+    def results() -> list[np.ndarray]:
+        feed[...] = batch
+        binding = plan.bind(plan.turns())
+        plan.run(0, binding)
+        return [output.copy() for output in binding.outputs]
+
+    def of_matmul() -> list[object]:
+        (binding,) = plan.bindings.values()
+        return [
+            kernel for node, kernel in zip(plan.nodes, binding.kernels, strict=True) if node.op.name == "matmul"
+        ]
+
+    by_blas, kernels_of_blas = results(), of_matmul()
+    plan.use(products_for(Target(16, 32)))
+    native, kernels = results(), of_matmul()
+    assert sum(old.func is not new.func for old, new in zip(kernels_of_blas, kernels, strict=True)) == 3
+    for expected, blas, result in zip(mg.evaluate(graph.outputs, {x: batch}), by_blas, native, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result, blas, rtol=1e-4, atol=1e-6)
