@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from test_executor_conformance import hosts_here
 
 import miai_graph as mg
+from executors import Serial
+from executors.hosts.stage import HostPlan
+from executors.threads import limited_blas
+from miai_graph import layers, losses, optimizers
+from miai_graph.executor import Executor
+from miai_graph.interpreter import evaluate
 from miai_graph.kernels.few_rows import (
     LEAST_ELEMENTS,
     MOST_ROWS,
@@ -16,6 +25,7 @@ from miai_graph.kernels.few_rows import (
     Switch,
     compile_for,
     compile_products,
+    switch,
     target_for,
 )
 from miai_graph.kernels.few_rows_code import Target
@@ -186,14 +196,59 @@ def test_a_step_is_the_interpreter_s(rng: np.random.Generator) -> None:
 
     def of_matmul() -> list[object]:
         (binding,) = plan.bindings.values()
-        return [
-            kernel for node, kernel in zip(plan.nodes, binding.kernels, strict=True) if node.op.name == "matmul"
-        ]
+        return [kernel for node, kernel in zip(plan.nodes, binding.kernels, strict=True) if node.op.name == "matmul"]
 
     by_blas, kernels_of_blas = results(), of_matmul()
     plan.use(products_for(Target(16, 32)))
     native, kernels = results(), of_matmul()
     assert sum(old.func is not new.func for old, new in zip(kernels_of_blas, kernels, strict=True)) == 3
-    for expected, blas, result in zip(mg.evaluate(graph.outputs, {x: batch}), by_blas, native, strict=True):
+    interpreted, _ = evaluate(graph, {x: batch}, batch_size=32)
+    for expected, blas, result in zip(interpreted, by_blas, native, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(result, blas, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def switched_on() -> Iterator[None]:
+    switch.enable()
+    with limited_blas(1):
+        yield
+    switch.disable()
+
+
+def trained(executor: Executor) -> list[np.ndarray]:
+    """The weights after two steps, and what the model then predicts."""
+    mg.set_seed(0)
+    x = layers.Input((300,))
+    hidden = layers.Dense(300, activation="tanh")(layers.Dense(400, activation="relu")(x))
+    model = mg.Model(x, layers.Dense(10)(hidden))
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizers.SGD(0.1), loss, executor=executor)
+    rng = np.random.default_rng(0)
+    rows, labels = rng.standard_normal((128, 300)).astype("f4"), rng.integers(0, 10, 128)
+    with executor:
+        model.fit(rows, labels, batch_size=64, epochs=1, verbose=0)
+        return [*model.get_weights(), model.predict(rows[:64], batch_size=64, verbose=0)]
+
+
+def products_in_use() -> set[Products | None]:
+    """Those of all plans of hosts that there are in this process."""
+    return {plan.bound.products for plan in gc.get_objects() if isinstance(plan, HostPlan) and plan.has_run}
+
+
+@pytest.mark.usefixtures("switched_on")
+def test_hosts_use_them() -> None:
+    gc.collect()
+    hosts = hosts_here(2, 1, micro_batches=2)
+    for expected, result in zip(trained(Serial()), trained(hosts), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)
+    assert products_in_use() == {switch.products}
+
+
+@pytest.mark.usefixtures("switched_on")
+def test_reproducible_hosts_do_not() -> None:
+    gc.collect()
+    hosts = hosts_here(2, 1, reproducible=True, shards=2)
+    for expected, result in zip(trained(Serial(reproducible=True, shards=2)), trained(hosts), strict=True):
+        np.testing.assert_array_equal(result, expected)
+    assert products_in_use() == {None}

@@ -17,7 +17,7 @@ from executors.hosts.cluster import (
     Service,
     ServiceMaker,
 )
-from executors.hosts.service import make_service
+from executors.hosts.service import HostService
 from miai_graph.errors import ClusterLostError
 
 NOT_THERE = "it is not there"
@@ -32,7 +32,7 @@ class InProcessCluster(Cluster):
     make : what makes the service of each
     """
 
-    def __init__(self, hosts: int, make: ServiceMaker = make_service) -> None:
+    def __init__(self, hosts: int, make: ServiceMaker = HostService) -> None:
         self._services: dict[str, Service] = {}
         self._is_lost = False
         self._make = make

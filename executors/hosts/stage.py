@@ -13,7 +13,7 @@ import numpy as np
 from executors.hosts.cluster import Message
 from executors.hosts.links import Post, StageLinks
 from executors.hosts.mailbox import Mailbox
-from executors.threads import blas_threads, limited_blas
+from executors.threads import blas_threads, can_limit, limited_blas
 from miai_graph.graph_data import GraphData, graph_from_data
 from miai_graph.kernels.few_rows import switch
 from miai_graph.op import Array
@@ -203,9 +203,9 @@ class HostPlan:
 
     def _use_products(self) -> None:
         """As soon as they are compiled; they are for one thread, and may differ from BLAS in the last bits."""
-        if self.bound.products is None and switch.products is not None and not self._is_reproducible:
-            if blas_threads() == 1:
-                self.bound.use(switch.products)
+        is_new = self.bound.products is None and switch.products is not None
+        if is_new and not self._is_reproducible and can_limit() and blas_threads() == 1:
+            self.bound.use(switch.products)
 
     def _outputs(self) -> list[Any]:
         nodes = self.program.program.graph.outputs
