@@ -216,8 +216,8 @@ def switched_on() -> Iterator[None]:
     switch.disable()
 
 
-def trained(executor: Executor) -> list[np.ndarray]:
-    """The weights after two steps, and what the model then predicts."""
+def trained(executor: Executor) -> tuple[list[np.ndarray], set[Products | None]]:
+    """The weights after two steps, what the model then predicts, and the products that hosts here have used."""
     mg.set_seed(0)
     x = layers.Input((300,))
     hidden = layers.Dense(300, activation="tanh")(layers.Dense(400, activation="relu")(x))
@@ -226,29 +226,27 @@ def trained(executor: Executor) -> list[np.ndarray]:
     model.compile(optimizers.SGD(0.1), loss, executor=executor)
     rng = np.random.default_rng(0)
     rows, labels = rng.standard_normal((128, 300)).astype("f4"), rng.integers(0, 10, 128)
+    gc.collect()
     with executor:
         model.fit(rows, labels, batch_size=64, epochs=1, verbose=0)
-        return [*model.get_weights(), model.predict(rows[:64], batch_size=64, verbose=0)]
-
-
-def products_in_use() -> set[Products | None]:
-    """Those of all plans of hosts that there are in this process."""
-    return {plan.bound.products for plan in gc.get_objects() if isinstance(plan, HostPlan) and plan.has_run}
+        results = [*model.get_weights(), model.predict(rows[:64], batch_size=64, verbose=0)]
+        plans = [found for found in gc.get_objects() if isinstance(found, HostPlan) and found.has_run]
+        return results, {plan.bound.products for plan in plans}
 
 
 @pytest.mark.usefixtures("switched_on")
 def test_hosts_use_them() -> None:
-    gc.collect()
-    hosts = hosts_here(2, 1, micro_batches=2)
-    for expected, result in zip(trained(Serial()), trained(hosts), strict=True):
-        np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)
-    assert products_in_use() == {switch.products}
+    expected, _ = trained(Serial())
+    results, used = trained(hosts_here(2, 1, micro_batches=2))
+    assert used == {switch.products}
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.usefixtures("switched_on")
 def test_reproducible_hosts_do_not() -> None:
-    gc.collect()
-    hosts = hosts_here(2, 1, reproducible=True, shards=2)
-    for expected, result in zip(trained(Serial(reproducible=True, shards=2)), trained(hosts), strict=True):
-        np.testing.assert_array_equal(result, expected)
-    assert products_in_use() == {None}
+    expected, _ = trained(Serial(reproducible=True, shards=2))
+    results, used = trained(hosts_here(2, 1, reproducible=True, shards=2))
+    assert used == {None}
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, value)

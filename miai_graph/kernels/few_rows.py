@@ -147,6 +147,7 @@ class Switch:
         self.products = compile_products()
 
     def disable(self) -> None:
+        """Plans that have none go on without."""
         self.products = None
 
 

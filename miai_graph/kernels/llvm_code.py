@@ -35,6 +35,7 @@ class Code:
         return f"v{self._names}"
 
     def do(self, instruction: str) -> None:
+        """Write an instruction that gives nothing."""
         self._lines.append(f"  {instruction}")
 
     def value(self, instruction: str) -> str:
@@ -49,15 +50,19 @@ class Code:
         self.block = block
 
     def add(self, a: object, b: object) -> str:
+        """a + b"""
         return self.value(f"add i64 {a}, {b}")
 
     def subtract(self, a: object, b: object) -> str:
+        """a - b"""
         return self.value(f"sub i64 {a}, {b}")
 
     def times(self, a: object, b: object) -> str:
+        """a · b"""
         return self.value(f"mul i64 {a}, {b}")
 
     def least(self, a: object, b: object) -> str:
+        """The lesser of the two."""
         return self.value(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
 
     def divided_up(self, a: object, b: object) -> str:
@@ -69,6 +74,7 @@ class Code:
         return self.times(count, FLOAT_BYTES)
 
     def at(self, pointer: str, offset_bytes: object) -> str:
+        """The pointer so many bytes further."""
         result = self.value(f"getelementptr i8, ptr {pointer}, i64 {offset_bytes}")
         self._pointers.add(result)
         return result
@@ -78,9 +84,11 @@ class Code:
         return [self.at(pointer, place * self.width * FLOAT_BYTES) for place in range(count)]
 
     def load(self, pointer: str) -> str:
+        """The vector that lies there."""
         return self.value(f"load {self.vector}, ptr {pointer}, align {FLOAT_BYTES}")
 
     def store(self, vector: str, pointer: str) -> None:
+        """Put a vector there."""
         self.do(f"store {self.vector} {vector}, ptr {pointer}, align {FLOAT_BYTES}")
 
     def broadcast(self, pointer: str) -> str:
@@ -104,6 +112,7 @@ class Code:
         self.do(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
 
     def call(self, function: str, *arguments: str) -> None:
+        """Call a function that gives nothing, of pointers and numbers."""
         self.do(f"call void @{function}({', '.join(map(self._typed, arguments))})")
 
     def _typed(self, value: str) -> str:
