@@ -216,6 +216,16 @@ def deal(batch_size: int, shares: Sequence[float], micro_batches: int) -> Dealin
     return Dealing(parts)
 
 
+def shares_by_time(shares_before: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
+    """Shares of a batch with which all replicas take as long.
+
+    Parameters
+    ----------
+    shares_before : with which each replica took so many seconds
+    """
+    return shares([share / max(time, 1e-9) for share, time in zip(shares_before, seconds, strict=True)])
+
+
 def deal_shards(batch_size: int, replicas: int, shards: int) -> Dealing:
     """Runs of logical shards for each replica."""
     parts = cut_batch(batch_size, shards)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from executors.hosts.cluster import Message
 from executors.hosts.layout import (
     Dealing,
     HostOfStage,
@@ -18,6 +19,7 @@ from executors.hosts.layout import (
     as_tasks,
     deal,
     deal_shards,
+    shares_by_time,
     tasks_of_stages,
 )
 from executors.hosts.measuring import Answers
@@ -196,15 +198,21 @@ class Plans:
         return choose_ahead(stages, parts, 1.0, SENDING_SHARE) if stages > 1 else 0
 
     def reconsider(self, batch_size: int, answers: Answers, steps: int) -> None:
-        """Cut anew, if measured times say that the slowest stage can be faster.
+        """Cut anew, or share batches otherwise, if measured times say that the slowest host can be faster.
 
         Parameters
         ----------
         answers : what the hosts have timed, in so many steps
         """
-        layout, owner, planner = self.layout, self._owner, self._planner
-        if layout is None or layout.pipeline.stages == 1 or owner.stages_by_hand is not None or not answers:
+        if self.layout is None or not answers:
             return
+        if self.layout.pipeline.stages > 1 and self._owner.stages_by_hand is None:
+            self._cut_again(self.layout, batch_size, answers, steps)
+        if not self._is_stale() and len(self.layout.grid) > 1 and self._owner.shards is None:
+            self._share_again(self.layout, batch_size, answers)
+
+    def _cut_again(self, layout: Layout, batch_size: int, answers: Answers, steps: int) -> None:
+        owner, planner = self._owner, self._planner
         owner.crew.measure_again()
         crew = owner.crew.hosts
         speeds = [host.flops_per_second for host in crew]
@@ -215,6 +223,16 @@ class Plans:
         cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), names, speeds, owner.crew.links)
         if planner.slowest_seconds(cut, batch_size, speeds, owner.crew.links) < WORTH_CUTTING_AGAIN * before:
             self._generation = NEVER
+
+    def _share_again(self, layout: Layout, batch_size: int, answers: Answers) -> None:
+        """Give each replica rows by the time that its slowest stage has taken for those that it had."""
+        seconds = [0.0] * len(layout.grid)
+        for host, answer in answers:
+            seconds[host.replica] = max(seconds[host.replica], _computing(answer))
+        measured = shares_by_time(layout.shares, seconds)
+        if max(new / old for new, old in zip(measured, layout.shares, strict=True)) * WORTH_CUTTING_AGAIN > 1:
+            self.layout = replace(layout, shares=measured)
+            self._plans.clear()
 
     def describe(self) -> list[str]:
         """What is to be known of how batches are computed, in sentences."""
@@ -232,6 +250,12 @@ class Plans:
                 f"{describe(reductions[0])} needs the whole batch."
             )
         return notes
+
+
+def _computing(answer: Message) -> float:
+    """The seconds that a host has computed."""
+    records = answer.content["records"]
+    return float(sum(record["seconds"] for record in records if record["phase"] not in (WAIT, COMMUNICATION)))
 
 
 def _levels(pipeline: Pipeline) -> int:
