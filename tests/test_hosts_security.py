@@ -372,7 +372,7 @@ def test_the_missing_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['distributed'] = None\n"
         "from executors.hosts.connection.loading import load\n"
-        "try: load('dask_cluster')\n"
+        "try: load('connection.dask_cluster')\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
