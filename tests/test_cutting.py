@@ -212,13 +212,14 @@ def test_layers_may_be_put_on_stages_by_name() -> None:
         10,
     )
     assert cut_by_names(["conv"], [["conv"]]) == (0, 1)
+    # What is not named goes with what comes before.
+    assert cut_by_names([*names, "loss"], [["conv"], ["dense"]]) == (0, 8, 11)
 
 
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
         ([["conv", "poool"], ["dense"]], "of conv, pool, dense; found 'poool'"),
-        ([["conv"], ["dense"]], "expected each layer on a stage; found 'pool' on none"),
         ([["conv", "dense"], ["pool"]], "found that 'dense' of stage 0 is computed after 'pool' of stage 1"),
         ([["conv", "pool"], ["dense", "conv"]], "'conv' on stage 0 and stage 1"),
         ([["conv", "pool"], [], ["dense"]], "found none on stage 1"),

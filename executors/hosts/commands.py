@@ -210,7 +210,8 @@ def _welcome(seen: str, others: list[str], port: int, ports: range, how: str) ->
     lines += [
         "Who has the token can run code on each member of the cluster.",
         f"Firewalls must let in {here} here, and {_ports(range(WORKER_PORT, WORKER_PORT + 1))} on the others.",
-        f"In Python: executor=Hosts({address!r}), which asks for the token, too. Ctrl-C ends the cluster.",
+        f'In Python: executor=mg.executor("hosts", address="{address}"), which asks for the token, too. '
+        "Ctrl-C ends the cluster.",
     ]
     return "\n".join(lines)
 

@@ -193,7 +193,8 @@ class HostsExecutable(Executable):
         self._steps += 1
         self._steps_seconds += seconds
         if self._steps in RECONSIDER_AFTER_STEPS:
-            self._plans.reconsider(batch.size, ask_timing(self._session, plan.layout), self._steps)
+            timed = ask_timing(self._session, plan.layout, list(plan.layout.hosts))
+            self._plans.reconsider(batch.size, timed, self._steps)
         return outputs
 
     def _ready_plan(self, batch_size: int) -> StepPlan:
@@ -293,8 +294,7 @@ class HostsExecutable(Executable):
         if self._alone is not None:
             return self._alone.timing
         with state.lock:
-            layout = self._plans.layout
-            answers = [] if layout is None or self._owner.closed else ask_timing(self._session, layout)
+            answers = [] if self._owner.closed else self._plans.ask_timing()
             return Timing(
                 records_of(answers, self._owner.crew.number, self._steps, self._steps_seconds),
                 self._steps,
@@ -310,6 +310,7 @@ class HostsExecutable(Executable):
             return
         with state.lock:
             self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
+            self._plans.timed.clear()
             layout = self._plans.layout
             if layout is not None:
                 for host in layout.hosts:

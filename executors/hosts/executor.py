@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread, current_thread, main_thread
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakMethod, finalize
 
 from executors.hosts.cluster import Cluster
-from executors.hosts.connection.loading import load
+from executors.hosts.connection.loading import load, require_packages
 from executors.hosts.conversation import HostsLost
 from executors.hosts.crew import Crew
 from executors.hosts.executable import HostsExecutable
@@ -24,6 +25,7 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.plan.schedule import KINDS
 from miai_graph.state import state
+from miai_graph.terminal import print_text
 
 EMBEDDED_HOSTS = 2
 
@@ -111,6 +113,7 @@ class Hosts(Executor):
             raise
 
     def _connect(self, address: str | None) -> Cluster:
+        require_packages()
         if address is None:
             count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
             count *= self._replicas
@@ -224,6 +227,10 @@ class Hosts(Executor):
         self._losses.clear()
         self.crew.notes += [f"Lost: {loss}" for loss in losses]
         if self._on_host_lost == "continue" and len(self.crew):
+            left = "1 host is left" if len(self.crew) == 1 else f"{len(self.crew)} hosts are left"
+            again = f"; steps since the last snapshot are repeated: {steps}" if steps else ""
+            for loss in losses:
+                print_text(f"Lost: {loss}. {left} to go on with{again}.", sys.stderr)
             return
         if not len(self.crew):
             try:

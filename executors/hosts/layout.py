@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from executors.hosts.cluster import Message
+from miai_graph.context import BACKWARD
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
 from miai_graph.graph_data import graph_to_data
@@ -108,6 +110,7 @@ class Planner:
         self._graph = graph
         self._row: Row = lay_out(graph, analysis)
         self._by_hand = by_hand
+        self._trains = any(node.phase == BACKWARD for node in graph.nodes)
         self._names = graph.names
         self.measured: dict[str, float] = {}
         """Seconds a step by node, on the first host, once they were timed."""
@@ -127,7 +130,9 @@ class Planner:
         labels = [node.scope or self._names[node] for node in self._row.items] or ["(nothing)"]
         speeds = [speed / first for speed in flops_per_second]
         if self._by_hand is not None and stages == len(self._by_hand):
-            return self._cut_by_hand(seconds, crossing, replicas, speeds, links)
+            # Predictions lack layers that training has: what cannot be cut as was said is cut by cost.
+            with nullcontext() if self._trains else suppress(ArgumentError):
+                return self._cut_by_hand(seconds, crossing, replicas, speeds, links)
         most = min(stages, len(seconds))
         return cut_grid(seconds, crossing, most, replicas, speeds=speeds, links=links, labels=labels, hosts=names)
 

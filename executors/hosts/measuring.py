@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -21,9 +22,8 @@ Clock = Callable[[str], ClockOffset]
 Number = Callable[[str], int]
 
 
-def ask_timing(session: Session, layout: Layout) -> Answers:
-    """What each host has timed of its stage; nothing if one of them is lost."""
-    hosts = list(layout.hosts)
+def ask_timing(session: Session, layout: Layout, hosts: Sequence[HostOfStage]) -> Answers:
+    """What hosts have timed of their stages; nothing if one of them is lost."""
     calls = {
         session.call(host.address, "timing", {"programs": [layout.programs[host.stage]]}): host.address
         for host in hosts
@@ -37,16 +37,19 @@ def ask_timing(session: Session, layout: Layout) -> Answers:
 def records_of(answers: Answers, number: Number, steps: int, steps_seconds: float) -> list[TimingRecord]:
     """The records of all hosts. What is left of the steps' time is a host's idle time: orders and results were under
     way."""
-    result: list[TimingRecord] = []
+    by_worker: dict[int, list[TimingRecord]] = defaultdict(list)
     for host, answer in answers:
         worker = number(host.address)
-        records = [
+        by_worker[worker] += [
             replace(TimingRecord(**record), worker=worker, stage=host.stage) for record in answer.content["records"]
         ]
+    result: list[TimingRecord] = []
+    for worker, records in by_worker.items():
         rest = steps_seconds - sum(record.seconds for record in records)
         if records and rest > 0:
-            mean, name = rest / max(steps, 1), records[0].host
-            records.append(TimingRecord(IDLE, IDLE, "", IDLE, worker, name, steps, rest, mean, mean, 0, 0, host.stage))
+            mean, last = rest / max(steps, 1), records[-1]
+            idle = TimingRecord(IDLE, IDLE, "", IDLE, worker, last.host, steps, rest, mean, mean, 0, 0, last.stage)
+            records.append(idle)
         result += merge_calls(records)
     return result
 
@@ -55,7 +58,7 @@ def slices_of(answers: Answers, number: Number, clock: Clock) -> list[Slice]:
     """The last step on all hosts."""
     traces = [
         (number(host.address), host, clock(host.address), answer.content["traces"][-1])
-        for host, answer in answers
+        for host, answer in {host.address: (host, answer) for host, answer in answers}.values()
         if answer.content["traces"]
     ]
     begun = min((trace["stamps"][0] - offset.nanoseconds for _, _, offset, trace in traces), default=0)

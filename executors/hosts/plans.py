@@ -22,7 +22,7 @@ from executors.hosts.layout import (
     shares_by_time,
     tasks_of_stages,
 )
-from executors.hosts.measuring import Answers
+from executors.hosts.measuring import Answers, ask_timing
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
@@ -75,6 +75,7 @@ class Plans:
     Attributes
     ----------
     layout : the graph on hosts, if it was laid out
+    timed : what hosts had timed of earlier layouts
     """
 
     def __init__(self, owner: Hosts, graph: Graph, inputs: Sequence[Node]) -> None:
@@ -85,6 +86,7 @@ class Plans:
         self._plans: dict[int, StepPlan] = {}
         self._has_warned = False
         self.layout: Layout | None = None
+        self.timed: list[tuple[HostOfStage, Message]] = []
 
     def find(self, batch_size: int) -> StepPlan | None:
         """The plan for batches of this size, if there is one that holds."""
@@ -105,8 +107,17 @@ class Plans:
         return self._generation != self._owner.crew.generation
 
     def forget(self) -> None:
-        """Let go of programs and plans."""
+        """Let go of programs and plans, but for what was timed."""
+        if self.layout is not None:
+            hosts = [host for host in self.layout.hosts if self._owner.crew.is_usable(host.address)]
+            self.timed += ask_timing(self._owner.session, self.layout, hosts)
         self.layout, self._plans = None, {}
+
+    def ask_timing(self) -> list[tuple[HostOfStage, Message]]:
+        """What hosts have timed, those that are there still: of this layout, and of earlier ones before."""
+        hosts = [] if self.layout is None else list(self.layout.hosts)
+        now = [] if self.layout is None else ask_timing(self._owner.session, self.layout, hosts)
+        return [*(answer for answer in self.timed if self._owner.crew.is_usable(answer[0].address)), *now]
 
     def _lay_out(self, batch_size: int) -> Layout:
         """Cut the graph for the hosts that are there, and give each its stage."""
@@ -242,7 +253,8 @@ class Plans:
         notes = [layout.cut.reason, *owner.crew.notes]
         for batch_size, plan in self._plans.items():
             counts = " and ".join(str(len(parts)) for parts in plan.dealing.parts)
-            notes.append(f"At batch size {batch_size}: {counts} micro-batches, schedule {owner.schedule}.")
+            noun = "micro-batch" if counts == "1" else "micro-batches"
+            notes.append(f"At batch size {batch_size}: {counts} {noun}, schedule {owner.schedule}.")
         reductions = layout.pipeline.mid_step_reductions
         if reductions and layout.pipeline.stages > 1:
             notes.append(

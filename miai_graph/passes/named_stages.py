@@ -16,7 +16,8 @@ def cut_by_names(
     Parameters
     ----------
     names : for each item, in the order in which they are computed, the layer that it belongs to: ``encoder/dense`` for
-        one within another. "" for none: such an item goes with its predecessor
+        one within another. "" for none: such an item goes with its predecessor, and so do those of layers that are not
+        named, such as losses
     stages : for each stage the names of its layers: ``[["conv", "pool"], ["dense"]]``. A layer within another may be
         named by its own name or by its whole one; who names the outer one means all within it that are not named
     known : layers which may be named although no item belongs to them
@@ -24,12 +25,11 @@ def cut_by_names(
     Raises
     ------
     ArgumentError
-        for a name that no layer has, a layer that is named twice or not at all, a stage with nothing to compute, or
-        a layer that is computed before one of an earlier stage.
+        for a name that no layer has, a layer that is named twice, a stage with nothing to compute, or a layer that is
+        computed before one of an earlier stage.
     """
     stage_of = _stages_by_name(stages)
     _require_known(stage_of, names, known)
-    _require_complete(stage_of, names)
     owners = [_owner(name, stage_of) for name in names]
     placed = [stage_of[owner] if owner else 0 for owner in owners]
     reached = list(accumulate(placed, max))
@@ -64,13 +64,6 @@ def _require_known(stage_of: Mapping[str, int], names: Sequence[str], known: Col
     if unknown := [name for name in stage_of if name not in existing]:
         layers = ", ".join(dict.fromkeys(filter(None, [*names, *known])))
         raise ArgumentError(f"expected names of layers as stages, of {layers}; found {', '.join(map(repr, unknown))}")
-
-
-def _require_complete(stage_of: Mapping[str, int], names: Sequence[str]) -> None:
-    if missing := [name for name in dict.fromkeys(names) if name and not _owner(name, stage_of)]:
-        raise ArgumentError(
-            f"expected each layer on a stage; found {', '.join(map(repr, missing))} on none. Add the names to stages"
-        )
 
 
 def _require_order(owners: Sequence[str], placed: Sequence[int], reached: Sequence[int]) -> None:

@@ -168,7 +168,8 @@ class _Link:
     def _lost(self) -> ClusterLostError:
         return ClusterLostError(
             f"expected the scheduler at {self._scheduler} to answer; found that it ended or cannot be reached. "
-            "Start the cluster again with 'miai-graph cluster start'"
+            "Start the cluster again with 'miai-graph cluster start', and with the same token (--token-file), so that "
+            "the others come back"
         )
 
     def _check(self, address: str) -> None:

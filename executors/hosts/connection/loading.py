@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from miai_graph.errors import MissingDependencyError
@@ -33,6 +34,16 @@ def load(name: str) -> ModuleType:
     if not dask_is_in_use:
         silence_dask()
     return module
+
+
+def require_packages() -> None:
+    """Raise MissingDependencyError if one of the packages is not installed, before anything is started."""
+    missing = [name for name in sorted(_PACKAGES) if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"expected the packages that connect hosts; found no {', '.join(missing)}. "
+            "Install them: pip install 'miai-graph[hosts]'"
+        )
 
 
 def silence_dask() -> None:
