@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from executors.hosts.cluster import CLOCK, Cluster
+from executors.hosts.commands import _welcome
 from executors.hosts.connection.dask_cluster import DaskCluster
 from executors.hosts.connection.security import credentials, new_token, write_token
 from miai_graph.commands import main
@@ -126,15 +127,22 @@ def answers(cluster: Cluster, count: int) -> bool:
     return len([call.result(PATIENCE_SECONDS) for call in calls]) == count
 
 
+def test_what_is_shown_on_a_network() -> None:
+    text = _welcome("192.168.0.4", ["10.0.0.4"], 8786, range(8788, 8790), "and the token.")
+    assert "On each other machine type:\n\n    miai-graph cluster join 192.168.0.4\n" in text
+    assert "Firewalls must let in TCP ports 8786 and 8788-8789 here, and TCP port 8788 on the others." in text
+    assert "This machine has other addresses, too: 10.0.0.4." in text
+    assert 'executor=mg.executor("hosts", address="192.168.0.4")' in text
+
+
 def test_a_cluster_on_one_table() -> None:
     """One machine starts it and shows the token, one is asked for it and joins, and a client uses both."""
     port, worker, other = free_ports(3)
     places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker), "--threads", "1"]
     with terminal_command("start", *places) as (start, _):
-        line = start.hears(r"    miai-graph cluster join (\S+)\n")
-        assert line[1] == f"127.0.0.1:{port}"
+        line = start.hears(r"    miai-graph cluster join (\S+) --worker-port (\d+)\n")
+        assert line.groups() == (f"127.0.0.1:{port}", str(max(worker + 1, 8788)))
         token = start.hears(r"shown only now:\s+((?:[0-9a-z]{4}-){8}[0-9a-z]{4})\n")[1]
-        start.hears(rf"Firewalls must let in TCP ports {port} and {worker} here, and TCP port 8788 on the others")
         with terminal_command("join", line[1], "--worker-port", str(other), "--threads", "1") as (join, keyboard):
             join.hears("Token of the cluster")
             os.write(keyboard, f"{token}\n".encode())
@@ -198,8 +206,8 @@ def test_several_hosts_on_one_machine() -> None:
     (port, worker) = free_ports(2)
     places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker)]
     with command("start", *places, "--workers", "2", token=token) as start:
+        start.hears(rf"cluster join 127\.0\.0\.1:{port} --worker-port {max(worker + 2, 8788)}\n")
         start.hears("the token that is in MIAI_GRAPH_TOKEN")
-        start.hears(rf"TCP ports {port} and {worker}-{worker + 1} here")
         with DaskCluster(f"127.0.0.1:{port}", credentials(token)) as cluster:
             assert answers(cluster, 2)
 

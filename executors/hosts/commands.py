@@ -201,15 +201,19 @@ def _credentials_to_start(token_file: Path | None, **files: Path | None) -> tupl
 def _welcome(seen: str, others: list[str], port: int, ports: range, how: str) -> str:
     address = seen if port == SCHEDULER_PORT else _short(write_address(seen, port))
     first = "The cluster is ready. On each other machine type:"
-    if seen.startswith("127."):
-        first = "The cluster is ready, for this machine only: it is in no network. In another terminal type:"
+    line = f"    miai-graph cluster join {address}"
     here = _ports(range(port, port + 1), ports)
-    lines = [first, "", f"    miai-graph cluster join {address}", "", how, ""]
+    firewalls = f"Firewalls must let in {here} here, and {_ports(range(WORKER_PORT, WORKER_PORT + 1))} on the others."
+    if seen.startswith("127."):
+        first = f"The cluster is ready, at {seen}, which other machines do not reach. In another terminal type:"
+        line += f" --worker-port {max(WORKER_PORT, ports.stop)}"
+        firewalls = ""
+    lines = [first, "", line, "", how, ""]
     if others:
         lines.append(f"This machine has other addresses, too: {', '.join(others)}.")
     lines += [
         "Who has the token can run code on each member of the cluster.",
-        f"Firewalls must let in {here} here, and {_ports(range(WORKER_PORT, WORKER_PORT + 1))} on the others.",
+        *filter(None, [firewalls]),
         f'In Python: executor=mg.executor("hosts", address="{address}"), which asks for the token, too. '
         "Ctrl-C ends the cluster.",
     ]

@@ -254,7 +254,7 @@ def _told_clearly(host: str, port: int) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
             raise ExecutorError(
                 f"expected port {port} to be free; found it in use. Does a cluster run here already? End it, or choose "
-                "another port"
+                "another port (--worker-port, --port)"
             ) from error
         if isinstance(cause, OSError) and cause.errno == errno.EADDRNOTAVAIL:
             raise ExecutorError(f"expected an address of this machine; found {host}") from error
