@@ -51,6 +51,8 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     },
     "hosts, gpipe": lambda: hosts_here(2, 1, micro_batches=3, schedule="gpipe"),
     "hosts, reproducible": lambda: hosts_here(2, 2, reproducible=True, shards=4),
+    "hosts, over TLS sockets": lambda: Hosts(stages=2, replicas=1, micro_batches=2),
+    "hosts, replicas over TLS sockets": lambda: Hosts(stages=1, replicas=2),
 }
 
 
