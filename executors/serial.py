@@ -82,7 +82,7 @@ class SerialExecutable(PlannedExecutable):
     shards : the number of parts in which a batch is computed; None: whole
     """
 
-    def __init__(self, executor: Serial, graph: Graph, inputs: Sequence[Node], shards: int | None) -> None:
+    def __init__(self, executor: Executor, graph: Graph, inputs: Sequence[Node], shards: int | None) -> None:
         super().__init__(executor, graph, inputs)
         self._limits_threads = shards is not None
         with self._starting_up():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -102,14 +103,28 @@ def hide_from_source_lines(folder: str) -> None:
 
 def user_source_line() -> SourceLine | None:
     """The innermost line on the stack that is not this library's own."""
+    frame, _ = _user_frame()
+    return None if frame is None else SourceLine(frame.f_code.co_filename, frame.f_lineno)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the innermost line on the stack that is not this library's own."""
+    _, depth = _user_frame()
+    warnings.warn(message, category, stacklevel=depth)
+
+
+def _user_frame() -> tuple[FrameType | None, int]:
+    """The innermost frame that is not this library's own, and how many there are from the caller's to it."""
     frame: FrameType | None = sys._getframe(1)
     own = tuple(_own_folders)
+    depth = 1
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(own) and not file.startswith("<frozen"):
-            return SourceLine(file, frame.f_lineno)
+            break
         frame = frame.f_back
-    return None
+        depth += 1
+    return frame, depth
 
 
 class _Numbering:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,18 +18,14 @@ from executors.hosts.measuring import ask_timing, records_of, slices_of
 from executors.hosts.plans import Plans, StepPlan
 from executors.hosts.session import Session
 from executors.hosts.stage import FEED
-from executors.serial import Serial
 from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import Executable, VariableValues
-from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
+from miai_graph.feeding import Batch, CheckedBatch, check_batch
 from miai_graph.graph import Graph
-from miai_graph.graph_data import unportable_ops
-from miai_graph.messages import describe
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
-from miai_graph.passes.batch_analysis import analyse_batch
-from miai_graph.passes.simplify import simplify
+from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.state import state
 from miai_graph.timing import Timing
 from miai_graph.types import bind_type, int_dims
@@ -65,8 +60,11 @@ class Fed:
 class HostsExecutable(Executable):
     """Plans for each size of batch, on a grid of hosts.
 
-    A graph that cannot be computed from parts of the batch, or that hosts cannot get, is computed by this process
-    alone; a warning names the node.
+    Parameters
+    ----------
+    graph : as the user built it
+    simpler, analysis : the same simplified, and what is known of its dependence on the batch
+    start : when compiling began
 
     Attributes
     ----------
@@ -74,54 +72,35 @@ class HostsExecutable(Executable):
     variables : the nodes of those that it reads or updates
     """
 
-    def __init__(self, executor: Hosts, graph: Graph, inputs: Sequence[Node]) -> None:
-        start = perf_counter()
-        check_inputs(graph, inputs)
+    def __init__(
+        self,
+        executor: Hosts,
+        graph: Graph,
+        inputs: Sequence[Node],
+        simpler: Graph,
+        analysis: BatchAnalysis,
+        start: float,
+    ) -> None:
         self._owner = executor
         self._inputs = tuple(inputs)
         self.variables = graph.variables
         self._updated = tuple(map(variable_of, graph.updates))
-        self.graph = simplify(graph)
+        self.graph = simpler
         self._counter = state.new_number()
         self._committed = np.append(state.numbers(self._updated), self._counter)
         self._fed: Fed | None = None
         self._steps = 0
         self._steps_seconds = 0.0
-        self._alone: Executable | None = None
-        if self._can_be_distributed():
-            self._plans = Plans(executor, self.graph, self._inputs)
-        else:
-            self._alone = Serial(reproducible=executor.shards is not None, shards=executor.shards or 1).compile(
-                graph, inputs, graph.outputs, graph.updates
-            )
+        self._plans = Plans(executor, simpler, analysis, self._inputs)
         self._start_up_seconds = perf_counter() - start
-
-    def _can_be_distributed(self) -> bool:
-        """Whether hosts can compute parts of the batch; a warning says why not."""
-        if not any(node.type.batch_axes for node in self._inputs):
-            return False
-        analysis = analyse_batch(self.graph)
-        reasons = {node: str(analysis.placements[node]) for node in analysis.obstacles} | dict(
-            unportable_ops(self.graph)
-        )
-        if reasons:
-            lines = "\n  ".join(f"{describe(node)}: {reason}" for node, reason in reasons.items())
-            warnings.warn(
-                f"expected a graph that workers can compute parts of; found nodes that they cannot:\n  {lines}\n"
-                "  The whole graph is computed by this process alone",
-                stacklevel=5,
-            )
-        return not reasons
 
     @property
     def step(self) -> int:
-        return int(state.versions[self._counter]) if self._alone is None else self._alone.step
+        return int(state.versions[self._counter])
 
     @step.setter
     def step(self, step: int) -> None:
-        if self._alone is not None:
-            self._alone.step = step
-        elif step != self.step:
+        if step != self.step:
             # Steps since the last snapshot would be repeated under other numbers.
             self._session.fetch()
         state.versions[self._counter] = step
@@ -135,9 +114,6 @@ class HostsExecutable(Executable):
 
     def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
         self._owner.require_open()
-        if self._alone is not None:
-            yield from self._alone.run(batches)
-            return
         self._owner.welcome()
         upcoming = _Upcoming(batches)
         try:
@@ -150,16 +126,11 @@ class HostsExecutable(Executable):
 
     def warmup(self, batch_size: int) -> None:
         self._owner.require_open()
-        if self._alone is not None:
-            self._alone.warmup(batch_size)
-            return
         with state.lock:
             self._owner.despite_losses(lambda: self._ready_plan(batch_size))
 
     def _run(self, batch: Batch, upcoming: _Upcoming | None = None) -> list[Array]:
         self._owner.require_open()
-        if self._alone is not None:
-            return next(iter(self._alone.run([batch])))
         with state.lock:
             checked = check_batch(self._inputs, batch)
             return self._owner.despite_losses(lambda: self.attempt(checked, upcoming))
@@ -187,9 +158,7 @@ class HostsExecutable(Executable):
         answers = self._compute(plan, fed, upcoming)
         outputs = self._outputs(plan, answers)
         seconds = perf_counter() - start
-        readers = {host.address: plan.layout.variables[host.stage] for host in plan.hosts}
-        holders = {host.address: plan.layout.updated[host.stage] for host in plan.hosts}
-        self._session.commit(readers, holders, self._committed, self._entry(fed.kept), seconds)
+        self._session.commit(plan.read, plan.updated, self._committed, self._entry(fed.kept), seconds)
         self._steps += 1
         self._steps_seconds += seconds
         if self._steps in RECONSIDER_AFTER_STEPS:
@@ -203,7 +172,7 @@ class HostsExecutable(Executable):
         # Values that are missing can be on lost hosts; then the plan is another one when they have been computed anew.
         while plan is None or self._plans.find(batch_size) is not plan:
             plan = self._plans.get(batch_size)
-            self._session.push({host.address: plan.layout.variables[host.stage] for host in plan.hosts})
+            self._session.push(plan.read)
         return plan
 
     def _entry(self, kept: CheckedBatch) -> Entry:
@@ -221,7 +190,7 @@ class HostsExecutable(Executable):
                     "ticket": ticket,
                     "oldest": session.oldest(ticket),
                     "step": self.step,
-                    "versions": session.versions(plan.layout.variables[host.stage]),
+                    "versions": session.versions(plan.read[host.address]),
                 }
                 calls[session.call(host.address, "run", content)] = host.address
             if upcoming is not None:
@@ -291,8 +260,6 @@ class HostsExecutable(Executable):
 
     @property
     def timing(self) -> Timing:
-        if self._alone is not None:
-            return self._alone.timing
         with state.lock:
             answers = [] if self._owner.closed else self._plans.ask_timing()
             return Timing(
@@ -305,9 +272,6 @@ class HostsExecutable(Executable):
             )
 
     def reset_timing(self) -> None:
-        if self._alone is not None:
-            self._alone.reset_timing()
-            return
         with state.lock:
             self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
             self._plans.timed.clear()

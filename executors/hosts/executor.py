@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread, current_thread, main_thread
+from time import perf_counter
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakMethod, finalize
 
@@ -18,11 +19,15 @@ from executors.hosts.layout import Layout, check_stages
 from executors.hosts.session import Session
 from executors.hosts.watch import Watch
 from executors.planned import check_flag, check_positive
+from executors.serial import SerialExecutable
+from executors.splitting import analyse_parts
 from miai_graph.cores import threads_of_each
 from miai_graph.errors import ArgumentError, ClusterLostError, ExecutorError, HostLostError
-from miai_graph.executor import Executor, Worker
+from miai_graph.executor import Executable, Executor, Worker
+from miai_graph.feeding import check_inputs
 from miai_graph.graph import Graph
 from miai_graph.node import Node
+from miai_graph.passes.simplify import simplify
 from miai_graph.plan.schedule import KINDS
 from miai_graph.state import state
 from miai_graph.terminal import print_text
@@ -34,6 +39,9 @@ Result = TypeVar("Result")
 
 class Hosts(Executor):
     """Runs graphs on hosts: cut into stages, each of which is on a host, and in replicas, each with its rows.
+
+    A graph that cannot be computed from parts of the batch, or that hosts cannot get, is computed by this process
+    alone; a warning names the node.
 
     Parameters
     ----------
@@ -257,9 +265,16 @@ class Hosts(Executor):
 
     def compile(
         self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
-    ) -> HostsExecutable:
+    ) -> Executable:
         self.require_open()
-        return HostsExecutable(self, graph, inputs)
+        start = perf_counter()
+        check_inputs(graph, inputs)
+        simpler = simplify(graph)
+        consequence = "The whole graph is computed by this process alone"
+        analysis = analyse_parts(simpler, inputs, consequence)
+        if analysis is None:
+            return SerialExecutable(self, graph, inputs, self.shards)
+        return HostsExecutable(self, graph, inputs, simpler, analysis, start)
 
     def close(self) -> None:
         # A step of another thread is finished first.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from executors.hosts.cluster import Message
+from executors.hosts.crew import Host
 from miai_graph.context import BACKWARD
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
@@ -120,32 +121,24 @@ class Planner:
         batch_size: int,
         stages: int,
         replicas: int,
-        names: Sequence[str],
-        flops_per_second: Sequence[float],
+        crew: Sequence[Host],
         links: Links | None,
     ) -> GridCut:
-        """The best cut for batches of this size."""
-        first = flops_per_second[0]
-        seconds, crossing = self._amounts(batch_size, replicas, first)
+        """The best cut for batches of this size, on so many of these hosts."""
+        seconds, crossing = self._amounts(batch_size, replicas, crew[0].flops_per_second)
         labels = [node.scope or self._names[node] for node in self._row.items] or ["(nothing)"]
-        speeds = [speed / first for speed in flops_per_second]
+        speeds = _relative_speeds(crew)
         if self._by_hand is not None and stages == len(self._by_hand):
             # Predictions lack layers that training has: what cannot be cut as was said is cut by cost.
             with nullcontext() if self._trains else suppress(ArgumentError):
                 return self._cut_by_hand(seconds, crossing, replicas, speeds, links)
-        most = min(stages, len(seconds))
+        most, names = min(stages, len(seconds)), [host.name for host in crew]
         return cut_grid(seconds, crossing, most, replicas, speeds=speeds, links=links, labels=labels, hosts=names)
 
-    def slowest_seconds(
-        self,
-        cut: GridCut,
-        batch_size: int,
-        flops_per_second: Sequence[float],
-        links: Links | None,
-    ) -> float:
+    def slowest_seconds(self, cut: GridCut, batch_size: int, crew: Sequence[Host], links: Links | None) -> float:
         """What the slowest stage of a cut takes, by what is known now."""
-        seconds, crossing = self._amounts(batch_size, len(cut.hosts), flops_per_second[0])
-        speeds = [speed / flops_per_second[0] for speed in flops_per_second]
+        seconds, crossing = self._amounts(batch_size, len(cut.hosts), crew[0].flops_per_second)
+        speeds = _relative_speeds(crew)
         return max(
             float(stage_seconds(cut.bounds, order, seconds, crossing, speeds, links).max()) for order in cut.hosts
         )
@@ -182,6 +175,11 @@ class Planner:
     def most_stages(self) -> int:
         """There is nothing to cut beyond."""
         return max(1, len(self._row.items))
+
+
+def _relative_speeds(crew: Sequence[Host]) -> list[float]:
+    """To that of the first host."""
+    return [host.flops_per_second / crew[0].flops_per_second for host in crew]
 
 
 @dataclass(frozen=True)

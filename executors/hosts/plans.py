@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +23,14 @@ from executors.hosts.layout import (
     tasks_of_stages,
 )
 from executors.hosts.measuring import Answers, ask_timing
-from miai_graph.context import COMMUNICATION, WAIT
+from miai_graph.context import COMMUNICATION, WAIT, warn_user
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
 from miai_graph.node import Node
-from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.pipeline import Pipeline
 from miai_graph.plan.schedule import choose_ahead, choose_parts
+from miai_graph.state import Variable
 
 if TYPE_CHECKING:
     from executors.hosts.executor import Hosts
@@ -62,6 +63,16 @@ class StepPlan:
     hosts: Sequence[HostOfStage]
     inputs: Sequence[Sequence[int]]
 
+    @cached_property
+    def read(self) -> Mapping[str, Sequence[Variable]]:
+        """By address, the variables that a host reads or updates."""
+        return {host.address: self.layout.variables[host.stage] for host in self.hosts}
+
+    @cached_property
+    def updated(self) -> Mapping[str, Sequence[Variable]]:
+        """By address, the variables of which a host computes the next value."""
+        return {host.address: self.layout.updated[host.stage] for host in self.hosts}
+
 
 class Plans:
     """The plans of one graph.
@@ -69,7 +80,7 @@ class Plans:
     Parameters
     ----------
     owner : knows the hosts
-    graph : simplified
+    graph, analysis : simplified, and what is known of its dependence on the batch
     inputs : in the order in which they are fed
 
     Attributes
@@ -78,10 +89,10 @@ class Plans:
     timed : what hosts had timed of earlier layouts
     """
 
-    def __init__(self, owner: Hosts, graph: Graph, inputs: Sequence[Node]) -> None:
+    def __init__(self, owner: Hosts, graph: Graph, analysis: BatchAnalysis, inputs: Sequence[Node]) -> None:
         self._owner = owner
         self._inputs = inputs
-        self._planner = Planner(graph, analyse_batch(graph), owner.stages_by_hand)
+        self._planner = Planner(graph, analysis, owner.stages_by_hand)
         self._generation = NEVER
         self._plans: dict[int, StepPlan] = {}
         self._has_warned = False
@@ -125,8 +136,7 @@ class Plans:
         session.tidy()
         crew = owner.crew.hosts
         stages, replicas = owner.grid_size(len(crew), self._planner.most_stages)
-        speeds = [host.flops_per_second for host in crew]
-        cut = self._planner.cut(batch_size, stages, replicas, [host.name for host in crew], speeds, owner.crew.links)
+        cut = self._planner.cut(batch_size, stages, replicas, crew, owner.crew.links)
         pipeline = self._planner.pipeline(cut.bounds, is_reproducible=owner.shards is not None)
         self._warn_of_reductions(pipeline)
         graphs = [pipeline.stage(stage, is_replicated=replicas > 1) for stage in range(pipeline.stages)]
@@ -148,13 +158,12 @@ class Plans:
         if pipeline.stages == 1 or asked in ("auto", 1) or not reductions or self._has_warned:
             return
         self._has_warned = True
-        warnings.warn(
+        warn_user(
             "expected micro-batches that go through the stages one after another; found values that need the whole "
             f"batch in mid-step, for which the pipeline runs empty {_levels(pipeline)} times:\n"
             f"  {describe(reductions[0])}\n"
             "  Use BatchNormalization(synchronized=False) for statistics of micro-batches, LayerNormalization, or "
-            "micro_batches=1",
-            stacklevel=2,
+            "micro_batches=1"
         )
 
     def _make(self, layout: Layout, batch_size: int) -> StepPlan:
@@ -168,24 +177,25 @@ class Plans:
         names = [node.name for node in self._inputs]
         inputs = [[names.index(node.name) for node in stage.graph.inputs] for stage in layout.stages]
         grid = layout.grid[: dealing.replicas]
+        tasks = {
+            count: tasks_of_stages(layout.pipeline, owner.schedule, count, self._ahead(layout, count))
+            for count in {len(parts) for parts in dealing.parts}
+        }
         calls = {}
         for host in hosts:
             parts = dealing.parts[host.replica]
-            ahead = self._ahead(layout, len(parts))
-            tasks = tasks_of_stages(layout.pipeline, owner.schedule, len(parts), ahead)
             content = {
                 "plan": number,
                 "program": layout.programs[host.stage],
                 "batch_size": batch_size,
                 "parts": [[part.number, part.first_row, part.size] for part in parts],
-                "tasks": as_tasks(tasks[host.stage]),
+                "tasks": as_tasks(tasks[len(parts)][host.stage]),
                 "stages": list(grid[host.replica]),
                 "replicas": [addresses[host.stage] for addresses in grid],
                 "replica": host.replica,
                 "is_below": host.stage < layout.pipeline.stages - 1,
                 "keeps_parts": None if shards is None else [len(parts) for parts in dealing.parts],
                 "inputs": [names[position] for position in inputs[host.stage]],
-                "threads": None if shards is None else 1,
             }
             calls[session.call(host.address, "plan", content)] = host.address
         session.gather(calls)
@@ -225,14 +235,12 @@ class Plans:
     def _cut_again(self, layout: Layout, batch_size: int, answers: Answers, steps: int) -> None:
         owner, planner = self._owner, self._planner
         owner.crew.measure_again()
-        crew = owner.crew.hosts
-        speeds = [host.flops_per_second for host in crew]
-        relative = {host.address: host.flops_per_second / speeds[0] for host in crew}
+        crew, links = owner.crew.hosts, owner.crew.links
+        relative = {host.address: host.flops_per_second / crew[0].flops_per_second for host in crew}
         planner.measured = _measured_seconds(answers, steps, relative)
-        before = planner.slowest_seconds(layout.cut, batch_size, speeds, owner.crew.links)
-        names = [host.name for host in crew]
-        cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), names, speeds, owner.crew.links)
-        if planner.slowest_seconds(cut, batch_size, speeds, owner.crew.links) < WORTH_CUTTING_AGAIN * before:
+        before = planner.slowest_seconds(layout.cut, batch_size, crew, links)
+        cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), crew, links)
+        if planner.slowest_seconds(cut, batch_size, crew, links) < WORTH_CUTTING_AGAIN * before:
             self._generation = NEVER
 
     def _share_again(self, layout: Layout, batch_size: int, answers: Answers) -> None:

@@ -16,7 +16,7 @@ from executors.hosts.failures import ABORTED, EXECUTION, FORGOTTEN, OTHER
 from executors.hosts.mailbox import Mailbox, StepAborted
 from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
-from miai_graph.errors import ExecutionError, MiaiGraphError
+from miai_graph.errors import ArgumentError, ExecutionError, MiaiGraphError
 from miai_graph.kernels.few_rows import switch
 from miai_graph.plan.memory import Workspace
 
@@ -61,7 +61,9 @@ class HostService:
         if name == "end":
             self._end(session, "the session ended")
             return Message()
-        answer: Callable[[Message], Message] = getattr(session, CALLS[name])
+        if name not in CALLS:
+            raise ArgumentError(f"expected one of the calls {', '.join(sorted(CALLS))}; found {name!r}")
+        answer: Callable[[Message], Message] = getattr(session, name)
         try:
             return answer(message)
         except Forgotten:
@@ -116,22 +118,10 @@ def _forget_clients(service: ref[HostService], closed: Event) -> None:
 
 LAST_TICKET = 1 << 62
 
-CALLS: Mapping[str, str] = {
-    name: name
-    for name in (
-        "program",
-        "plan",
-        "set_values",
-        "get_values",
-        "run",
-        "abort",
-        "timing",
-        "reset_timing",
-        "forget",
-        "greet",
-    )
-}
-"""The calls that a session answers, by name."""
+CALLS = frozenset(
+    ("program", "plan", "set_values", "get_values", "run", "abort", "timing", "reset_timing", "forget", "greet")
+)
+"""The calls that a session answers, by its methods of these names."""
 
 
 class Forgotten(Exception):  # noqa: N818  never seen by users

@@ -102,33 +102,36 @@ class Session(Conversation):
 
     def push(self, wanted: Mapping[str, Sequence[Variable]]) -> None:
         """See to it that hosts have the values of variables, by address."""
-        missing = {
-            address: [
-                variable
-                for variable in variables
-                if self._held.get(address, {}).get(self.key(variable)) != self.version(variable)
-            ]
-            for address, variables in wanted.items()
-        }
+        missing = {address: self._missing(address, variables) for address, variables in wanted.items()}
         state.require_home(itertools.chain.from_iterable(missing.values()))
         futures = {}
         for address, variables in missing.items():
             if variables:
-                keys = [self.key(variable) for variable in variables]
-                versions = [self.version(variable) for variable in variables]
                 arrays = [state.array(variable) for variable in variables]
-                futures[self.call(address, "set_values", {"keys": keys, "versions": versions}, arrays)] = address
+                futures[self.call(address, "set_values", self._named(variables), arrays)] = address
         self.gather(futures)
         for address, variables in missing.items():
-            held = self._held.setdefault(address, {})
-            held |= {self.key(variable): self.version(variable) for variable in variables}
+            self._hold(address, variables)
 
-    def version(self, variable: Variable) -> int:
-        return self.versions((variable,))[0]
+    def _missing(self, address: str, variables: Sequence[Variable]) -> list[Variable]:
+        """Those of which a host does not have the values as they are now."""
+        held = self._held.get(address, {})
+        pairs = zip(variables, self.versions(variables), strict=True)
+        return [variable for variable, version in pairs if held.get(self.key(variable)) != version]
+
+    def _hold(self, address: str, variables: Sequence[Variable]) -> None:
+        """Note that a host has these values as they are now."""
+        keys = map(self.key, variables)
+        self._held.setdefault(address, {}).update(zip(keys, self.versions(variables), strict=True))
+
+    def _named(self, variables: Sequence[Variable]) -> dict[str, list[int]]:
+        """Which values are meant, as hosts know them."""
+        return {"keys": [self.key(variable) for variable in variables], "versions": self.versions(variables)}
 
     def versions(self, variables: Iterable[Variable]) -> list[int]:
         """Of values as they are after all steps that were committed."""
-        return [int(version) for version in state.versions[state.numbers(variables)]]
+        versions: list[int] = state.versions[state.numbers(variables)].tolist()
+        return versions
 
     def commit(
         self,
@@ -180,8 +183,7 @@ class Session(Conversation):
             return
         self._journal.add(entry, before, seconds)
         for address, variables in holders.items():
-            held = self._held.setdefault(address, {})
-            held |= {self.key(variable): self.version(variable) for variable in variables}
+            self._hold(address, variables)
 
     def _take_snapshot(self) -> None:
         steps, steps_seconds, start = len(self._journal.entries), self._journal.seconds, perf_counter()
@@ -201,9 +203,8 @@ class Session(Conversation):
         with state.lock:
             holder = self._holder(variable)
             if holder is not None and variable.type.size_bytes <= PEEKED_BYTES:
-                content = {"keys": [self.key(variable)], "versions": [self.version(variable)]}
                 with suppress(HostsLost):
-                    (answer,) = self.gather({self.call(holder, "get_values", content): holder})
+                    (answer,) = self.gather({self.call(holder, "get_values", self._named([variable])): holder})
                     return np.array(answer.arrays[0])
             self.fetch()
             return state.array(variable).copy()
@@ -211,7 +212,7 @@ class Session(Conversation):
     def _holder(self, variable: Variable) -> str | None:
         """A host that has the value as it is now."""
         self._finish()
-        key, version = self.key(variable), self.version(variable)
+        key, (version,) = self.key(variable), self.versions([variable])
         for address, held in self._held.items():
             if held.get(key) == version and address not in self.watch.lost:
                 return address
@@ -228,8 +229,7 @@ class Session(Conversation):
             sources.setdefault(holder, []).append(variable)
         futures = {}
         for address, variables in sources.items():
-            content = {"keys": [self.key(variable) for variable in variables], "versions": self.versions(variables)}
-            futures[self.call(address, "get_values", content)] = address
+            futures[self.call(address, "get_values", self._named(variables))] = address
         try:
             answers = self.gather(futures)
         except HostsLost:

@@ -113,7 +113,7 @@ class HostPlan:
 
     Parameters
     ----------
-    content : of the client's message (see `plans.HostOrders`)
+    content : of the client's message (see `plans.Plans`)
     program : what is run
     post, mailbox : how it sends and receives
 
@@ -136,7 +136,6 @@ class HostPlan:
         self.program = program
         self.has_run = False
         self._mailbox = mailbox
-        self._threads: int | None = content["threads"]
         self._is_reproducible = content["keeps_parts"] is not None
         parts = [Part(*numbers) for numbers in content["parts"]]
         self._first_row = parts[0].first_row
@@ -193,7 +192,7 @@ class HostPlan:
         arrays = self._mailbox.take(ticket, FEED)
         waited_ns = perf_counter_ns() - start_ns
         self._feed(arrays)
-        with nullcontext() if self._threads is None else limited_blas(self._threads):
+        with limited_blas(1) if self._is_reproducible else nullcontext():
             bound.run(step, binding)
         outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
         end_ns = perf_counter_ns()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -25,17 +24,16 @@ from executors.processes.messages import (
 )
 from executors.processes.pool import Pool
 from executors.processes.sharing import SharedPlan, Staged, Tables, numbers
+from executors.splitting import analyse_parts
 from executors.threads import limited_blas
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.errors import MiaiGraphError, WorkerLostError
 from miai_graph.feeding import Batch, CheckedBatch, Rows, Table, check_batch
 from miai_graph.graph import Graph
-from miai_graph.graph_data import graph_to_data, unportable_ops
-from miai_graph.messages import describe
+from miai_graph.graph_data import graph_to_data
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
-from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
@@ -59,7 +57,9 @@ class ProcessesExecutable(PlannedExecutable):
         self._owner = executor
         self._number = next(numbers)
         with self._starting_up():
-            self._is_shared = (executor.size > 1 or executor.shards is not None) and self._can_be_shared()
+            has_parts = executor.size > 1 or executor.shards is not None
+            consequence = "The whole graph is computed by one worker" if executor.size > 1 else None
+            self._is_shared = has_parts and analyse_parts(self.graph, inputs, consequence) is not None
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
@@ -70,23 +70,6 @@ class ProcessesExecutable(PlannedExecutable):
             self._slot = 0
             self._tables: Tables | None = None
             self._all_numbers = state.numbers(map(variable_of, self.graph.variables))
-
-    def _can_be_shared(self) -> bool:
-        """Whether workers can compute parts of the batch; a warning says why not."""
-        if not any(node.type.batch_axes for node in self._inputs):
-            return False
-        analysis = analyse_batch(self.graph)
-        reasons = {node: str(analysis.placements[node]) for node in analysis.obstacles} | dict(
-            unportable_ops(self.graph)
-        )
-        if reasons and self._owner.size > 1:
-            lines = "\n  ".join(f"{describe(node)}: {reason}" for node, reason in reasons.items())
-            warnings.warn(
-                f"expected a graph that workers can compute parts of; found nodes that they cannot:\n  {lines}\n"
-                "  The whole graph is computed by one worker",
-                stacklevel=6,
-            )
-        return not reasons
 
     def _threads(self) -> AbstractContextManager[object]:
         self._owner.check()

@@ -6,11 +6,11 @@ sigmoid, they compute with its logits instead (see `logits_of`): that is faster,
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
+from miai_graph.context import warn_user
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.losses.loss import as_floats, same_rank
 from miai_graph.messages import describe
@@ -121,11 +121,10 @@ def categorical_crossentropy(
     if classes is None:
         raise ShapeError(f"expected classes along another axis than the batch; found axis {axis} of {prediction.type}")
     if classes == 1:
-        warnings.warn(
+        warn_user(
             f"expected two classes or more; found one in {describe(prediction)}, of which the loss is always 0. "
             "Use binary_crossentropy for one probability",
             SyntaxWarning,
-            stacklevel=2,
         )
     target = _smoothed(target, label_smoothing, classes)
     logits = prediction if from_logits else logits_of(prediction, "softmax", axis=place)

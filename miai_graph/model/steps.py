@@ -5,11 +5,10 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from miai_graph.context import UPDATE, build_context, current_seed
+from miai_graph.context import UPDATE, build_context, current_seed, warn_user
 from miai_graph.errors import ModelError
 from miai_graph.executor import Executable, Executor
 from miai_graph.function import function
@@ -255,10 +254,7 @@ def gradients_of(loss: Node, parameters: Sequence[Node]) -> list[Node]:
             "Comparisons, argmax and casts to integers have none"
         )
     if idle:
-        warnings.warn(
-            f"expected a loss that depends on all trained weights; found that it does not on {', '.join(idle)}",
-            stacklevel=2,
-        )
+        warn_user(f"expected a loss that depends on all trained weights; found that it does not on {', '.join(idle)}")
     return [zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, found, strict=True)]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from miai_graph.callbacks import Callback, CallbackList, History, Logs
+from miai_graph.context import warn_user
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor
 from miai_graph.messages import locates_errors
@@ -154,7 +154,7 @@ class Training(Evaluation):
         """Whether there is data for another epoch; a warning if there should be."""
         if complete and (is_last or plan.has_more(self._iterations)):
             return True
-        warnings.warn("expected more batches; found that the data ran out. Training ends here", stacklevel=3)
+        warn_user("expected more batches; found that the data ran out. Training ends here")
         return False
 
     @property
