@@ -17,6 +17,7 @@ from miai_graph.terminal import print_text
 
 ENTRY_POINT_GROUP = "miai_graph.commands"
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 LAZY_COMMANDS: Mapping[str, str] = {"bench": "miai_graph.bench.command"}
 """Commands by name, and the modules that have them: imported when they are called, or told of in the help."""
@@ -74,17 +75,16 @@ def demo(epochs: int, executors: Sequence[str], seed: int, output: Path) -> None
 
 @main.command()
 @click.argument("address", required=False)
-@click.option(
-    "--token-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A file that only you can read, with the cluster's token.",
-)
-def doctor(address: str | None, token_file: Path | None) -> None:
+@click.option("--token-file", type=_FILE, help="A file that only you can read, with the cluster's token.")
+@click.option("--tls-ca-file", type=_FILE, help="Instead of a token: an authority's certificate,")
+@click.option("--tls-cert", type=_FILE, help="a certificate that it issued for this machine,")
+@click.option("--tls-key", type=_FILE, help="and the private key of that; all in PEM format.")
+def doctor(address: str | None, **files: Path | None) -> None:
     """Look at this machine and installation, or at the cluster at ADDRESS; one sentence for each problem.
 
     The cluster's token is asked for, or comes from a file or the environment variable MIAI_GRAPH_TOKEN.
     """
-    report = examine() if address is None else examine_cluster(address, token_file)
+    report = examine() if address is None else examine_cluster(address, **files)
     for name, value in report.facts.items():
         click.echo(f"{name + ':':<14}{value}")
     for table in report.tables:

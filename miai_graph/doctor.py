@@ -1,7 +1,8 @@
 """Finds out what a user must know when something does not work: cores, libraries, executors, and what is wrong.
 
-Other packages add what they know through the entry points ``miai_graph.doctors``: functions of the address of a cluster
-and of a file with its token, which return a `Report`. Without an address it is on this machine.
+Other packages add what they know through the entry points ``miai_graph.doctors``: functions of the address of a
+cluster, and of files by name, with its token or with certificates, which return a `Report`. Without an address it is on
+this machine.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Report:
         self.problems += other.problems
 
 
-Doctor = Callable[[str | None, Path | None], Report]
+Doctor = Callable[..., Report]
 
 
 def examine() -> Report:
@@ -71,21 +72,27 @@ def examine() -> Report:
             report.problems.append(f"Looking for problems failed: {type(error).__name__}: {error}.")
     for name, doctor in _doctors().items():
         try:
-            report.add(doctor()(None, None))
+            report.add(doctor()(None))
         except Exception as error:
             report.problems.append(f"Looking at {name} failed: {type(error).__name__}: {error}.")
     return report
 
 
-def examine_cluster(address: str, token_file: Path | None = None) -> Report:
-    """Look at the cluster at an address."""
+def examine_cluster(address: str, token_file: Path | None = None, **files: Path | None) -> Report:
+    """Look at the cluster at an address.
+
+    Parameters
+    ----------
+    token_file : with its token
+    files : certificates instead of a token: ``tls_ca_file``, ``tls_cert`` and ``tls_key``
+    """
     report = Report()
     doctors = _doctors()
     if not doctors:
         report.problems.append("No executor for clusters is installed: run pip install -e . in the checkout.")
     for doctor in doctors.values():
         try:
-            report.add(doctor()(address, token_file))
+            report.add(doctor()(address, token_file, **files))
         except MiaiGraphError as error:
             report.problems.append(sentence(str(error)))
     return report

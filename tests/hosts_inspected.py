@@ -37,7 +37,7 @@ class Inspected:
     """A host as preflight gets to know it."""
 
     address: str
-    name: str
+    hostname: str
     versions: dict[str, str]
 
 

@@ -28,7 +28,7 @@ from miai_graph.plan.schedule import Task, schedules
 from miai_graph.state import state
 from miai_graph.types import bind_shape, bind_type
 
-EFFECTS = ("send", "contribute", "barrier")
+EFFECTS = ("send", "contribute", "barrier", "await_commit")
 Stages = Mapping[mg.Node, int | None]
 """The stage of each node; None: each that wants it."""
 
@@ -87,6 +87,8 @@ class LogicalStage:
                 case "contribute":
                     if part == len(self.parts) - 1:
                         self._contribute(node)
+                case "await_commit":
+                    pass
                 case "barrier":
                     if self.run.replicas == 1:
                         self._contribute(node)

@@ -311,6 +311,14 @@ COMMUNICATION = [
         gradient=False,
     ),
     Sample(
+        "await_commit",
+        lambda m: apply(communication._await_commit, []),
+        [],
+        REPLICATED,
+        reference=lambda: np.empty(0, bool),
+        gradient=False,
+    ),
+    Sample(
         "all_reduce",
         lambda m, x: apply(communication._all_reduce, [x, alone(x)], {"reduction": "sum"}),
         [f(2, 3)],

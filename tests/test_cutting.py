@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from miai_graph.errors import ArgumentError
 from miai_graph.passes.cutting import HANDLED_BYTES_PER_SECOND, SLACK, Links, cut, stage_seconds
 from miai_graph.passes.named_stages import cut_by_names
+from miai_graph.passes.reasons import items_in_words, why_parts
 from miai_graph.passes.replicas import cut_grid, grid, rows, shares
+from miai_graph.plan.schedule import choose_parts
 
 MEGABIT = 125_000.0
 
@@ -100,7 +102,9 @@ def test_equal_layers_give_equal_cuts() -> None:
 def test_one_item_is_one_stage() -> None:
     found = cut([0.02], [0, 0], 3, speeds=[1, 4, 2])
     assert (found.bounds, found.order, found.stage_seconds) == ((0, 1), (1,), (0.005,))
-    assert found.reason == ("1 stage instead of 3, for there are no more places to cut: 5 ms. It is on host 1.")
+    assert found.reason == (
+        "1 stage instead of 3, for there are no more places to cut, on host 1: 5 ms of computing a step."
+    )
 
 
 def test_a_slow_host_gets_little() -> None:
@@ -168,17 +172,52 @@ def test_the_reason() -> None:
     names = {"labels": ["conv", "dense_2", "dense_3", "dense_4"], "hosts": ["ann", "bob", "eve"]}
     found = cut(seconds, crossing, 3, links=equal_links(3), **names)
     assert found.reason == (
-        "3 stages, cut before dense_2 and dense_3: 41, 43 and 41 ms. The slowest is stage 1, on host bob. "
-        "Sending 1.1 MB across the cut before dense_2 takes 9 ms, hidden behind computing."
+        "3 stages: conv on ann (41 ms of computing a step); dense_2 on bob (43 ms); dense_3 to dense_4 on eve (41 ms). "
+        "Stage 1 sets the pace; with a cut one layer earlier or later it would be 74 ms at best."
     )
-    found = cut(seconds, crossing, 3, links=equal_links(3, 100 * MEGABIT), **names)
-    assert "takes 90 ms, longer than a stage beside it computes (41 ms)." in found.reason
-    found = cut(seconds, crossing, 3, **names)
-    assert found.reason.endswith("The most to send is 1.1 MB, across the cut before dense_2.")
+    found = cut(seconds, crossing, 3, links=equal_links(3, 50 * MEGABIT), **names)
+    assert found.reason.endswith(
+        "Sending 1.1 MB from stage 0 to stage 1 and back takes 180 ms and sets the pace; with a cut one layer earlier "
+        "or later it would be 320 ms at best. One host alone would take 120 ms, so cutting does not pay here."
+    )
     assert cut([2.5, 3], [0, 0, 0], 2).reason == (
-        "2 stages, cut before item 1: 2.5 and 3 s. The slowest is stage 1, on host 1."
+        "2 stages: item 0 on host 0 (2.5 s of computing a step); item 1 on host 1 (3 s). "
+        "Stage 1 sets the pace; no faster cut was found."
     )
-    assert cut([2e-6], [0, 0], 1).reason == "1 stage: 2 µs. It is on host 0."
+    assert cut([2e-6], [0, 0], 1).reason == "1 stage, on host 0: 2 µs of computing a step."
+
+
+def test_a_layer_may_be_cut() -> None:
+    assert items_in_words((0, 2, 3, 4, 6), ["conv", "pool", "pool", "pool", "pool", "dense"]) == [
+        "conv to part of pool",
+        "the rest of pool",
+        "the rest of pool",
+        "the rest of pool to dense",
+    ]
+    assert items_in_words((0, 1, 2), ["conv", "conv"]) == ["part of conv", "the rest of conv"]
+
+
+def test_the_next_best_cut_is_at_another_layer() -> None:
+    """Within a layer, a cut could be moved with little to tell."""
+    seconds, labels = [0.01, 0.01, 0.01, 0.01, 0.03], ["a", "b", "b", "b", "c"]
+    reason = cut(seconds, np.zeros(6), 2, labels=labels).reason
+    assert reason.startswith("2 stages: a to b on host 0 (40 ms of computing a step); c on host 1 (30 ms).")
+    assert reason.endswith("with a cut one layer earlier or later it would be 60 ms at best.")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "stage_seconds", "expected"),
+    [
+        (256, 0.111, "so a step should take 143 ms, with 1 instead 226 ms (the slowest stage takes 111 ms, and each "),
+        (256, 0.0005, "so a step should take 5 ms, with 2 instead 6.8 ms (the slowest stage takes 500 µs, and each "),
+        (1, 1.0, "there are no more rows"),
+    ],
+)
+def test_why_there_are_so_many_micro_batches(batch_size, stage_seconds, expected) -> None:
+    parts = choose_parts(2, batch_size, stage_seconds, 0.002)
+    found = why_parts(2, parts, stage_seconds, 0.002)
+    assert found.startswith(expected)
+    assert found in (expected, expected + "micro-batch 2 ms besides)")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +305,8 @@ def test_a_grid_is_cut_at_the_same_places() -> None:
     assert found.shares == pytest.approx((0.5, 0.5))
     assert found.bounds in ((0, 4, 6), (0, 2, 6))
     assert found.reason.endswith("The replicas take 50 and 50 % of the rows.")
-    assert "on host a and c" in found.reason or "on host b and d" in found.reason
+    assert "on a and c (" in found.reason
+    assert "on b and d (" in found.reason
 
 
 def test_a_slow_replica_gets_fewer_rows() -> None:

@@ -212,6 +212,32 @@ def test_several_hosts_on_one_machine() -> None:
             assert answers(cluster, 2)
 
 
+def test_who_joins_and_leaves_is_told_in_a_line_each() -> None:
+    token, name = new_token(), re.escape(socket.gethostname())
+    port, worker, first, second = free_ports(4)
+    places = ["--host", "127.0.0.1", "--port", str(port), "--worker-port", str(worker)]
+
+    def line(host: int, what: str, count: str) -> str:
+        return rf"\d\d:\d\d:\d\d  {name} \(127\.0\.0\.1:{host}\) has {what} the cluster: {count} now\.\n"
+
+    with command("start", *places, "--workers", "2", token=token) as start:
+        start.hears("Ctrl-C ends the cluster.\n")
+        join = ["join", f"127.0.0.1:{port}", "--threads", "1"]
+        with command(*join, "--worker-port", str(first), token=token) as one:
+            start.hears(f"^{line(first, 'joined', '3 hosts')}$")
+            with command(*join, "--worker-port", str(second), token=token) as other:
+                start.hears(f"^{line(second, 'joined', '4 hosts')}$")
+                assert other.end() == 0
+            start.hears(f"^{line(second, 'left', '3 hosts')}$")
+            one.hears("Ctrl-C leaves the cluster")
+            os.kill(one.workers()[0], signal.SIGKILL)
+            start.hears(f"^{line(first, 'left', '2 hosts')}")
+            start.hears(f"^{line(first, 'joined', '3 hosts')}$")
+        start.hears(line(first, "left", "2 hosts"))
+        start.process.send_signal(signal.SIGINT)
+        assert start.rest() == "\nThe end.\n"
+
+
 def finished(*arguments: str, token: str | None = None) -> tuple[int, str]:
     with command(*arguments, token=token) as running:
         said = running.rest()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,15 +19,19 @@ import psutil
 import pytest
 from hosts_inspected import PATIENCE_SECONDS, other_host
 
+import miai_graph as mg
+from executors.hosts.connection.credentials import write_certificates
 from executors.hosts.connection.embedded import EmbeddedCluster
-from executors.hosts.connection.security import TOKEN_VARIABLE, new_token, write_token
+from executors.hosts.connection.security import TOKEN_VARIABLE, credentials, new_token, write_token
 from executors.hosts.doctor import describe_port, examine
 from miai_graph.bench.networks import EmulatedNetwork, can_emulate
 from miai_graph.doctor import Report, examine_cluster, sentence
+from miai_graph.errors import ArgumentError, MiaiGraphError
 
 REASON = can_emulate()
 COMMAND = (sys.executable, "-c", "from miai_graph.commands import main; main()")
 TOKEN = new_token()
+CERTIFICATE_OPTIONS = ("tls_ca_file", "tls_cert", "tls_key")
 HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 on_posix = pytest.mark.skipif(os.name != "posix", reason="files have no such permissions")
 with_signals = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -81,6 +86,28 @@ def test_the_token_may_be_in_a_file(cluster: EmbeddedCluster, tmp_path: Path, mo
     report = examine_cluster(cluster.scheduler_address, tmp_path / "token")
     assert report.problems == []
     assert len(report.tables) == 2
+
+
+def test_certificates_instead_of_a_token(
+    cluster: EmbeddedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE)
+    files = dict(zip(CERTIFICATE_OPTIONS, write_certificates(credentials(TOKEN), tmp_path), strict=True))
+    report = examine(cluster.scheduler_address, **files)
+    assert report.problems == []
+    assert len(report.tables) == 2
+    files.pop("tls_key")
+    with pytest.raises(ArgumentError, match="Give all three, or none"):
+        examine(cluster.scheduler_address, **files)
+
+
+def test_certificates_on_the_command_line(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    files = write_certificates(credentials(TOKEN), tmp_path)
+    options = [f"--{name.replace('_', '-')}={file}" for name, file in zip(CERTIFICATE_OPTIONS, files, strict=True)]
+    found = run(cluster.scheduler_address, *options, folder=tmp_path, **{TOKEN_VARIABLE: ""})
+    assert (found.returncode, found.stderr) == (0, "")
+    found = run(cluster.scheduler_address, options[0], folder=tmp_path, **{TOKEN_VARIABLE: ""})
+    assert "Give all three, or none" in found.stdout + found.stderr
 
 
 def test_a_cluster_without_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +165,22 @@ def test_programs_that_keep_cores_busy_are_noticed(cluster: EmbeddedCluster) -> 
 def test_another_token(cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, new_token())
     assert "found that it has another one. Type the one" in only_problem(examine_cluster(cluster.scheduler_address))
+
+
+def test_what_stands_in_the_way_is_told_without_a_chain_of_errors(
+    cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Python, too: users read the message, and not how it was found out."""
+    monkeypatch.setenv(TOKEN_VARIABLE, new_token())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = f"127.0.0.1:{server.getsockname()[1]}"
+    for address, told in ((cluster.scheduler_address, "it has another one"), (free, "nobody listening there")):
+        with pytest.raises(MiaiGraphError, match=told) as caught:
+            mg.executor("hosts", address=address)
+        lines = "".join(traceback.format_exception(caught.value))
+        assert lines.count("Traceback") == 1
+        assert "SSL" not in lines
+        assert "ConnectionRefusedError" not in lines
 
 
 def test_no_token(tmp_path: Path) -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from hosts_inspected import CLOCK_SECONDS, Inspected, inspected, other_host
 
+import miai_graph as mg
+from executors import Hosts
 from executors.hosts.cluster import Message
 from executors.hosts.connection.embedded import EmbeddedCluster
 from executors.hosts.connection.security import new_token
+from executors.hosts.crew import Host, named_apart
 from executors.hosts.facts import host_facts, installed_version
 from executors.hosts.in_process import InProcessCluster
 from executors.hosts.preflight import obstacle_sentence, preflight, tournament, version_differences
 from executors.hosts.probing import knock
+from miai_graph import layers
 from miai_graph.passes.cutting import check_hosts
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
@@ -207,6 +213,56 @@ def test_patches_of_python_do_not_differ() -> None:
     problems, remarks = version_differences({"a": {"Python": "3.11.7"}, "b": {"Python": "3.12.0"}})
     assert problems == []
     assert remarks == ["versions of Python differ: 3.11 on a; 3.12 on b. That is allowed"]
+
+
+# What users are told of hosts
+
+
+def names_of(*hosts: tuple[str, str]) -> list[str]:
+    described = [Host(address, name, name, 1, 1, 1e9, "x86_64", (), {}) for name, address in hosts]
+    return [host.name for host in named_apart(described)]
+
+
+def test_hosts_of_one_machine_have_names_of_their_own() -> None:
+    assert names_of(("ann", "tls://10.0.0.4:8788"), ("bob", "tls://10.0.0.5:8788")) == ["ann", "bob"]
+    assert names_of(("ann", "tls://10.0.0.4:8788"), ("bob", "tls://10.0.0.5:1"), ("ann", "tls://10.0.0.4:8789")) == [
+        "ann:8788",
+        "bob",
+        "ann:8789",
+    ]
+    assert names_of(("mac", "tls://10.0.0.4:8788"), ("mac", "tls://[fd00::1]:8788")) == [
+        "mac at 10.0.0.4",
+        "mac at fd00::1",
+    ]
+    machines = [("mac", "tls://10.0.0.4:8788"), ("mac", "tls://10.0.0.4:8789"), ("mac", "tls://10.0.0.5:8788")]
+    assert names_of(*machines) == ["mac at 10.0.0.4:8788", "mac at 10.0.0.4:8789", "mac at 10.0.0.5"]
+
+
+def notes_of(*between: layers.Layer, **options: Any) -> str:
+    """What is told after some steps of a small model on two hosts in this process."""
+    with Hosts(InProcessCluster(2), **options) as hosts:
+        first, last = layers.Dense(8, "relu", name="a"), layers.Dense(2, name="b")
+        model = mg.Sequential([layers.Input((4,)), first, *between, last])
+        model.compile("sgd", "mse", executor=hosts)
+        x, y = np.zeros((40, 4), "f4"), np.zeros((40, 2), "f4")
+        return "\n".join(model.fit(x, y, batch_size=32, verbose=0).timing.notes)
+
+
+def test_cuts_and_micro_batches_are_told_with_their_reasons() -> None:
+    notes = notes_of()
+    name = re.escape(socket.gethostname())
+    assert re.search(rf"^2 stages: a.* on {name} at in-process-\d \(.*\); .* on {name} at in-process-\d \(", notes)
+    assert re.search(r"At batch sizes 32 and 8: 1 micro-batch, schedule 1f1b: so a step should take .* \(the", notes)
+    assert "At batch sizes 32 and 8: 4 micro-batches, schedule gpipe." in notes_of(micro_batches=4, schedule="gpipe")
+    assert "8: 1 micro-batch on each replica, for one stage keeps no" in notes_of(stages=1, replicas=2)
+    assert "8: 2 micro-batches, schedule 1f1b, one for each shard." in notes_of(reproducible=True, shards=2)
+
+
+def test_what_stops_a_pipeline_is_named_by_its_layer() -> None:
+    notes = notes_of(layers.BatchNormalization(name="normal"))
+    assert "1 micro-batch, schedule 1f1b; more would hardly overlap, for the whole batch is needed in" in notes
+    assert re.search(r"The pipeline runs empty \d+ times in each step, for layer normal needs the whole batch\.", notes)
+    assert __file__ not in notes
 
 
 # Facts

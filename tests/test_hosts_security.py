@@ -25,6 +25,7 @@ from hosts_echo import MAKER
 from hypothesis import given
 from hypothesis import strategies as st
 
+import miai_graph as mg
 from executors.hosts.cluster import HostUnreachableError, Message
 from executors.hosts.connection.addresses import parse_address, write_address
 from executors.hosts.connection.credentials import CERTIFICATE_FILES, Credentials, own_credentials, write_certificates
@@ -405,3 +406,21 @@ def test_a_stock_dask_worker_joins_with_certificate_files(tmp_path: Path) -> Non
                 assert made.call(ours, "echo", Message({"a": 1})).result(PATIENCE_SECONDS).content == {"a": 1}
             finally:
                 process.kill()
+
+
+def test_an_executor_takes_files_of_certificates_or_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIAI_GRAPH_TOKEN", raising=False)
+    authority, certificate, key = write_certificates(credentials(TOKEN), tmp_path)
+    with EmbeddedCluster(1, token=TOKEN) as made:
+        address = made.scheduler_address
+        files = {"tls_ca_file": authority, "tls_cert": certificate, "tls_key": str(key)}
+        with mg.executor("hosts", address=address, stages=1, **files) as hosts:
+            assert len(hosts.workers) == 1
+        with pytest.raises(ArgumentError, match="expected tls_ca_file, tls_cert and tls_key together"):
+            mg.executor("hosts", address=address, tls_cert=certificate)
+        token = tmp_path / "token"
+        write_token(TOKEN, token)
+        with mg.executor("hosts", address=address, stages=1, token_file=token) as hosts:
+            assert len(hosts.workers) == 1

@@ -78,9 +78,7 @@ def cluster() -> None:
 
 
 @cluster.command()
-@click.option(
-    "--host", callback=_in_numbers, help="The address of this machine at which others reach it. [default: found out]"
-)
+@_host_option
 @click.option(
     "--port", default=SCHEDULER_PORT, show_default=True, type=click.IntRange(1, 65535), help="Of the scheduler."
 )
@@ -104,19 +102,17 @@ def start(
     ports = range(worker_port, worker_port + (0 if no_worker else workers))
     with (
         _until_told_to_end(),
-        _scheduler(credentials, host or "", port),
+        _scheduler(credentials, host or "", port) as watch,
         _members(scheduler, credentials, host=seen, ports=ports, threads=threads) as members,
     ):
-        members.join()
+        joined = members.join()
         _say(_welcome(seen, others[1:], port, ports, how))
-        members.stay()
+        members.stay(watch(joined).lines)
 
 
 @cluster.command()
 @click.argument("address")
-@click.option(
-    "--host", callback=_in_numbers, help="The address of this machine at which others reach it. [default: found out]"
-)
+@_host_option
 @_worker_options
 @_token_options
 def join(
@@ -157,23 +153,8 @@ def certificate(directory: Path, token_file: Path | None) -> None:
     )
 
 
-def _credentials(
-    token_file: Path | None = None,
-    tls_ca_file: Path | None = None,
-    tls_cert: Path | None = None,
-    tls_key: Path | None = None,
-) -> Any:
-    """By certificates if they are given, else by the token."""
-    files = (tls_ca_file, tls_cert, tls_key)
-    if not any(files):
-        security = load("connection.security")
-        return security.credentials(security.find_token(token_file))
-    if not all(files) or token_file is not None:
-        raise ArgumentError(
-            "expected --tls-ca-file, --tls-cert and --tls-key together, and no token then; found some of them. "
-            "Give all three, or none"
-        )
-    return load("connection.credentials").own_credentials(*files)
+def _credentials(token_file: Path | None = None, **files: Path | None) -> Any:
+    return load("connection.credentials").find_credentials(token_file, **files)
 
 
 def _credentials_to_start(token_file: Path | None, **files: Path | None) -> tuple[Any, str]:
@@ -247,14 +228,20 @@ def _members(scheduler: str, credentials: Any, *, host: str, ports: range, threa
 
 
 @contextmanager
-def _scheduler(credentials: Any, host: str, port: int) -> Iterator[None]:
-    """A scheduler in this process, within the block."""
+def _scheduler(credentials: Any, host: str, port: int) -> Iterator[Callable[[list[str]], Any]]:
+    """A scheduler in this process, within the block, and what tells who joins it besides those that are known."""
     loop = LoopThread("miai_graph scheduler")
     last = _nothing
+
+    def watch(known: list[str]) -> Any:
+        arrivals = load("connection.arrivals").Arrivals(scheduler, known)
+        loop.run(arrivals.start())
+        return arrivals
+
     try:
         scheduler = loop.run(load("connection.dask_host").start_scheduler(credentials, host=host, port=port))
         last = scheduler.close
-        yield
+        yield watch
     finally:
         loop.finish(last)
 

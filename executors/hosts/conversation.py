@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from typing import Any
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message
@@ -17,6 +18,23 @@ from miai_graph.op import Array
 
 class HostsLost(Exception):  # noqa: N818  never seen by users
     """Hosts were lost while something was asked of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedStep:
+    """A step that hosts were told to run.
+
+    ticket : of the step
+    calls : by future, the address of the host
+    """
+
+    ticket: int
+    calls: dict[Future[Message], str] = field(default_factory=dict)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a host has ended it in another way than by computing its part."""
+        return any(_has_failed(future) for future in self.calls if future.done())
 
 
 class Conversation:
@@ -32,6 +50,8 @@ class Conversation:
     name : by which hosts know this client
     forgetful : hosts that have let go of this client
     aborted : the last step that was given up; what was sent for it and those before it is gone
+    ahead : steps that hosts run while nobody waits for them yet. They are watched all the same: if a host fails, the
+        others must not wait for it, and keep those waiting who ask for something else
     describe : tells a host's name, by its address
     """
 
@@ -41,6 +61,8 @@ class Conversation:
         self.watch = watch
         self.forgetful: list[str] = []
         self.aborted = -1
+        self.ahead: list[OrderedStep] = []
+        self._ordered: dict[str, int] = {}
         self.describe: Callable[[str], str] = str
         self._known: set[str] = set()
 
@@ -54,6 +76,13 @@ class Conversation:
         """Call this session's end on a host."""
         self._known.add(address)
         return self.cluster.call(address, name, Message({"session": self.name, **content}, arrays))
+
+    def order(self, step: OrderedStep, address: str, content: Mapping[str, Any]) -> None:
+        """Tell a host to run its part of a step, after those that it was told to run before."""
+        before = self._ordered.get(address, -1)
+        turn = {"ticket": step.ticket, "after": before if before > self.aborted else None}
+        self._ordered[address] = step.ticket
+        step.calls[self.call(address, "run", {**content, **turn})] = address
 
     def gather(self, futures: Mapping[Future[Any], str]) -> list[Any]:
         """The answers of calls, given with the address of each.
@@ -80,7 +109,7 @@ class Conversation:
                 self.forgetful.append(address)
             raise HostsLost
 
-    def gather_step(self, calls: Mapping[Future[Message], str], ticket: int) -> list[Message]:
+    def gather_step(self, step: OrderedStep) -> list[Message]:
         """The answers of hosts that run a step. When one fails, the others are told to give up.
 
         Raises
@@ -90,12 +119,13 @@ class Conversation:
         ExecutionError
             if a node failed on one of them.
         """
+        calls = step.calls
         for future in self._as_they_end(calls):
             if _failed(future.result()) is not None:
                 break
         else:
             return [future.result() for future in calls]
-        self.abort(calls, ticket, "another host failed")
+        self.abort(calls, step.ticket, "another host failed")
         answers = {calls[future]: future.result() for future in self._as_they_end(calls)}
         self._require_remembered(answers)
         for kind in (EXECUTION, OTHER):
@@ -120,13 +150,24 @@ class Conversation:
             news = self.watch.news
             if any(calls[future] in self.watch.lost for future in waiting):
                 raise HostsLost
-            done, _ = wait([*waiting, news], return_when=FIRST_COMPLETED)
+            done, _ = wait([*waiting, *self._under_way_ahead(), news], return_when=FIRST_COMPLETED)
             for future in done & waiting:
                 if isinstance(error := future.exception(), HostUnreachableError):
                     self.watch.report(error.address, error.reason)
                     raise HostsLost
                 yield future
             waiting -= done
+
+    def _under_way_ahead(self) -> list[Future[Message]]:
+        """The calls of steps that were ordered ahead. Steps of which one has failed are given up."""
+        under_way: list[Future[Message]] = []
+        for step in self.ahead:
+            left = [future for future in step.calls if not future.done()]
+            is_lost = any(step.calls[future] in self.watch.lost for future in left)
+            if step.ticket > self.aborted and (is_lost or step.is_failing):
+                self._tell_aborted(step.calls.values(), step.ticket, "another host failed")
+            under_way += left
+        return under_way
 
     def abort(self, calls: Mapping[Future[Message], str], ticket: int, reason: str, others: Iterable[str] = ()) -> None:
         """Tell hosts that a step is given up, and wait until those that were called have done so.
@@ -135,10 +176,7 @@ class Conversation:
         ----------
         others : hosts that are told, too: they may have been called, if that was interrupted
         """
-        self.aborted = max(self.aborted, ticket)
-        for address in {*calls.values(), *others}:
-            if address not in self.watch.lost:
-                self.call(address, "abort", {"ticket": ticket, "reason": reason})
+        self._tell_aborted({*calls.values(), *others}, ticket, reason)
         left = dict(calls)
         while left := {future: address for future, address in left.items() if address not in self.watch.lost}:
             try:
@@ -148,8 +186,18 @@ class Conversation:
             except HostsLost:
                 continue
 
+    def _tell_aborted(self, addresses: Iterable[str], ticket: int, reason: str) -> None:
+        self.aborted = max(self.aborted, ticket)
+        for address in addresses:
+            if address not in self.watch.lost:
+                self.call(address, "abort", {"ticket": ticket, "reason": reason})
+
     def forget_values(self, address: str) -> None:
         """A host has none any more of the values that it had."""
+
+
+def _has_failed(future: Future[Message]) -> bool:
+    return future.exception() is not None or _failed(future.result()) is not None
 
 
 def _failed(answer: Message) -> str | None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from executors.hosts.cluster import Cluster, Message
+from executors.hosts.connection.addresses import split_address
 from executors.hosts.facts import host_facts
-from executors.hosts.preflight import preflight
+from executors.hosts.preflight import places, preflight
 from executors.hosts.watch import ClockOffset, Watch
 from miai_graph.errors import ExecutorError, MiaiGraphError
 from miai_graph.passes.cutting import Links
@@ -23,12 +24,15 @@ ANSWER_SECONDS = 10.0
 class Host:
     """A host as it described itself.
 
+    hostname : of its machine
+    name : what texts call it, and no other host of a crew; see `named_apart`
     threads : of BLAS
     flops_per_second : measured in matrix products
     versions : of packages, by name
     """
 
     address: str
+    hostname: str
     name: str
     pid: int
     threads: int
@@ -38,7 +42,7 @@ class Host:
     versions: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.address})"
+        return f"{self.hostname} ({self.address})"
 
 
 class Crew:
@@ -94,7 +98,7 @@ class Crew:
             return
         for host in found:
             self._watch.add(host.address)
-        self.hosts += found
+        self.hosts = named_apart([*self.hosts, *found])
         self.generation += 1
 
     def _described(self, addresses: Sequence[str]) -> list[Host]:
@@ -181,6 +185,20 @@ class Crew:
         return self._watch.offsets.get(address, ClockOffset(0, 0))
 
 
+def named_apart(hosts: Sequence[Host]) -> list[Host]:
+    """Hosts by the names of their machines, and where several have the same name, by what tells them apart."""
+    return [replace(host, name=_name_among(host, hosts)) for host in hosts]
+
+
+def _name_among(host: Host, hosts: Sequence[Host]) -> str:
+    alike = [other.address for other in hosts if other.hostname == host.hostname]
+    if len(alike) == 1:
+        return host.hostname
+    if len({split_address(address)[0] for address in alike}) == 1:
+        return f"{host.hostname}:{split_address(host.address)[1]}"
+    return f"{host.hostname} at {places(alike)[host.address]}"
+
+
 def _bits_may_differ(first: Host, host: Host) -> list[str]:
     advice = "Leave it out, or use reproducible=False"
     problems = [
@@ -198,6 +216,7 @@ def _as_host(address: str, answer: Future[Message]) -> Host:
     content = answer.result(timeout=ANSWER_SECONDS).content
     return Host(
         address,
+        content["name"],
         content["name"],
         content["pid"],
         content["threads"],

@@ -13,6 +13,7 @@ from typing import Any
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
 from executors.hosts.connection.addresses import SCHEDULER_PORT, WORKER_PORT, parse_address, write_address
+from executors.hosts.connection.credentials import Credentials, find_credentials
 from executors.hosts.connection.loading import load
 from executors.hosts.facts import NOT_INSTALLED, host_facts, installed_version
 from executors.hosts.preflight import (
@@ -46,7 +47,7 @@ class _Host:
     busy_cores: float | None
 
     @property
-    def name(self) -> str:
+    def hostname(self) -> str:
         return str(self.facts["name"])
 
     @property
@@ -55,8 +56,12 @@ class _Host:
         return versions
 
 
-def examine(address: str | None = None, token_file: Path | None = None) -> Report:
+def examine(address: str | None = None, token_file: Path | None = None, **files: Path | None) -> Report:
     """Look at this machine; or, if there is an address, at the cluster whose scheduler is there.
+
+    Parameters
+    ----------
+    token_file, files : see `find_credentials`
 
     Raises
     ------
@@ -65,8 +70,7 @@ def examine(address: str | None = None, token_file: Path | None = None) -> Repor
     """
     if address is None:
         return Report({"hosts": _packages(), "ports": ", ".join(map(describe_port, (SCHEDULER_PORT, WORKER_PORT)))})
-    security = load("connection.security")
-    with _connected(address, security.credentials(security.find_token(token_file))) as cluster:
+    with _connected(address, find_credentials(token_file, **files)) as cluster:
         return examine_cluster(cluster)
 
 
@@ -81,19 +85,19 @@ def examine_cluster(cluster: Cluster) -> Report:
     hosts = _ask_all(cluster, addresses, report)
     found = preflight(cluster, hosts, host_facts()["versions"])
     names = places(addresses)
-    titles = [title(host.name, names[host.address]) for host in hosts]
+    titles = [title(host.hostname, names[host.address]) for host in hosts]
     report.tables += _tables(hosts, titles, found)
     report.problems += map(sentence, found.problems)
     report.remarks += map(sentence, [*found.remarks, *_busy(hosts, titles)])
     return report
 
 
-def _connected(address: str, credentials: Any) -> Cluster:
+def _connected(address: str, credentials: Credentials) -> Cluster:
     try:
         cluster: Cluster = load("connection.dask_cluster").DaskCluster(address, credentials)
     except MiaiGraphError as error:
-        if isinstance(error.__cause__, TimeoutError) and knock(write_address(*parse_address(address))) is None:
-            raise _no_scheduler(address, "a program that takes connections but does not answer as one") from error
+        if isinstance(error.__context__, TimeoutError) and knock(write_address(*parse_address(address))) is None:
+            raise _no_scheduler(address, "a program that takes connections but does not answer as one") from None
         raise
     except Exception as error:
         raise _no_scheduler(address, "another one of its members, or another program") from error

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from executors.hosts.batches import Fed, OrderedBatch, Upcoming
 from executors.hosts.cluster import Message
 from executors.hosts.conversation import HostsLost
+from executors.hosts.foresight import Foresight
 from executors.hosts.journal import Entry
+from executors.hosts.links import COMMITTED
 from executors.hosts.measuring import ask_timing, records_of, slices_of
 from executors.hosts.plans import Plans, StepPlan
 from executors.hosts.session import Session
@@ -35,26 +37,6 @@ if TYPE_CHECKING:
 
 RECONSIDER_AFTER_STEPS = (8, 64)
 """So many steps are timed before it is looked at whether another cut is better."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fed:
-    """A batch on its way to the hosts.
-
-    ticket : of its step
-    given, kept : what was fed, and a copy of it, for what was given may change
-    sent : by future, the address
-    """
-
-    ticket: int
-    plan: StepPlan
-    given: CheckedBatch
-    kept: CheckedBatch
-    sent: Mapping[Future[None], str]
-
-    def is_of(self, batch: CheckedBatch) -> bool:
-        """Whether it is this batch."""
-        return self.given.source is batch.source and self.given.indices is batch.indices
 
 
 class HostsExecutable(Executable):
@@ -89,6 +71,8 @@ class HostsExecutable(Executable):
         self._counter = state.new_number()
         self._committed = np.append(state.numbers(self._updated), self._counter)
         self._fed: Fed | None = None
+        self._ahead: OrderedBatch | None = None
+        self._foresight = Foresight()
         self._steps = 0
         self._steps_seconds = 0.0
         self._plans = Plans(executor, simpler, analysis, self._inputs)
@@ -115,12 +99,14 @@ class HostsExecutable(Executable):
     def run(self, batches: Iterable[Batch]) -> Iterator[list[Array]]:
         self._owner.require_open()
         self._owner.welcome()
-        upcoming = _Upcoming(batches)
+        upcoming = Upcoming(batches)
         try:
             while (batch := upcoming.take()) is not None:
                 yield self._run(batch, upcoming)
         finally:
-            self._fed = None
+            with state.lock:
+                self._give_up_ahead("the iteration ended")
+                self._fed = None
         if upcoming.error is not None:
             raise upcoming.error
 
@@ -129,13 +115,13 @@ class HostsExecutable(Executable):
         with state.lock:
             self._owner.despite_losses(lambda: self._ready_plan(batch_size))
 
-    def _run(self, batch: Batch, upcoming: _Upcoming | None = None) -> list[Array]:
+    def _run(self, batch: Batch, upcoming: Upcoming | None = None) -> list[Array]:
         self._owner.require_open()
         with state.lock:
             checked = check_batch(self._inputs, batch)
             return self._owner.despite_losses(lambda: self.attempt(checked, upcoming))
 
-    def attempt(self, batch: CheckedBatch, upcoming: _Upcoming | None = None) -> list[Array]:
+    def attempt(self, batch: CheckedBatch, upcoming: Upcoming | None = None) -> list[Array]:
         """Compute a step once.
 
         Parameters
@@ -147,18 +133,23 @@ class HostsExecutable(Executable):
         HostsLost
             if a host is lost before the step is done; nothing of it is applied.
         """
-        planning = perf_counter()
-        state.about_to_change(self._updated, by=self._session.fetch)
-        plan = self._ready_plan(batch.size)
         start = perf_counter()
-        self._start_up_seconds += start - planning
-        fed, self._fed = self._fed, None
-        if fed is None or not fed.is_of(batch) or fed.plan is not plan or fed.ticket <= self._session.aborted:
-            fed = self._feed(plan, batch)
-        answers = self._compute(plan, fed, upcoming)
+        state.about_to_change(self._updated, by=self._session.fetch)
+        ordered = self._take_ahead(batch)
+        if ordered is None:
+            planning = perf_counter()
+            plan = self._ready_plan(batch.size)
+            now = perf_counter()
+            start += now - planning
+            self._start_up_seconds += now - planning
+            ordered = self._ordered(self._fed_of(plan, batch))
+        plan, fed = ordered.fed.plan, ordered.fed
+        answers = self._compute(ordered, upcoming)
         outputs = self._outputs(plan, answers)
         seconds = perf_counter() - start
         self._session.commit(plan.read, plan.updated, self._committed, self._entry(fed.kept), seconds)
+        self._let_ahead_commit()
+        self._session.take_snapshot_if_due()
         self._steps += 1
         self._steps_seconds += seconds
         if self._steps in RECONSIDER_AFTER_STEPS:
@@ -179,29 +170,93 @@ class HostsExecutable(Executable):
         """What repeats the step."""
         return Entry(partial(self.attempt, kept), sum(array.nbytes for array in kept.arrays))
 
-    def _compute(self, plan: StepPlan, fed: Fed, upcoming: _Upcoming | None) -> list[Message]:
-        """Let all hosts run the step, and draw and send the next batch meanwhile."""
-        session, ticket = self._session, fed.ticket
-        calls: dict[Future[Message], str] = {}
+    def _fed_of(self, plan: StepPlan, batch: CheckedBatch) -> Fed:
+        """A batch on its way; it may have been sent already."""
+        fed, self._fed = self._fed, None
+        if fed is None or not fed.is_of(batch) or fed.plan is not plan or fed.ticket <= self._session.aborted:
+            return self._feed(plan, batch)
+        return fed
+
+    def _ordered(self, fed: Fed, *, is_ahead: bool = False) -> OrderedBatch:
+        """The step of a batch, for hosts to run, with the values as they are now or, ahead, after the next commit."""
+        versions = state.versions
+        if is_ahead:
+            versions = versions.copy()
+            versions[self._committed] += 1
+        found = {address: versions[numbers].tolist() for address, numbers in fed.plan.read_numbers.items()}
+        return OrderedBatch(fed.ticket, fed=fed, step=int(versions[self._counter]), versions=found)
+
+    def _order(self, ordered: OrderedBatch, *, is_ahead: bool) -> None:
+        """Tell all hosts to run a step."""
+        plan = ordered.fed.plan
+        for address, versions in ordered.versions.items():
+            content = {
+                "plan": plan.number,
+                "oldest": self._session.oldest(ordered.ticket),
+                "step": ordered.step,
+                "versions": versions,
+                "is_ahead": is_ahead,
+            }
+            self._session.order(ordered, address, content)
+
+    def _order_ahead(self, batch: Batch | None) -> None:
+        """Send the next batch and, if nothing is against it, let hosts go on with it without being told again."""
+        self._fed = self._feed_ahead(batch)
+        is_reconsidered = self._steps + 1 in RECONSIDER_AFTER_STEPS
+        if self._fed is not None and not is_reconsidered and self._foresight.allows():
+            self._ahead = self._ordered(self._fed, is_ahead=True)
+            self._session.ahead.append(self._ahead)
+            self._order(self._ahead, is_ahead=True)
+
+    def _let_ahead_commit(self) -> None:
+        """Tell hosts that the values hold with which they have begun the next step."""
+        if self._ahead is not None and self._updated:
+            content = {"session": self._session.name, "ticket": self._ahead.ticket, "key": COMMITTED}
+            for address in self._ahead.versions:
+                self._session.cluster.post(address, Message(content))
+
+    def _take_ahead(self, batch: CheckedBatch) -> OrderedBatch | None:
+        """The step of this batch if it was ordered, and values and plans are still those that it was ordered for."""
+        ahead = self._ahead
+        if ahead is None:
+            return None
+        plan = ahead.fed.plan
+        is_held = ahead.ticket > self._session.aborted and self._plans.find(batch.size) is plan
+        if is_held and ahead.fed.is_of(batch) and self._ordered(ahead.fed).is_like(ahead):
+            self._ahead = self._fed = None
+            self._session.ahead.remove(ahead)
+            self._foresight.was_right()
+            return ahead
+        if is_held:
+            self._foresight.was_wrong()
+        self._give_up_ahead("values have changed")
+        return None
+
+    def _give_up_ahead(self, reason: str) -> None:
+        """End a step that was ordered ahead, wherever hosts are with it."""
+        if self._ahead is not None:
+            ahead, self._ahead, self._fed = self._ahead, None, None
+            if self._owner.closed:
+                return
+            self._session.ahead.remove(ahead)
+            self._session.abort(ahead.calls, ahead.ticket, reason, ahead.versions)
+
+    def _compute(self, ordered: OrderedBatch, upcoming: Upcoming | None) -> list[Message]:
+        """Let all hosts run the step, and draw, send and order the next batch meanwhile."""
+        session, plan = self._session, ordered.fed.plan
         try:
-            for host in plan.hosts:
-                content = {
-                    "plan": plan.number,
-                    "ticket": ticket,
-                    "oldest": session.oldest(ticket),
-                    "step": self.step,
-                    "versions": session.versions(plan.read[host.address]),
-                }
-                calls[session.call(host.address, "run", content)] = host.address
+            if not ordered.calls:
+                self._order(ordered, is_ahead=False)
             if upcoming is not None:
-                self._fed = self._feed_ahead(upcoming.look())
-            answers = session.gather_step(calls, ticket)
-            session.gather(fed.sent)
+                self._order_ahead(upcoming.look())
+            answers = session.gather_step(ordered)
+            session.gather(ordered.fed.sent)
         except BaseException as error:
-            last = ticket if self._fed is None else self._fed.ticket
-            self._fed = None
+            last = ordered.ticket if self._fed is None else self._fed.ticket
             reason = "a host was lost" if isinstance(error, HostsLost) else str(error) or type(error).__name__
-            session.abort(calls, last, reason, [host.address for host in plan.hosts])
+            session.abort(ordered.calls, last, reason, ordered.versions)
+            self._give_up_ahead(reason)
+            self._fed = None
             if isinstance(error, HostsLost):
                 self._owner.name_losses(plan.layout, self.step)
             raise
@@ -285,31 +340,3 @@ class HostsExecutable(Executable):
     @property
     def state(self) -> MutableMapping[Node, Array]:
         return VariableValues(self.variables)
-
-
-class _Upcoming:
-    """Batches that are drawn one ahead, and not earlier: their arrays may be those of the batch before.
-
-    Attributes
-    ----------
-    error : what was raised instead of a batch, for after the steps before
-    """
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self.error: Exception | None = None
-        self._batches = iter(batches)
-        self._drawn: Batch | None = None
-
-    def look(self) -> Batch | None:
-        """The next batch, if there is one."""
-        if self._drawn is None and self.error is None:
-            try:
-                self._drawn = next(self._batches, None)
-            except Exception as error:
-                self.error = error
-        return self._drawn
-
-    def take(self) -> Batch | None:
-        """The next batch, which is done with then."""
-        batch, self._drawn = self.look(), None
-        return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from threading import Thread, current_thread, main_thread
 from time import perf_counter
 from typing import Any, Literal, NoReturn, TypeVar
@@ -56,6 +57,9 @@ class Hosts(Executor):
     reproducible : compute each batch in `shards` parts, each of which is a micro-batch: results are those of `Serial`
         with the same arguments, to the last bit, on any number of hosts with the same CPU features and versions
     shards : the number of parts
+    token_file : with the cluster's token; else it is in the environment variable ``MIAI_GRAPH_TOKEN``, or asked for
+    tls_ca_file, tls_cert, tls_key : instead of a token, for those who have certificates: an authority's, this
+        machine's own, and its private key, in PEM format
 
     Raises
     ------
@@ -79,6 +83,11 @@ class Hosts(Executor):
         on_host_lost: Literal["continue", "stop"] = "continue",
         reproducible: bool = False,
         shards: int = 8,
+        *,
+        token_file: str | Path | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
     ) -> None:
         check_stages(stages)
         check_positive("replicas", replicas)
@@ -103,7 +112,8 @@ class Hosts(Executor):
         self._on_host_lost = on_host_lost
         self.shards = shards if reproducible else None
         self._losses: dict[str, str] = {}
-        self._cluster = address if isinstance(address, Cluster) else self._connect(address)
+        files = {"token_file": token_file, "tls_ca_file": tls_ca_file, "tls_cert": tls_cert, "tls_key": tls_key}
+        self._cluster = address if isinstance(address, Cluster) else self._connect(address, files)
         watch = Watch(self._cluster)
         self.crew = Crew(self._cluster, watch, is_reproducible=reproducible)
         self._journal = Journal()
@@ -120,17 +130,15 @@ class Hosts(Executor):
             self._end()
             raise
 
-    def _connect(self, address: str | None) -> Cluster:
+    def _connect(self, address: str | None, files: Mapping[str, str | Path | None]) -> Cluster:
         require_packages()
         if address is None:
             count = EMBEDDED_HOSTS if self._stages == "auto" else self._stages
             count *= self._replicas
             started: Cluster = load("connection.embedded").EmbeddedCluster(count, threads_of_each(count))
             return started
-        security = load("connection.security")
-        connected: Cluster = load("connection.dask_cluster").DaskCluster(
-            address, security.credentials(security.find_token())
-        )
+        found = load("connection.credentials").find_credentials(**files)
+        connected: Cluster = load("connection.dask_cluster").DaskCluster(address, found)
         return connected
 
     def __repr__(self) -> str:

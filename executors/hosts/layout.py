@@ -158,7 +158,7 @@ class Planner:
         hosts = grid(speeds, links, len(bounds) - 1, replicas)
         times = [tuple(stage_seconds(bounds, order, seconds, crossing, speeds, links).tolist()) for order in hosts]
         paces = shares([1 / max(max(each), 1e-9) for each in times])
-        return GridCut(bounds, hosts, paces, tuple(times), "the stages are as they were given")
+        return GridCut(bounds, hosts, paces, tuple(times), f"The {len(bounds) - 1} stages are as they were given.")
 
     def _seconds(self, node: Node, rows_of_replica: int, flops_per_second: float) -> float:
         if self.measured:

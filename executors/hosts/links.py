@@ -11,12 +11,15 @@ from executors.hosts.mailbox import Key, Mailbox
 from miai_graph.kernels.numpy_kernels import Kernel
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.ops.communication import _contribute, _receive, _send
+from miai_graph.ops.communication import _await_commit, _contribute, _receive, _send
 from miai_graph.plan.exchange import Accumulation
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
 
 Post = Callable[[str, Message], None]
+
+COMMITTED = ("committed",)
+"""The key under which the client says, for a step that was ordered ahead, that the step before it holds."""
 
 
 class StageLinks:
@@ -35,6 +38,7 @@ class StageLinks:
     Attributes
     ----------
     ticket : of the step under way
+    is_ahead : whether it began before the step before it held
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class StageLinks:
         last_part: int,
     ) -> None:
         self.ticket = -1
+        self.is_ahead = False
         self._session = session
         self._post, self._mailbox = post, mailbox
         self._stages, self._replicas, self._own = stages, replicas, own
@@ -60,17 +65,23 @@ class StageLinks:
         self._exports = program.exports
 
     def kernel(self, node: Node, part: Part, inputs: Sequence[Array], output: Array) -> Kernel:
-        """What a `send`, `receive`, `contribute` or `barrier` does for a part."""
+        """What a `send`, `receive`, `contribute`, `await_commit` or `barrier` does for a part."""
         if node.op is _send:
             return self._sending(node, part, inputs[0])
         if node.op is _receive:
             return self._receiving(node, part, output)
         if node.op is _contribute:
             return self._contributing(node, part)
+        if node.op is _await_commit:
+            return self._await_commit
         return self._collecting(node)
 
     def _send(self, address: str, key: Key, arrays: Sequence[Array]) -> None:
         self._post(address, Message({"session": self._session, "ticket": self.ticket, "key": key}, arrays))
+
+    def _await_commit(self) -> None:
+        if self.is_ahead:
+            self._mailbox.take(self.ticket, COMMITTED)
 
     def _sending(self, node: Node, part: Part, value: Array) -> Kernel:
         address = self._stages[node.attributes["stage"]]

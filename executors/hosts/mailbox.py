@@ -23,6 +23,7 @@ class Mailbox:
         self._arrived = Condition()
         self._letters: dict[tuple[int, Key], Sequence[Array]] = {}
         self._aborted = -1
+        self._ended = -1
         self._reason = ""
 
     def put(self, ticket: int, key: Key, arrays: Sequence[Array]) -> None:
@@ -47,6 +48,18 @@ class Mailbox:
                     raise StepAborted(self._reason)
                 self._arrived.wait()
             return self._letters.pop(letter)
+
+    def end(self, ticket: int) -> None:
+        """Note that this step was computed."""
+        with self._arrived:
+            self._ended = ticket
+            self._arrived.notify_all()
+
+    def wait_until_over(self, ticket: int) -> None:
+        """Wait until a step was computed, or given up."""
+        with self._arrived:
+            while ticket > max(self._ended, self._aborted):
+                self._arrived.wait()
 
     def forget(self, before: int) -> None:
         """Drop what was sent for earlier steps and never taken, or is yet to arrive."""

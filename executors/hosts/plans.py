@@ -27,10 +27,12 @@ from miai_graph.context import COMMUNICATION, WAIT, warn_user
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
 from miai_graph.node import Node
+from miai_graph.op import Array
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.pipeline import Pipeline
+from miai_graph.passes.reasons import in_words, why_parts
 from miai_graph.plan.schedule import choose_ahead, choose_parts
-from miai_graph.state import Variable
+from miai_graph.state import Variable, state
 
 if TYPE_CHECKING:
     from executors.hosts.executor import Hosts
@@ -67,6 +69,11 @@ class StepPlan:
     def read(self) -> Mapping[str, Sequence[Variable]]:
         """By address, the variables that a host reads or updates."""
         return {host.address: self.layout.variables[host.stage] for host in self.hosts}
+
+    @cached_property
+    def read_numbers(self) -> Mapping[str, Array]:
+        """Those of `read`, as the state counts."""
+        return {address: state.numbers(variables) for address, variables in self.read.items()}
 
     @cached_property
     def updated(self) -> Mapping[str, Sequence[Variable]]:
@@ -259,23 +266,47 @@ class Plans:
         if layout is None:
             return []
         notes = [layout.cut.reason, *owner.crew.notes]
+        sizes: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for batch_size, plan in self._plans.items():
-            counts = " and ".join(str(len(parts)) for parts in plan.dealing.parts)
-            noun = "micro-batch" if counts == "1" else "micro-batches"
-            notes.append(f"At batch size {batch_size}: {counts} {noun}, schedule {owner.schedule}.")
+            sizes[tuple(len(parts) for parts in plan.dealing.parts)].append(str(batch_size))
+        schedule = f", schedule {owner.schedule}" if layout.pipeline.stages > 1 else ""
+        for counts, found in sizes.items():
+            at = f"At batch size{'s' * (len(found) > 1)} {in_words(found)}"
+            notes.append(f"{at}: {_micro_batches_in_words(counts)}{schedule}{self._why_so_many(layout, counts)}.")
         reductions = layout.pipeline.mid_step_reductions
         if reductions and layout.pipeline.stages > 1:
+            where = f"layer {reductions[0].scope}" if reductions[0].scope else describe(reductions[0])
             notes.append(
-                f"The pipeline runs empty {_levels(layout.pipeline)} times in each step, for "
-                f"{describe(reductions[0])} needs the whole batch."
+                f"The pipeline runs empty {_levels(layout.pipeline)} times in each step, for {where} needs the whole "
+                "batch."
             )
         return notes
+
+    def _why_so_many(self, layout: Layout, counts: Sequence[int]) -> str:
+        """Why replicas have so many micro-batches, if that was not the user's choice."""
+        if self._owner.shards is not None:
+            return ", one for each shard"
+        if self._owner.micro_batches != "auto":
+            return ""
+        if layout.pipeline.stages == 1:
+            return ", for one stage keeps no other waiting"
+        if layout.pipeline.mid_step_reductions:
+            return "; more would hardly overlap, for the whole batch is needed in mid-step"
+        slowest = max(max(times) for times in layout.cut.stage_seconds)
+        return f": {why_parts(layout.pipeline.stages, max(counts), slowest, MICRO_BATCH_SECONDS)}"
 
 
 def _computing(answer: Message) -> float:
     """The seconds that a host has computed."""
     records = answer.content["records"]
     return float(sum(record["seconds"] for record in records if record["phase"] not in (WAIT, COMMUNICATION)))
+
+
+def _micro_batches_in_words(counts: Sequence[int]) -> str:
+    """``4 micro-batches on each replica``, or of how many each one has its own."""
+    each = list(map(str, counts)) if len(set(counts)) > 1 else [str(counts[0])]
+    noun = "micro-batch" if each == ["1"] else "micro-batches"
+    return f"{in_words(each)} {noun}{' on each replica' if len(counts) > len(each) else ''}"
 
 
 def _levels(pipeline: Pipeline) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from executors.hosts.cluster import Cluster, HostUnreachableError, Message, RemoteError
-from executors.hosts.connection.addresses import parse_address
+from executors.hosts.connection.addresses import parse_address, split_address
 from executors.hosts.watch import ClockOffset
 from miai_graph.passes.cutting import Links
 
@@ -46,7 +46,7 @@ class Described(Protocol):
     def address(self) -> str: ...
 
     @property
-    def name(self) -> str: ...
+    def hostname(self) -> str: ...
 
     @property
     def versions(self) -> Mapping[str, str]: ...
@@ -114,7 +114,7 @@ class _Inspection:
         self._blocked: set[tuple[str, str]] = set()
 
     def title(self, host: Described) -> str:
-        return title(host.name, self._places[host.address])
+        return title(host.hostname, self._places[host.address])
 
     def knock(self) -> None:
         """Which hosts others can connect to."""
@@ -127,16 +127,15 @@ class _Inspection:
         found = [(host, self._answer(host, asked[host.address], deadline)) for host in self._hosts]
         for there in self._hosts:
             kept_out: dict[str, list[str]] = {}
-            for here, answer in found:
+            for host, answer in found:
                 if reason := answer.get("obstacles", {}).get(there.address):
-                    self._blocked.add((here.address, there.address))
-                    kept_out.setdefault(reason, []).append(self.title(here))
+                    self._blocked.add((host.address, there.address))
+                    kept_out.setdefault(reason, []).append(self.title(host))
             # What is wrong with one that does not answer at all has been said.
             if there.address not in self._silent:
-                self.problems += [
-                    obstacle_sentence(f"host{'s' * (len(names) > 1)} {join(names)}", there.name, there.address, reason)
-                    for reason, names in kept_out.items()
-                ]
+                for reason, names in kept_out.items():
+                    here = f"host{'s' * (len(names) > 1)} {join(names)}"
+                    self.problems.append(obstacle_sentence(here, there.hostname, there.address, reason))
 
     def measure(self) -> None:
         """Latencies and bandwidths of all pairs that reach each other."""
@@ -169,7 +168,7 @@ class _Inspection:
             here, there = self._hosts[first], self._hosts[second]
             self.problems.append(
                 f"host {self.title(here)} exchanges no messages with host {self.title(there)}: {reason}. Look what "
-                f"{there.name} is busy with, and whether it is awake"
+                f"{there.hostname} is busy with, and whether it is awake"
             )
         elif answer:
             self.latency[[first, second], [second, first]] = answer["latency"]
@@ -205,9 +204,9 @@ def tournament(players: int) -> Iterator[list[tuple[int, int]]]:
         circle.insert(1, circle.pop())
 
 
-def places(addresses: Any) -> dict[str, str]:
+def places(addresses: Iterable[str]) -> dict[str, str]:
     """For each address what to tell it by: the machine's, with the port where several hosts are on one machine."""
-    parsed = {address: parse_address(address) if "://" in address else (address, 0) for address in addresses}
+    parsed = {address: split_address(address) for address in addresses}
     machines = [machine for machine, _ in parsed.values()]
     return {
         address: machine if machines.count(machine) == 1 else f"{machine}:{port}"

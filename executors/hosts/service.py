@@ -191,29 +191,36 @@ class Session:
         return Message()
 
     def get_values(self, message: Message) -> Message:
-        """Give values of variables, of the versions asked for."""
+        """Give values of variables, of the versions asked for: a step that is under way does not write to them."""
         content = message.content
-        with self._computing:
-            _require(all(key in self._values for key in content["keys"]))
-            pairs = zip(content["keys"], content["versions"], strict=True)
-            return Message({}, [self._values.get(key, version) for key, version in pairs])
+        _require(all(key in self._values for key in content["keys"]))
+        pairs = zip(content["keys"], content["versions"], strict=True)
+        return Message({}, [self._values.get(key, version) for key, version in pairs])
 
     def run(self, message: Message) -> Message:
         """Compute this host's part of a step. What goes wrong is part of the answer."""
         content = message.content
-        with self._computing, np.errstate(all="ignore"):
-            plan = _known(self._plans, content["plan"])
-            self.mailbox.forget(before=content["oldest"])
-            self._lost = {}
-            try:
-                self._ticket, self._peers = content["ticket"], plan.peers
-                return plan.run(self._ticket, content["step"], content["versions"])
-            except StepAborted as error:
-                return _failure(ABORTED, error, lost=self._lost)
-            except ExecutionError as error:
-                return _failure(EXECUTION, error)
-            except MiaiGraphError as error:
-                return _failure(OTHER, error)
+        plan = _known(self._plans, content["plan"])
+        try:
+            if content["after"] is not None:
+                # Calls can arrive in another order than they were made.
+                self.mailbox.wait_until_over(content["after"])
+            with self._computing, np.errstate(all="ignore"):
+                return self._run(plan, content)
+        except StepAborted as error:
+            return _failure(ABORTED, error, lost=self._lost)
+        except ExecutionError as error:
+            return _failure(EXECUTION, error)
+        except MiaiGraphError as error:
+            return _failure(OTHER, error)
+
+    def _run(self, plan: HostPlan, content: Mapping[str, Any]) -> Message:
+        self.mailbox.forget(before=content["oldest"])
+        self._lost = {}
+        self._ticket, self._peers = content["ticket"], plan.peers
+        answer = plan.run(self._ticket, content["step"], content["versions"], is_ahead=content["is_ahead"])
+        self.mailbox.end(self._ticket)
+        return answer
 
     def abort(self, message: Message) -> Message:
         """Give up a step that is under way, and those before it."""

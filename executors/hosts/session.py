@@ -165,6 +165,9 @@ class Session(Conversation):
         self._away.update(dict.fromkeys(updated))
         state.commit(committed)
         self._finish()
+
+    def take_snapshot_if_due(self) -> None:
+        """Bring values home after so many steps that it takes a small share of the time."""
         if len(self._journal.entries) >= self._snapshot_steps or self._journal.is_full:
             self._take_snapshot()
 

@@ -180,15 +180,20 @@ class HostPlan:
         inputs = {node.name: node for node in program.program.graph.inputs}
         self._inputs = [inputs[name] for name in content["inputs"]]
 
-    def run(self, ticket: int, step: int, versions: Sequence[int]) -> Message:
-        """Compute this stage's part of a step, on what the client has fed. Returns the outputs."""
+    def run(self, ticket: int, step: int, versions: Sequence[int], *, is_ahead: bool) -> Message:
+        """Compute this stage's part of a step, on what the client has fed. Returns the outputs.
+
+        Parameters
+        ----------
+        is_ahead : whether the step before has yet to be committed
+        """
         start_ns = perf_counter_ns()
         program, bound = self.program, self.bound
         program.state.versions[program.numbers] = versions
         self._use_products()
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
-        self._links.ticket = ticket
+        self._links.ticket, self._links.is_ahead = ticket, is_ahead
         arrays = self._mailbox.take(ticket, FEED)
         waited_ns = perf_counter_ns() - start_ns
         self._feed(arrays)

@@ -182,6 +182,27 @@ class Contribute(Communication):
     cost = elementwise_cost(0)
 
 
+class AwaitCommit(Communication):
+    """Wait until the step before is done on all hosts, and holds: before that, nothing of it may be overwritten.
+
+    Shapes: no inputs; y has no elements.
+    Gradient: none; it is put in after all gradients are taken.
+    Cost: nothing; waiting is not work.
+    Batch: that of one stage.
+    """
+
+    name = "await_commit"
+
+    def infer(self) -> TensorType:
+        return NOTHING
+
+    def forward(self) -> Array:
+        return np.empty(0, bool)
+
+    def cost(self, output: TensorType) -> Cost:
+        return Cost(0, 0)
+
+
 _barrier = register(Barrier())
 _all_reduce = register(AllReduce())
 _reduce_scatter = register(ReduceScatter())
@@ -189,6 +210,7 @@ _all_gather = register(AllGather())
 _send = register(Send())
 _receive = register(Receive())
 _contribute = register(Contribute())
+_await_commit = register(AwaitCommit())
 
-EFFECTS = (_barrier, _send, _contribute)
+EFFECTS = (_barrier, _send, _contribute, _await_commit)
 """The ops that are there for what they do, not for a value."""

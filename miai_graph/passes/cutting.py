@@ -26,7 +26,7 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
-from miai_graph.passes.reasons import Figures, reason
+from miai_graph.passes.reasons import Figures, items_in_words, reason
 
 HANDLED_BYTES_PER_SECOND = 1e9
 """What a host of speed 1 encrypts and copies, or receives and decrypts, while it computes nothing."""
@@ -235,7 +235,6 @@ class _Chain:
             nothing if links is None else links.seconds(items.crossing, *pair) for pair in pairwise(self._order)
         ]
         """For each cut, what sending takes if it is at a certain place."""
-        self._is_linked = links is not None
 
     @property
     def least(self) -> float:
@@ -327,16 +326,30 @@ class _Chain:
         self, bounds: Sequence[int], asked: int, labels: Sequence[str] | None, hosts: Sequence[str] | None
     ) -> Cut:
         taken = tuple(self.stage_seconds(bounds).tolist())
+        named = [f"item {place}" for place in range(self._items.count)] if labels is None else labels
         figures = Figures(
             asked,
-            [str(host) if hosts is None else hosts[host] for host in self._order],
-            taken,
+            items_in_words(bounds, named),
+            [f"host {host}" if hosts is None else hosts[host] for host in self._order],
             self._computing(bounds).tolist(),
-            [f"item {place}" if labels is None else labels[place] for place in bounds[1:-1]],
+            max(taken),
+            self._sent_at(bounds).tolist(),
             self._items.crossing[list(bounds[1:-1])].tolist(),
-            self._sent_at(bounds).tolist() if self._is_linked else None,
+            self._slowest_if_moved(bounds, named),
+            float(self._items.before[-1] / self._speeds.max()),
         )
         return Cut(tuple(bounds), self._order, taken, reason(figures))
+
+    def _slowest_if_moved(self, bounds: Sequence[int], labels: Sequence[str]) -> float | None:
+        """What the slowest stage takes if one cut is moved to where the items' label changes next, at best."""
+        places = np.flatnonzero(self._items.allowed).tolist()
+        changes = [place for place in places if labels[place] != labels[place - 1]]
+        moved = []
+        for stage in range(1, len(bounds) - 1):
+            earlier = [place for place in changes if bounds[stage - 1] < place < bounds[stage]]
+            later = [place for place in changes if bounds[stage] < place < bounds[stage + 1]]
+            moved += [[*bounds[:stage], place, *bounds[stage + 1 :]] for place in (*earlier[-1:], *later[:1])]
+        return min((float(self.stage_seconds(others).max()) for others in moved), default=None)
 
 
 def _least(*keys: Array) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
-from miai_graph.ops.communication import _all_reduce, _barrier, _contribute, _receive, _send
+from miai_graph.ops.communication import _all_reduce, _await_commit, _barrier, _contribute, _receive, _send
 from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.placement import Partial, Replicated
 
@@ -285,8 +285,16 @@ class _StageWriter:
         )
         outputs = [self._read(self._graph.outputs[place]) for place in places]
         updates = {target: self._read(value) for target, value in self._graph.updates.items() if target in self._local}
+        self._hold_back(updates)
         graph = Graph([*outputs, *self._effects], updates)
         return StageGraph(graph, places, tuple(self._exports), frozenset(self._per_part), self._segments)
+
+    def _hold_back(self, updates: Mapping[Node, Node]) -> None:
+        """Values that hold must not be overwritten before those of the step before do."""
+        if updates:
+            first = min(updates.values(), key=lambda value: self._segments[value].level)
+            turn: Turn = (self._segments[first].level, False, 0, 0)
+            self._effects.append(self._add(derive(first, _await_commit, [], {}, WAIT), turn))
 
     def _add(self, node: Node, turn: Turn) -> Node:
         level, is_per_part, sweep, _ = turn

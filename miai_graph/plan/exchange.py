@@ -124,7 +124,7 @@ class Links(Protocol):
     """How a plan sends and receives where no memory is shared."""
 
     def kernel(self, node: Node, part: Part, inputs: Sequence[Array], output: Array) -> Kernel:
-        """What a `send`, `receive`, `contribute` or `barrier` does for a part."""
+        """What a `send`, `receive`, `contribute`, `await_commit` or `barrier` does for a part."""
         ...
 
 

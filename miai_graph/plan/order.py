@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from miai_graph.node import Node
-from miai_graph.ops.communication import _contribute
+from miai_graph.ops.communication import _await_commit, _contribute
 from miai_graph.passes.pipeline import Segment
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
-from miai_graph.plan.program import Program
+from miai_graph.plan.program import Program, Storage
 from miai_graph.plan.schedule import Task
 
 Position = tuple[Node, int]
@@ -56,7 +56,16 @@ def scheduled_positions(
             result += [(node, task.part) for node in nodes[Segment(level, task.sweep)]]
             result += between[place]
         result += [(node, deferral.last_group) for node in late[level]]
-    return result
+    return _held_back(result, program)
+
+
+def _held_back(order: Sequence[Position], program: Program) -> list[Position]:
+    """The same with what waits for the commit of the step before right before the first new value of a variable."""
+    waiting = [position for position in order if position[0].op is _await_commit]
+    others = [position for position in order if position[0].op is not _await_commit]
+    stored = [program.storage[node] is Storage.NEXT for node, _ in others]
+    place = stored.index(True) if True in stored else len(others)
+    return [*others[:place], *waiting, *others[place:]]
 
 
 def _deferred_between(late: Sequence[Node], tasks: Sequence[Task], deferral: Deferral) -> list[list[Position]]:

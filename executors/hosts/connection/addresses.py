@@ -30,6 +30,11 @@ def parse_address(text: str, port: int = SCHEDULER_PORT) -> tuple[str, int]:
     return found["v6"] or found["name"], number
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Machine and port of an address as members of a cluster write it. Hosts in this process have no ports."""
+    return parse_address(address) if "://" in address else (address, 0)
+
+
 def write_address(host: str, port: int) -> str:
     """The address as the members of a cluster write it: always with TLS."""
     return f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"

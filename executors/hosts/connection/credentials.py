@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from executors.hosts.connection.loading import load
 from miai_graph.errors import ArgumentError
 
 CERTIFICATE_FILES = ("ca.pem", "certificate.pem", "key.pem")
@@ -41,6 +42,36 @@ class Credentials:
         return context
 
 
+def find_credentials(
+    token_file: str | Path | None = None,
+    tls_ca_file: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
+) -> Credentials:
+    """Of a host that has a certificate already, if its files are given; else of one that has the token.
+
+    Parameters
+    ----------
+    token_file : with the token, which is looked for, or asked for, if there is no file
+
+    Raises
+    ------
+    ArgumentError
+        if some of the files are given and others are not, or there is no token.
+    """
+    files = (tls_ca_file, tls_cert, tls_key)
+    if not any(files):
+        security = load("connection.security")
+        found: Credentials = security.credentials(security.find_token(token_file))
+        return found
+    if tls_ca_file is None or tls_cert is None or tls_key is None or token_file is not None:
+        raise ArgumentError(
+            "expected tls_ca_file, tls_cert and tls_key together, and no token then; found some of them. "
+            "Give all three, or none"
+        )
+    return own_credentials(tls_ca_file, tls_cert, tls_key)
+
+
 def own_credentials(authority_file: str | Path, certificate_file: str | Path, key_file: str | Path) -> Credentials:
     """Of a host that has a certificate already, from files in PEM format.
 
@@ -56,7 +87,7 @@ def own_credentials(authority_file: str | Path, certificate_file: str | Path, ke
         raise ArgumentError(
             f"expected the certificate of an authority in {authority_file}, a certificate in {certificate_file} and "
             f"its private key in {key_file}, in PEM format; found {error.reason or error}"
-        ) from error
+        ) from None
     return found
 
 
@@ -86,4 +117,4 @@ def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"expected a file in PEM format; found {error}") from error
+        raise ArgumentError(f"expected a file in PEM format; found {error}") from None

@@ -121,7 +121,7 @@ class _Link:
             raise ExecutorError(
                 f"expected the scheduler of a cluster at {scheduler}; found {found}. Its port is 8786 unless it was "
                 "started with another"
-            ) from error
+            ) from None
         client.rpc.allow_offload = False
         link = cls(client, scheduler)
         client.subscribe_topic("all", link._hear)
@@ -137,8 +137,8 @@ class _Link:
             present = {address for address, worker in found["workers"].items() if worker["status"] == "running"}
             if not present <= set(self._order):
                 self._order = _joined(await self._client.scheduler.events(topic="all"))
-        except OSError as error:
-            raise self._lost() from error
+        except OSError:
+            raise self._lost() from None
         self._gone -= present
         known = [address for address in self._order if address in present]
         return [*known, *sorted(present.difference(known))]

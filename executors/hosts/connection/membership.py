@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Self
@@ -80,9 +80,16 @@ class Membership:
             seat.has_joined = True
         return addresses
 
-    def stay(self) -> None:
-        """Have hosts that drop out join again, for ever: an exception ends it, such as that of Ctrl-C."""
+    def stay(self, news: Callable[[], Iterable[str]] = tuple) -> None:
+        """Have hosts that drop out join again, for ever: an exception ends it, such as that of Ctrl-C.
+
+        Parameters
+        ----------
+        news : is asked again and again for what else there is to tell
+        """
         while True:
+            for sentence in news():
+                self._tell(sentence)
             processes = {seat.process.connection: seat for seat in self._seats if seat.process is not None}
             if not processes:
                 time.sleep(_LOOK_SECONDS)

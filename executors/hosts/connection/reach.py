@@ -38,8 +38,8 @@ def local_address_towards(address: str, credentials: Credentials) -> str:
             raise ArgumentError(
                 f"expected the token of the cluster at {host}:{port}; found that it has another one. "
                 "Type the one that its 'miai-graph cluster start' has shown"
-            ) from error
-        raise ExecutorError(f"expected a cluster at {host}:{port}; found {_obstacle(error, port)}") from error
+            ) from None
+        raise ExecutorError(f"expected a cluster at {host}:{port}; found {_obstacle(error, port)}") from None
     return own
 
 
