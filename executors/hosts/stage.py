@@ -34,6 +34,9 @@ from miai_graph.types import int_dims
 GROUPS_BELOW = 2
 """Stages below the last wait for it now and then, and can compute the first half of their weights' gradients then."""
 
+COPIED_BYTES = 1 << 12
+"""Values of which the next one may be computed before the step before is committed, and is copied."""
+
 FEED = ("feed",)
 """The key under which a batch arrives."""
 
@@ -90,6 +93,7 @@ class HostProgram:
             [nodes[number] for number in content["exports"]],
             frozenset(nodes[number] for number in content["per_part"]),
             adds_up_alone=content["adds_up_alone"],
+            copied_bytes=COPIED_BYTES,
         )
         self.state = State()
         for key, variable in zip(content["variables"], self.variables, strict=True):

@@ -81,7 +81,12 @@ class Program:
 
 
 def make_program(
-    graph: Graph, exports: Sequence[Node] = (), per_part: frozenset[Node] = frozenset(), *, adds_up_alone: bool = False
+    graph: Graph,
+    exports: Sequence[Node] = (),
+    per_part: frozenset[Node] = frozenset(),
+    *,
+    adds_up_alone: bool = False,
+    copied_bytes: int = 0,
 ) -> Program:
     """Decide all that does not depend on the batch size. The graph should be simplified already.
 
@@ -89,13 +94,16 @@ def make_program(
     ----------
     exports, per_part : of a graph that is one worker's, or one stage's; see `passes.partition` and `passes.pipeline`
     adds_up_alone : whether what is owed is complete where it is exported, because nobody else contributes
+    copied_bytes : new values up to this size are copied to where they belong when all else is done: counters are raised
+        early in a step, and must not be seen before it may change anything
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
     numbers = {node: number for number, node in enumerate(exports)}
     storage, roots = _store(graph, numbers, _gathers(graph), adds_up_alone)
     prepared: dict[Node, Update] = {}
     for update in updates:
-        if storage[update.value] is Storage.OWN and update.value not in per_part:
+        is_copied = update.value.type.size_bytes <= copied_bytes
+        if storage[update.value] is Storage.OWN and update.value not in per_part and not is_copied:
             storage[update.value] = Storage.NEXT
             prepared[update.value] = update
     steps = tuple(node for node in graph.nodes if storage[node] in COMPUTED)
