@@ -21,7 +21,8 @@ from miai_graph.passes.simplify import simplify
 from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.memory import Workspace
 from miai_graph.state import state
-from miai_graph.timing import Recorder, Timing, TimingRecord, merge_calls
+from miai_graph.timing import Timing, TimingRecord, merge_calls
+from miai_graph.timing.recorder import Recorder
 
 PLANS_LIMIT = 64
 """For how many batch sizes an executable keeps its plans."""

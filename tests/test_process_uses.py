@@ -261,9 +261,9 @@ def test_an_op_of_the_script_is_named_and_computed_by_one_worker(tmp_path: Path)
 
 def test_a_graph_that_cannot_be_split_is_computed_by_one_worker(executor: Processes) -> None:
     x = mg.input("x", (None, 2))
-    with pytest.warns(UserWarning, match=r"running_sum[\s\S]*test_process_uses.py[\s\S]*states no batch rule") as caught:
+    with pytest.warns(UserWarning, match=r"running_sum[\s\S]*test_process_uses.py[\s\S]*states no batch rule") as found:
         step = mg.function([x], [running_sum(x) * 2], executor=executor)
-    assert caught[0].filename == __file__
+    assert found[0].filename == __file__
     array = np.arange(8, dtype="f4").reshape(4, 2)
     with Serial() as serial:
         (expected,) = mg.function([x], [running_sum(x) * 2], executor=serial)(array)

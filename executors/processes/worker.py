@@ -43,7 +43,8 @@ from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_worker_program
 from miai_graph.state import State
-from miai_graph.timing import Recorder, merge_calls
+from miai_graph.timing import merge_calls
+from miai_graph.timing.recorder import Recorder
 
 
 def main(connection: Connection) -> None:

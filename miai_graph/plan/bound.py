@@ -27,7 +27,7 @@ from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
 from miai_graph.state import State, arrays_in, block_bytes
-from miai_graph.timing import Recorder
+from miai_graph.timing.recorder import Recorder
 from miai_graph.types import TensorType, bind_type
 
 BINDINGS_LIMIT = 16
