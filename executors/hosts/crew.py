@@ -24,7 +24,7 @@ class Host:
     """A host as it described itself.
 
     threads : of BLAS
-    flops_per_second : measured in matrix products
+    flops_per_second, bytes_per_second : measured in matrix products, and copying
     versions : of packages, by name
     """
 
@@ -33,6 +33,7 @@ class Host:
     pid: int
     threads: int
     flops_per_second: float
+    bytes_per_second: float
     machine: str
     cpu_features: tuple[str, ...]
     versions: Mapping[str, str]
@@ -177,8 +178,9 @@ class Crew:
         return next((str(host) for host in self.hosts if host.address == address), address)
 
     def clock(self, address: str) -> ClockOffset:
-        """How far a host's clock is from that of this process."""
-        return self._watch.offsets.get(address, ClockOffset(0, 0))
+        """How far a host's clock is from that of this process now."""
+        known = self._watch.offsets.get(address)
+        return ClockOffset(0, 0) if known is None else known.aged()
 
 
 def _bits_may_differ(first: Host, host: Host) -> list[str]:
@@ -202,6 +204,7 @@ def _as_host(address: str, answer: Future[Message]) -> Host:
         content["pid"],
         content["threads"],
         content["flops_per_second"],
+        content["bytes_per_second"],
         content["machine"],
         tuple(content["cpu_features"]),
         content["versions"],

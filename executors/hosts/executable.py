@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 from executors.hosts.cluster import Message
 from executors.hosts.conversation import HostsLost
 from executors.hosts.journal import Entry
-from executors.hosts.measuring import ask_timing, records_of, slices_of
+from executors.hosts.measuring import ask_timing, records_of, traces_of, workers_of
 from executors.hosts.plans import Plans, StepPlan
 from executors.hosts.session import Session
 from executors.hosts.stage import FEED
@@ -28,6 +28,8 @@ from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.state import state
 from miai_graph.timing import Timing
+from miai_graph.timing.booking import with_idle
+from miai_graph.timing.traces import TraceChoice, make_slices
 from miai_graph.types import bind_type, int_dims
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class HostsExecutable(Executable):
         self._fed: Fed | None = None
         self._steps = 0
         self._steps_seconds = 0.0
+        self._traced = TraceChoice()
         self._plans = Plans(executor, simpler, analysis, self._inputs)
         self._start_up_seconds = perf_counter() - start
 
@@ -103,6 +106,7 @@ class HostsExecutable(Executable):
         if step != self.step:
             # Steps since the last snapshot would be repeated under other numbers.
             self._session.fetch()
+        self._traced.first += step - self.step
         state.versions[self._counter] = step
 
     @property
@@ -160,7 +164,7 @@ class HostsExecutable(Executable):
         seconds = perf_counter() - start
         self._session.commit(plan.read, plan.updated, self._committed, self._entry(fed.kept), seconds)
         self._steps += 1
-        self._steps_seconds += seconds
+        self._steps_seconds += perf_counter() - start
         if self._steps in RECONSIDER_AFTER_STEPS:
             timed = ask_timing(self._session, plan.layout, list(plan.layout.hosts))
             self._plans.reconsider(batch.size, timed, self._steps)
@@ -182,6 +186,7 @@ class HostsExecutable(Executable):
     def _compute(self, plan: StepPlan, fed: Fed, upcoming: _Upcoming | None) -> list[Message]:
         """Let all hosts run the step, and draw and send the next batch meanwhile."""
         session, ticket = self._session, fed.ticket
+        timing = self._traced.order(self.step, len(self.graph) * len(plan.hosts))
         calls: dict[Future[Message], str] = {}
         try:
             for host in plan.hosts:
@@ -190,6 +195,7 @@ class HostsExecutable(Executable):
                     "ticket": ticket,
                     "oldest": session.oldest(ticket),
                     "step": self.step,
+                    "timing": timing,
                     "versions": session.versions(plan.read[host.address]),
                 }
                 calls[session.call(host.address, "run", content)] = host.address
@@ -259,20 +265,30 @@ class HostsExecutable(Executable):
         ]
 
     @property
+    def caller(self) -> int:  # type: ignore[override]
+        return len(self._owner.crew)
+
+    @property
     def timing(self) -> Timing:
         with state.lock:
             answers = [] if self._owner.closed else self._plans.ask_timing()
+            layout, crew = self._plans.layout, self._owner.crew
+            workers = workers_of(crew, [] if layout is None else layout.hosts) if answers else []
             return Timing(
-                records_of(answers, self._owner.crew.number, self._steps, self._steps_seconds),
+                with_idle(records_of(answers, crew.number), workers, self._steps_seconds, self._steps),
                 self._steps,
                 self._start_up_seconds,
                 max((answer.content["peak_bytes"] for _, answer in answers), default=0),
-                self._plans.describe(),
-                slices_of(answers, self._owner.crew.number, self._owner.crew.clock),
+                [*self._plans.describe(), *self._traced.notes],
+                make_slices(traces_of(answers, crew), self._traced.shown(self.step - self._traced.first)),
+                wall_seconds=self._steps_seconds,
+                workers=workers,
+                graph=self.graph,
             )
 
-    def reset_timing(self) -> None:
+    def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
+            self._traced = TraceChoice(self.step, trace_steps)
             self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
             self._plans.timed.clear()
             layout = self._plans.layout

@@ -28,8 +28,7 @@ from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import make_program
 from miai_graph.plan.schedule import Task
 from miai_graph.state import State, Variable, aligned_bytes
-from miai_graph.timing import merge_calls
-from miai_graph.timing.recorder import Recorder
+from miai_graph.timing.recorder import Recorder, timed_by
 from miai_graph.types import int_dims
 
 GROUPS_BELOW = 2
@@ -99,10 +98,11 @@ class HostProgram:
         self.peak_bytes = 0
         self.recorders: dict[Any, Recorder] = {}
 
-    def records(self) -> list[dict[str, Any]]:
-        """The timing of all steps so far, as plain data."""
-        records = [record for recorder in self.recorders.values() for record in recorder.records()]
-        return [asdict(record) for record in merge_calls(records)]
+    def timed(self) -> dict[str, Any]:
+        """The timing of all steps so far, as plain data: records, and for each plan labels and traced steps."""
+        timed = timed_by(self.recorders.values(), 0, self.peak_bytes)
+        traces = [(trace.labels, trace.steps) for trace in timed.traces]
+        return {"records": [asdict(record) for record in timed.records], "traces": traces}
 
     def reset_timing(self) -> None:
         for recorder in self.recorders.values():
@@ -120,7 +120,6 @@ class HostPlan:
 
     Attributes
     ----------
-    has_run : whether a step has ended
     peers : the addresses of hosts that it needs
     """
 
@@ -135,7 +134,6 @@ class HostPlan:
         mailbox: Mailbox,
     ) -> None:
         self.program = program
-        self.has_run = False
         self._mailbox = mailbox
         self._is_reproducible = content["keeps_parts"] is not None
         parts = [Part(*numbers) for numbers in content["parts"]]
@@ -173,7 +171,6 @@ class HostPlan:
             order=order,
             deferral=deferral,
         )
-        self._parts_of_nodes = [parts[part].number if part < len(parts) else None for _, part in order]
         key = content["batch_size"], self.bound.nodes
         self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
         program.peak_bytes = max(program.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
@@ -181,24 +178,28 @@ class HostPlan:
         inputs = {node.name: node for node in program.program.graph.inputs}
         self._inputs = [inputs[name] for name in content["inputs"]]
 
-    def run(self, ticket: int, step: int, versions: Sequence[int]) -> Message:
-        """Compute this stage's part of a step, on what the client has fed. Returns the outputs."""
+    def run(self, ticket: int, step: int, versions: Sequence[int], number: int = 0, is_traced: bool = False) -> Message:
+        """Compute this stage's part of a step, on what the client has fed. Returns the outputs.
+
+        Parameters
+        ----------
+        number, is_traced : of the step, since timing began, and whether its trace is kept
+        """
         start_ns = perf_counter_ns()
+        arrays = self._mailbox.take(ticket, FEED)
+        waited_ns = perf_counter_ns() - start_ns
         program, bound = self.program, self.bound
         program.state.versions[program.numbers] = versions
         self._use_products()
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
         self._links.ticket = ticket
-        arrays = self._mailbox.take(ticket, FEED)
-        waited_ns = perf_counter_ns() - start_ns
         self._feed(arrays)
         with limited_blas(1) if self._is_reproducible else nullcontext():
             bound.run(step, binding)
         outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
         end_ns = perf_counter_ns()
-        bound.recorder.add(start_ns + waited_ns, bound.stamps, end_ns + waited_ns, waited_ns)
-        self.has_run = True
+        bound.recorder.add(start_ns, bound.stamps, end_ns, waited_ns, 0, number, is_traced)
         return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
 
     def _use_products(self) -> None:
@@ -227,14 +228,3 @@ class HostPlan:
             for part, feeds in zip(bound.parts, bound.part_feeds, strict=True):
                 first = part.first_row - self._first_row
                 np.copyto(feeds[node], array[first : first + part.size])
-
-    def trace(self) -> dict[str, Any]:
-        """The last step: for each kernel the node's name, its phase and micro-batch, and the clock when it was done."""
-        names = self.program.program.graph.names
-        return {
-            "program": self.program.number,
-            "nodes": [names[node] for node in self.bound.nodes],
-            "phases": [node.phase for node in self.bound.nodes],
-            "parts": self._parts_of_nodes,
-            "stamps": self.bound.stamps.tolist(),
-        }

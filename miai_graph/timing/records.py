@@ -108,7 +108,15 @@ def merge_group(records: Sequence[TimingRecord]) -> TimingRecord:
         max_seconds=sum(record.max_seconds for record in records),
         flops=sum(record.flops for record in records),
         bytes=sum(record.bytes for record in records),
+        memory_bytes=sum(record.memory_bytes for record in records),
+        histogram=merge_histograms(records),
     )
+
+
+def merge_histograms(records: Iterable[TimingRecord]) -> tuple[int, ...]:
+    """Counts of calls by time of all records together; empty if none has any."""
+    kept = [record.histogram for record in records if record.histogram]
+    return tuple(map(sum, zip(*kept, strict=True)))
 
 
 def merge_calls(records: Iterable[TimingRecord]) -> list[TimingRecord]:
@@ -123,6 +131,8 @@ def merge_calls(records: Iterable[TimingRecord]) -> list[TimingRecord]:
             calls=sum(record.calls for record in members),
             min_seconds=min(record.min_seconds for record in members),
             max_seconds=max(record.max_seconds for record in members),
+            # Plans for several batch sizes take turns in the same memory.
+            memory_bytes=max(record.memory_bytes for record in members),
         )
         for members in groups.values()
     ]

@@ -7,33 +7,44 @@ nodes is booked too, so that the parts add up to the whole.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Literal, TextIO
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
-from miai_graph.context import WAIT
-from miai_graph.errors import ArgumentError
-from miai_graph.terminal import print_text
-from miai_graph.timing.records import OVERHEAD, Slice, TimingRecord, merge_group
+from miai_graph.graph import Graph, views
+from miai_graph.terminal import print_text, terminal_width
+from miai_graph.timing.chrome_trace import chrome_trace
+from miai_graph.timing.data import timing_arguments, timing_to_data
+from miai_graph.timing.difference import TimingDifference
+from miai_graph.timing.exports import (
+    records_to_pandas,
+    timed_networkx,
+    to_dot_text,
+    write_csv,
+    write_json,
+    write_text,
+)
+from miai_graph.timing.grouping import GroupBy, SortBy, add_up, group_name, sorted_groups
+from miai_graph.timing.html import html_table
+from miai_graph.timing.records import Slice, TimedWorker, TimingRecord
+from miai_graph.timing.table import format_table, summarize, table_columns
+from miai_graph.timing.timeline import format_timeline
+from miai_graph.timing.verdict import Verdict, judge
 
-GroupBy = Literal["layer", "op", "node", "phase", "worker"]
+if TYPE_CHECKING:
+    import networkx
+    import pandas
 
-
-def _layer_of(record: TimingRecord) -> str:
-    return f"({record.phase})" if record.phase in (OVERHEAD, WAIT) else record.layer or "(no layer)"
-
-
-_GROUPS: dict[str, Callable[[TimingRecord], str]] = {
-    "layer": _layer_of,
-    "op": lambda record: record.op,
-    "node": lambda record: record.node,
-    "phase": lambda record: record.phase,
-    "worker": lambda record: str(record.worker),
-}
+_NOTEBOOK_ROWS = 20
 
 
 class Timing:
     """A snapshot of where the time went.
+
+    >>> timing = history.timing  # or step.timing
+    >>> print(timing.verdict())
+    >>> timing.table("op", limit=5)
+    >>> timing.timeline()
+    >>> (timing - other).table()
 
     Attributes
     ----------
@@ -42,7 +53,10 @@ class Timing:
     start_up_seconds : spent outside of the steps, on compiling and on preparing for each size of batch
     peak_bytes : the most memory that a plan uses for computed values and scratch
     notes : what else is to be known of how the steps were run
-    slices : the last step, kernel by kernel; empty where that is not kept
+    slices : what each worker did, one after the other, in the steps that were traced
+    wall_seconds : how long the steps took, with all that is between them; None: as long as the longest worker's records
+    workers : one `TimedWorker` each; empty where they are not known
+    graph : the graph that was timed, whose names the records bear; None where there is none
     """
 
     def __init__(
@@ -53,6 +67,10 @@ class Timing:
         peak_bytes: int = 0,
         notes: Iterable[str] = (),
         slices: Iterable[Slice] = (),
+        *,
+        wall_seconds: float | None = None,
+        workers: Iterable[TimedWorker] = (),
+        graph: Graph | None = None,
     ) -> None:
         self.records = tuple(records)
         self.steps = steps
@@ -60,6 +78,9 @@ class Timing:
         self.peak_bytes = peak_bytes
         self.notes = tuple(notes)
         self.slices = tuple(slices)
+        self.workers = tuple(workers)
+        self.graph = graph
+        self.wall_seconds = self.seconds if wall_seconds is None else wall_seconds
 
     @property
     def seconds(self) -> float:
@@ -69,64 +90,173 @@ class Timing:
             by_worker[record.worker] += record.seconds
         return max(by_worker.values(), default=0.0)
 
-    def grouped(self, by: GroupBy = "layer") -> list[TimingRecord]:
-        """Records added up by layer, op, node, phase or worker, the longest first.
+    def grouped(self, by: GroupBy = "layer", sort: SortBy = "seconds") -> list[TimingRecord]:
+        """Records added up over nodes and workers, one for each group, with the group's name as `node`.
 
-        ``calls`` of a group is that of its most called node.
-        """
-        if by not in _GROUPS:
-            raise ArgumentError(f"expected by to be one of {', '.join(_GROUPS)}; found {by!r}")
-        groups: dict[str, list[TimingRecord]] = defaultdict(list)
-        for record in self.records:
-            groups[_GROUPS[by](record)].append(record)
-        merged = [replace(merge_group(members), node=name) for name, members in groups.items()]
-        return sorted(merged, key=lambda record: record.seconds, reverse=True)
-
-    def table(self, by: GroupBy = "layer", limit: int | None = 30, file: TextIO | None = None) -> None:
-        """Print where the time went.
+        Time that belongs to no layer or op stands under its phase's name in parentheses. ``calls`` of a group is that
+        of its most called node. What the members of a group do not have in common is "", None, or -1 for the worker.
 
         Parameters
         ----------
-        by : "layer", "op", "node", "phase" or "worker"
+        by : "layer", "op", "node", "phase", "worker", "host" or "stage"
+        sort : "seconds", the longest first; "order", of the model: as the nodes were built; "name"; or "calls"
+
+        Raises
+        ------
+        ArgumentError
+            if there is no such grouping or order.
+        """
+        return [add_up(group_name(members[0], by), members) for members in sorted_groups(self, by, sort)]
+
+    def table(
+        self,
+        by: GroupBy = "layer",
+        limit: int | None = 30,
+        file: TextIO | None = None,
+        *,
+        sort: SortBy = "seconds",
+        width: int | None = None,
+    ) -> None:
+        """Print where the time went.
+
+        ``mean`` is that of a step, of all workers together. GFLOP/s and GB/s are those while computing, and
+        ``roofline`` is the share of what the workers can do at their measured peaks; it is more than 100 % where values
+        come from caches, which are faster than memory.
+
+        Parameters
+        ----------
+        by, sort : as for `grouped`
         limit : the number of rows; the rest are one row. None: all
         file : standard output by default
+        width : the most characters in a line; None: as many as the terminal has
         """
-        print_text(self.format_table(by, limit), file)
+        print_text(self.format_table(by, limit, sort=sort, width=width or terminal_width(file)), file)
 
-    def format_table(self, by: GroupBy = "layer", limit: int | None = 30) -> str:
+    def format_table(
+        self, by: GroupBy = "layer", limit: int | None = 30, *, sort: SortBy = "seconds", width: int | None = None
+    ) -> str:
         """The text that `table` prints."""
-        rows = self.grouped(by)
-        if limit is not None and len(rows) > limit:
-            rest = merge_group(rows[limit:])
-            rows = [*rows[:limit], replace(rest, node=f"({len(rows) - limit} more)", op="")]
-        total = sum(record.seconds for record in rows) or 1.0
-        header = (by, "op" if by == "node" else "", "calls", "total ms", "mean µs", "share", "GFLOP/s")
-        cells = [header] + [
-            (
-                record.node,
-                record.op if by == "node" else "",
-                f"{record.calls}",
-                f"{record.seconds * 1e3:.2f}",
-                f"{record.seconds / max(self.steps, 1) * 1e6:.1f}",
-                f"{record.seconds / total:.1%}",
-                f"{record.flops / record.seconds / 1e9:.2f}" if record.flops and record.seconds else "",
-            )
-            for record in rows
-        ]
-        used = [column for column in range(len(header)) if any(row[column] for row in cells)]
-        widths = {column: max(len(row[column]) for row in cells) for column in used}
-        lines = [
-            "  ".join(row[c].ljust(widths[c]) if c < 2 else row[c].rjust(widths[c]) for c in used).rstrip()
-            for row in cells
-        ]
-        summary = (
-            f"{self.steps} steps in {self.seconds:.3f} s, after {self.start_up_seconds:.3f} s of start-up; "
-            f"peak memory of values {self.peak_bytes / 1e6:.2f} MB"
-        )
-        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:], summary, *self.notes])
+        return format_table(self, by, sort, limit, width)
+
+    def timeline(self, step: int | None = None, *, file: TextIO | None = None, width: int | None = None) -> None:
+        """Print what each worker did in a step: a lane for each, with computing, sending, waiting and idling.
+
+        Parameters
+        ----------
+        step : its number; None: the last one that was traced
+        file : standard output by default
+        width : the most characters in a line; None: as many as the terminal has
+
+        Raises
+        ------
+        ArgumentError
+            if that step was not traced.
+        """
+        print_text(self.format_timeline(step, width=width or terminal_width(file)), file)
+
+    def format_timeline(self, step: int | None = None, *, width: int | None = None) -> str:
+        """The text that `timeline` prints."""
+        return format_timeline(self, step, width)
+
+    def verdict(self) -> Verdict:
+        """A handful of sentences: where the time goes, and what to change next, as far as the figures tell."""
+        return judge(self)
+
+    def plot(self, path: Any = None, kind: str = "layers", **options: Any) -> Any:
+        """Draw bars of "layers", a "timeline" or a "roofline"; see `miai_graph.views.plot_timing`."""
+        return views["plot_timing"](self, path, kind, **options)
+
+    def __sub__(self, other: object) -> TimingDifference:
+        """How the times of a step differ; see `TimingDifference`."""
+        return TimingDifference(self, other) if isinstance(other, Timing) else NotImplemented
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as Python's json writes it; without the graph."""
+        return timing_to_data(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], graph: Graph | None = None) -> Timing:
+        """The timing of which `to_json` gave the data.
+
+        Parameters
+        ----------
+        graph : that was timed, where it is at hand
+
+        Raises
+        ------
+        SavingError
+            if the data is not that of a timing.
+        """
+        return cls(**timing_arguments(data), graph=graph)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A frame with a row for each record, with share, gflops (GFLOP/s) and gbytes (GB/s) besides.
+
+        Raises
+        ------
+        MissingDependencyError
+            if pandas is not installed.
+        """
+        return records_to_pandas(self)
+
+    def to_csv(self, path: Any) -> None:
+        """Write a row for each record, with the columns of `to_pandas`.
+
+        Raises
+        ------
+        ArgumentError, SavingError
+            if `path` is none, or cannot be written.
+        """
+        write_csv(self, path)
+
+    def to_chrome_trace(self, path: Any) -> None:
+        """Write the traced steps in the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
+
+        There is a process for each host and a thread for each worker, and arrows from forward to backward passes and
+        from what is sent to who receives it.
+
+        Raises
+        ------
+        ArgumentError, SavingError
+            if no step was traced; if `path` is none, or cannot be written.
+        """
+        write_json(path, chrome_trace(self))
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The graph as `Graph.to_networkx` gives it, with the times as attributes of its nodes.
+
+        These are seconds, share (of all nodes of the graph), calls, flops, bytes, memory_bytes and workers (how many).
+
+        Raises
+        ------
+        ArgumentError
+            if the graph is not known.
+        """
+        return timed_networkx(self)
+
+    def to_dot(self, path: Any = None) -> str:
+        """The graph in Graphviz's language: layers as clusters, nodes with their share of the time and coloured by it.
+
+        Parameters
+        ----------
+        path : a file to write the text to; None: none
+
+        Raises
+        ------
+        ArgumentError, SavingError
+            if the graph is not known; if `path` is none, or cannot be written.
+        """
+        text = to_dot_text(self)
+        if path is not None:
+            write_text(path, text)
+        return text
 
     def __str__(self) -> str:
         return self.format_table()
 
     def __repr__(self) -> str:
         return f"<Timing of {self.steps} steps, {self.seconds:.3f} s, {len(self.records)} records>"
+
+    def _repr_html_(self) -> str:
+        columns = table_columns(self, "layer", "seconds", _NOTEBOOK_ROWS)
+        return html_table(columns, [*self.verdict(), summarize(self), *self.notes])
