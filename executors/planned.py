@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
+from executors.threads import blas_threads
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executable, Executor, VariableValues
 from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
@@ -21,7 +25,11 @@ from miai_graph.passes.simplify import simplify
 from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.memory import Workspace
 from miai_graph.state import state
-from miai_graph.timing import Recorder, Timing, TimingRecord, merge_calls
+from miai_graph.timing import TimedWorker, Timing
+from miai_graph.timing.booking import with_idle
+from miai_graph.timing.peaks import known_peaks
+from miai_graph.timing.recorder import Recorder, Timed, timed_by
+from miai_graph.timing.traces import TraceChoice, make_slices
 
 PLANS_LIMIT = 64
 """For how many batch sizes an executable keeps its plans."""
@@ -53,6 +61,7 @@ class PlannedExecutable(Executable):
             self._workspace = Workspace()
             self._recorders: dict[Any, Recorder] = {}
             self._peak_bytes = 0
+            self._traced = TraceChoice()
 
     @abstractmethod
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
@@ -60,6 +69,10 @@ class PlannedExecutable(Executable):
 
     def _workers_for(self, batch_size: int) -> int:
         """How many workers are to compute a batch."""
+        return 1
+
+    def _workers_of(self, plan: BoundPlan) -> int:
+        """How many workers run a plan."""
         return 1
 
     def _is_stale(self, plan: BoundPlan) -> bool:
@@ -95,19 +108,29 @@ class PlannedExecutable(Executable):
             plan = self._plan(checked.size)
             binding = self._binding(plan)
             planning_ns += self._start_up_ns
-            waited_ns = self._execute(plan, binding, checked)
+            step = self.step
+            number = step - self._traced.first
+            is_traced = self._traced.takes(number, len(plan.nodes) * self._workers_of(plan))
+            waited_ns = self._execute(plan, binding, checked, step, number, is_traced)
             results = [array.copy() for array in binding.outputs]
             state.commit(self._committed)
             end_ns = perf_counter_ns()
-            plan.recorder.add(start_ns + planning_ns, plan.stamps, end_ns, waited_ns)
+            plan.recorder.add(start_ns + planning_ns, plan.stamps, end_ns, 0, waited_ns, number, is_traced)
             if not planning_ns:
                 self._learn(plan, end_ns - start_ns, waited_ns)
             return results
 
-    def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> int:
-        """Feed a batch and compute. Returns the time it waited after that, in nanoseconds."""
+    def _execute(
+        self, plan: BoundPlan, binding: Binding, batch: CheckedBatch, step: int, number: int, is_traced: bool
+    ) -> int:
+        """Feed a batch and compute. Returns the time it waited after that, in nanoseconds.
+
+        Parameters
+        ----------
+        number, is_traced : of the step, since timing began, and whether all workers keep its trace
+        """
         self._feed(plan, batch)
-        plan.run(self.step, binding)
+        plan.run(step, binding)
         return 0
 
     def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
@@ -129,6 +152,7 @@ class PlannedExecutable(Executable):
 
     @step.setter
     def step(self, step: int) -> None:
+        self._traced.first += step - self.step
         state.versions[self._counter] = step
 
     def _plan(self, batch_size: int) -> BoundPlan:
@@ -169,16 +193,45 @@ class PlannedExecutable(Executable):
     def timing(self) -> Timing:
         with state.lock:
             steps = sum(recorder.calls for recorder in self._recorders.values())
-            return Timing(merge_calls(self._records()), steps, self._start_up_ns / 1e9, self._peak_bytes)
+            own = timed_by(self._recorders.values(), 0, self._peak_bytes)
+            wall_seconds = sum(record.seconds for record in own.records)
+            every = [own, *self._others()]
+            records = [record for worker in every for record in worker.records]
+            traces = [trace for worker in every for trace in worker.traces]
+            workers = self._timed_workers() if steps else []
+            return Timing(
+                with_idle(records, workers, wall_seconds, steps),
+                steps,
+                self._start_up_ns / 1e9,
+                max(worker.peak_bytes for worker in every),
+                [*self._notes(), *self._traced.notes],
+                make_slices(traces, self._traced.shown(self.step - self._traced.first)),
+                wall_seconds=wall_seconds,
+                workers=workers,
+                graph=self.graph,
+            )
 
-    def _records(self) -> list[TimingRecord]:
-        return [record for recorder in self._recorders.values() for record in recorder.records()]
+    def _others(self) -> Sequence[Timed]:
+        """What the workers beside this process have timed."""
+        return ()
 
-    def reset_timing(self) -> None:
+    def _notes(self) -> list[str]:
+        """What is to be known of how steps were run."""
+        return []
+
+    def _timed_workers(self) -> list[TimedWorker]:
+        """The workers, this process first."""
+        with self._threads():
+            flops_per_second, bytes_per_second = known_peaks(blas_threads())
+        own = TimedWorker(0, socket.gethostname(), os.getpid())
+        return [replace(own, flops_per_second=flops_per_second, bytes_per_second=bytes_per_second)]
+
+    def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
             for recorder in self._recorders.values():
                 recorder.reset()
             self._start_up_ns = 0
+            self._traced = TraceChoice(self.step, trace_steps)
 
     @property
     def state(self) -> MutableMapping[Node, Array]:

@@ -9,7 +9,7 @@ graph and its timings. Models in the style of Keras stand on the same graph.
 The modules, in the order in which data passes through them: `types` and `node` (what a value and a node are), `ops`
 (what can be computed), `graph`, `gradient`, `passes` (rewrites), `plan` and `kernels` (how it is computed), `executor`
 and `function` (who computes it), `timing`; above them `layers`, `losses`, `optimizers`, `metrics` and `model`; on top
-`views` and `commands`.
+`views`, `report` and `commands`.
 """
 
 from importlib import import_module
@@ -83,7 +83,8 @@ from miai_graph.ops.structure import (
     transpose,
     zeros_like,
 )
-from miai_graph.timing import Timing, TimingRecord
+from miai_graph.report import report
+from miai_graph.timing import Timing, TimingDifference, TimingRecord
 
 if TYPE_CHECKING:
     from miai_graph import (
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
         regularizers,
     )
     from miai_graph.model import Model, Sequential, load_model
-    from miai_graph.views import plot_model
+    from miai_graph.views import plot_error, plot_model, plot_scaling
 
 abs = absolute
 pow = power
@@ -123,7 +124,9 @@ _LAZY_NAMES = {
     "Model": "miai_graph.model",
     "Sequential": "miai_graph.model",
     "load_model": "miai_graph.model",
+    "plot_error": "miai_graph.views",
     "plot_model": "miai_graph.views",
+    "plot_scaling": "miai_graph.views",
 }
 
 
@@ -216,13 +219,16 @@ __all__ = [
     "pad",
     "parameter",
     "placement",
+    "plot_error",
     "plot_model",
+    "plot_scaling",
     "pow",
     "power",
     "random",
     "ravel",
     "regularizers",
     "relu",
+    "report",
     "reshape",
     "rsqrt",
     "same_graph",
@@ -247,6 +253,7 @@ __all__ = [
     "take",
     "tanh",
     "Timing",
+    "TimingDifference",
     "TimingRecord",
     "transpose",
     "var",

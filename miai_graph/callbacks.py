@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from time import perf_counter_ns
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from miai_graph.errors import ArgumentError
+from miai_graph.errors import ArgumentError, ModelError
 from miai_graph.graph import views
 from miai_graph.op import Array
 from miai_graph.timing import Timing
+from miai_graph.timing.booking import Tally
+
+if TYPE_CHECKING:
+    from miai_graph.report.live import LiveReport
+    from miai_graph.tensorboard import TensorBoard
+
+__all__ = ["Callback", "CallbackList", "EarlyStopping", "History", "LiveReport", "TensorBoard", "TerminateOnNaN"]
 
 Logs = dict[str, Any]
+
+_LAZY_NAMES = {"LiveReport": "miai_graph.report.live", "TensorBoard": "miai_graph.tensorboard"}
+"""Callbacks that are imported when they are used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_NAMES:
+        return getattr(import_module(_LAZY_NAMES[name]), name)
+    raise AttributeError(f"module 'miai_graph.callbacks' has no attribute {name!r}")
 
 
 class Callback:
@@ -86,14 +104,36 @@ class History(Callback):
     ----------
     history : lists by name, one number an epoch
     epoch : the numbers of the epochs
-    timing : of the training steps of this fit
     """
 
-    timing: Timing
-
     def __init__(self) -> None:
+        self._timing: Timing | None = None
+        self._ask_timing: Callable[[], Timing] | None = None
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+
+    def follow(self, ask_timing: Callable[[], Timing]) -> None:
+        """Have the timing asked for whenever it is read, until `settle`."""
+        self._ask_timing = ask_timing
+
+    def settle(self) -> None:
+        """Keep the timing as it is now."""
+        self._timing, self._ask_timing = self.timing, None
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time of this fit went; while it goes on, where it went so far.
+
+        Raises
+        ------
+        ModelError
+            if training has not begun.
+        """
+        if self._ask_timing is not None:
+            return self._ask_timing()
+        if self._timing is None:
+            raise ModelError("expected a history of training; found that it has not begun. Call model.fit")
+        return self._timing
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
@@ -103,6 +143,10 @@ class History(Callback):
     def plot(self, path: Any = None, **options: Any) -> Any:
         """Draw the curves; see `miai_graph.views.plot_history`."""
         return views["plot_history"](self, path, **options)
+
+    def _repr_png_(self) -> Any:
+        """What notebooks show; None: nothing, before the first epoch."""
+        return views["png_bytes"](self.plot()) if self.epoch else None
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
@@ -206,10 +250,16 @@ class TerminateOnNaN(Callback):
 
 
 class CallbackList:
-    """Several callbacks as one; knows which moments none of them cares for, so that these cost nothing."""
+    """Several callbacks as one; knows which moments none of them cares for, so that these cost nothing.
+
+    Attributes
+    ----------
+    time : that they took
+    """
 
     def __init__(self, callbacks: Iterable[Callback], model: Any, params: Mapping[str, Any]) -> None:
         self.callbacks = list(callbacks)
+        self.time = Tally()
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise ArgumentError(
@@ -222,5 +272,8 @@ class CallbackList:
         return any(getattr(type(callback), moment) is not getattr(Callback, moment) for callback in self.callbacks)
 
     def call(self, moment: str, *arguments: Any) -> None:
+        """Tell all of them of a moment, by the name of the method."""
+        start_ns = perf_counter_ns()
         for callback in self.callbacks:
             getattr(callback, moment)(*arguments)
+        self.time.add(perf_counter_ns() - start_ns)

@@ -25,9 +25,23 @@ except where Python itself demands another type (``AttributeError`` for a missin
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MiaiGraphError(Exception):
-    """Base of all errors that miai_graph raises on purpose."""
+    """Base of all errors that miai_graph raises on purpose.
+
+    Attributes
+    ----------
+    failure : what could not be built, and from which nodes (see `messages.Failure`); None where that is not known.
+        `plot_error` draws it
+    """
+
+    failure: Any = None
+
+    def __reduce__(self) -> Any:
+        # Nodes cannot be pickled, and would say nothing in another process.
+        return type(self), self.args, {name: value for name, value in vars(self).items() if name != "failure"}
 
 
 class GraphError(MiaiGraphError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -43,6 +43,9 @@ class Executable(ABC):
     step: int
     """The number of the next call, from which random ops take their numbers. It may be set."""
 
+    caller: int = 0
+    """The number of the worker that is the calling process; one more than theirs if it only waits for them."""
+
     @abstractmethod
     def __call__(self, *arrays: Any) -> list[Array]:
         """Run once on arrays for the inputs, apply the updates, and return the outputs.
@@ -64,8 +67,13 @@ class Executable(ABC):
         """Where the time of all calls so far went."""
 
     @abstractmethod
-    def reset_timing(self) -> None:
-        """Begin to count anew."""
+    def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
+        """Begin to count anew.
+
+        Parameters
+        ----------
+        trace_steps : the numbers, from 0 on, of steps from now on that are traced, beside the first and the last
+        """
 
     @property
     @abstractmethod

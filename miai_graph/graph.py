@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 views: dict[str, Callable[..., Any]] = {}
 """How graphs are drawn: filled by whoever can draw (see `miai_graph.views`)."""
 
+_MOST_NODES_SHOWN = 1000
+
 
 class Graph:
     """All that is needed to compute `outputs` and `updates`.
@@ -112,6 +114,10 @@ class Graph:
     def plot(self, path: Any = None, **options: Any) -> Any:
         """Draw the graph; see `miai_graph.views.plot_graph`."""
         return views["plot_graph"](self, path, **options)
+
+    def _repr_png_(self) -> Any:
+        """What notebooks show; None: nothing, for drawing so large a graph takes long."""
+        return views["png_bytes"](self.plot()) if len(self) <= _MOST_NODES_SHOWN else None
 
 
 def ancestors(nodes: Iterable[Node]) -> tuple[Node, ...]:

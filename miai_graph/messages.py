@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from miai_graph.context import SourceLine, current_context, user_source_line
-from miai_graph.errors import ArgumentError, FeedError, GraphError, ModelError
+from miai_graph.errors import ArgumentError, FeedError, GraphError, MiaiGraphError, ModelError
 
 OTHERS_ATTRIBUTES = {
     "item": "run it with mg.function(inputs, [node])",
@@ -48,6 +49,29 @@ def located_text(text: str, name: str, nodes: Sequence[Any], scope: str, source:
     return "\n".join(lines) + (f"{_AT}{source}" if source else "")
 
 
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """What could not be built.
+
+    name : of the op, function or layer
+    inputs : the nodes that it was to be built from
+    scope : the layer in which it was to be
+    source : the line of the user's code
+    """
+
+    name: str
+    inputs: tuple[Any, ...]
+    scope: str
+    source: SourceLine | None
+
+
+def locate_error(error: MiaiGraphError, name: str, nodes: Sequence[Any], scope: str, source: SourceLine | None) -> None:
+    """Tell in the error's text what was to be built, and keep that with it; once is enough."""
+    error.args = (located_text(str(error), name, nodes, scope, source),)
+    if error.failure is None:
+        error.failure = Failure(name, tuple(nodes), scope, source)
+
+
 def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Decorator of a function that users call: its errors tell its name and the user's line, if they do not yet."""
 
@@ -57,8 +81,7 @@ def locates_errors(function: Callable[Parameters, Result]) -> Callable[Parameter
             return function(*args, **keywords)
         except (GraphError, ArgumentError, FeedError, ModelError) as error:
             nodes = [value for value in args if hasattr(value, "type") and hasattr(value, "source")]
-            name, scope = _name_of(function, args), current_context().scope
-            error.args = (located_text(str(error), name, nodes, scope, user_source_line()),)
+            locate_error(error, _name_of(function, args), nodes, current_context().scope, user_source_line())
             raise
 
     return told

@@ -21,7 +21,7 @@ from miai_graph.context import (
     user_source_line,
 )
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
-from miai_graph.messages import OTHERS_ATTRIBUTES, describe, located_text, no_value_yet
+from miai_graph.messages import OTHERS_ATTRIBUTES, describe, locate_error, no_value_yet
 from miai_graph.state import state
 from miai_graph.types import TensorType, user_shape
 
@@ -343,7 +343,7 @@ def apply(
     try:
         type = op.infer(*(node.type for node in inputs), **attributes)
     except GraphError as error:
-        error.args = (located_text(str(error), op.name, inputs, context.scope, source),)
+        locate_error(error, op.name, inputs, context.scope, source)
         raise
     full_name = name or op.name
     if not exact_name:

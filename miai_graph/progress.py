@@ -10,14 +10,22 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.callbacks import Callback, Logs
+from miai_graph.context import WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.terminal import print_text
+from miai_graph.timing.account import COMPUTING, Account
+from miai_graph.timing.words import percent
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 REFRESH_SECONDS = 0.1
-WIDTH_OF_FIGURES = 90
+WIDTH_BESIDE_FIGURES, WIDTH_OF_FIGURES = 52, 110
+"""What title, counts, time and rate need; and what is kept free for them and figures, of the bar."""
+SHARES_AFTER_SECONDS = 0.5
+LEAST_SHARE = 0.005
+SHARES_COST = 0.005
+"""The part of the time that may be spent on asking the workers how much of it they compute."""
 
 
 def resolve_verbose(verbose: Any) -> int:
@@ -50,8 +58,35 @@ def _format_figure(value: Any) -> str:
     return f"{figure:.4f}" if 1e-3 <= abs(figure) < 1e4 or figure == 0 else f"{figure:.3e}"
 
 
+def _bar_width(width: int) -> int:
+    """In a terminal of that width."""
+    return max(4, min(24, width - WIDTH_OF_FIGURES))
+
+
+class _Shares:
+    """Tells how much of the time of a training is spent on computing and waiting, and asks no oftener than is cheap."""
+
+    def __init__(self) -> None:
+        self._due = time.perf_counter() + SHARES_AFTER_SECONDS
+        self._text = ""
+
+    def text(self, model: Any) -> str:
+        """``compute 81 %  wait 12 %``, of the training so far, or up to a moment ago."""
+        begin = time.perf_counter()
+        if begin >= self._due:
+            account = Account(model.history.timing)
+            waiting = account.share(WAIT)
+            self._text = f"compute {percent(account.share(COMPUTING))}"
+            self._text += f"  wait {percent(waiting)}" if waiting >= LEAST_SHARE else ""
+            end = time.perf_counter()
+            self._due = end + max(SHARES_AFTER_SECONDS, (end - begin) / SHARES_COST)
+        return self._text
+
+
 class ProgressBar(Callback):
     """A bar for each epoch, with loss, metrics, samples a second and the time left, which a line follows.
+
+    In training, also with the share of the time that workers compute, and that they wait; in the bar, if it fits.
 
     Parameters
     ----------
@@ -71,10 +106,14 @@ class ProgressBar(Callback):
         self._started = 0.0
         self._stopped: float | None = None
         self._batches = 0
+        self._shares: _Shares | None = None
 
     @property
     def _is_fit(self) -> bool:
         return "epochs" in self.params
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._shares = _Shares()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._begin(f"epoch {epoch + 1}/{self.params['epochs']}")
@@ -122,7 +161,7 @@ class ProgressBar(Callback):
         self._bar = Progress(
             TextColumn("{task.description}"),
             # Not so wide that there is no room for the figures, which tell more.
-            BarColumn(bar_width=max(4, min(24, console.width - WIDTH_OF_FIGURES))),
+            BarColumn(bar_width=_bar_width(console.width)),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[rate]}"),
@@ -139,13 +178,25 @@ class ProgressBar(Callback):
         now = time.perf_counter()
         if self._bar is not None and now - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = now
-            self._bar.update(self._task, completed=self._batches, rate=self._rate(), figures=format_figures(logs))
+            figures = format_figures(logs)
+            self._bar.update(self._task, completed=self._batches, rate=self._rate(), figures=self._fit(figures))
             self._bar.refresh()
+
+    def _fit(self, figures: str) -> str:
+        """The figures, and the shares of time where there is room for them."""
+        assert self._bar is not None
+        shares = self._share_text()
+        width = self._bar.console.width
+        room = width - _bar_width(width) - WIDTH_BESIDE_FIGURES - len(figures)
+        return f"{figures}  {shares}" if shares and len(shares) + 2 <= room else figures
+
+    def _share_text(self) -> str:
+        return self._shares.text(self.model) if self._shares is not None else ""
 
     def _end(self, logs: Logs | None) -> None:
         self.close()
         seconds = time.perf_counter() - self._started
-        parts = [self._title, f"{seconds:.1f} s", self._rate(), format_figures(logs)]
+        parts = [self._title, f"{seconds:.1f} s", self._rate(), format_figures(logs), self._share_text()]
         text = "  ".join(part for part in parts if part)
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(text) + 1
         print_text(textwrap.fill(text, width, subsequent_indent="    "))

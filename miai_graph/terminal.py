@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TextIO
 
@@ -9,7 +10,9 @@ _PLAIN = {
     **dict.fromkeys(map(ord, "─━"), "-"),
     **dict.fromkeys(map(ord, "│┃"), "|"),
     **dict.fromkeys(map(ord, "┏┓┗┛┡┩└┘├┤┬┴┼╇╈┳┻"), "+"),
+    **dict(zip(map(ord, "█▓▒░"), "#=+:", strict=True)),
     ord("·"): ".",
+    ord("…"): "~",
     ord("×"): "x",
     ord("µ"): "u",
 }
@@ -24,3 +27,9 @@ def print_text(text: str, file: TextIO | None = None) -> None:
     except UnicodeEncodeError:
         text = text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
     print(text, file=target, flush=True)
+
+
+def terminal_width(file: TextIO | None = None) -> int | None:
+    """How many characters fit in a line of the terminal that a file is; None if it is none."""
+    target = file or sys.stdout
+    return shutil.get_terminal_size().columns if target is not None and target.isatty() else None

@@ -49,7 +49,7 @@ class ReferenceExecutable(Executable):
     def warmup(self, batch_size) -> None:
         """Nothing can be prepared."""
 
-    def reset_timing(self) -> None:
+    def reset_timing(self, trace_steps=()) -> None:
         self.calls = 0
 
     @property

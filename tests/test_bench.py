@@ -202,3 +202,19 @@ def test_pytorch_in_two_processes_trains_the_same() -> None:
 def test_a_batch_that_processes_cannot_share_is_told_of() -> None:
     row = measured("digits_mlp", 3, SERIAL, "torch-ddp")
     assert "evenly" in (row.sides[1].problem or "")
+
+
+def test_what_recording_times_costs(tmp_path: Path) -> None:
+    file = tmp_path / "costs.json"
+    ended = run("digits_mlp", "--timing", "--rounds", "1", "--seconds", "0.3", "--json", str(file))
+    assert ended.returncode == 0, ended.stderr
+    header, line = ended.stdout.splitlines()
+    assert header.split() == ["workload", "batch", "recorded", "µs", "plain", "µs", "cost"]
+    (cost,) = json.loads(file.read_text())["costs"]
+    assert line.split()[:2] == [cost["workload"], str(cost["batch"])] == ["digits_mlp", "32"]
+    assert 0 < cost["plain_seconds"] < 1
+    # What it may cost is measured where nothing else runs.
+    assert -0.5 < cost["share"] < 0.5
+    ended = run("--timing", "--hosts")
+    assert ended.returncode != 0
+    assert "expected no --hosts" in ended.stderr

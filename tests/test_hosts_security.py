@@ -408,9 +408,7 @@ def test_a_stock_dask_worker_joins_with_certificate_files(tmp_path: Path) -> Non
                 process.kill()
 
 
-def test_an_executor_takes_files_of_certificates_or_the_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_executor_takes_files_of_certificates_or_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIAI_GRAPH_TOKEN", raising=False)
     authority, certificate, key = write_certificates(credentials(TOKEN), tmp_path)
     with EmbeddedCluster(1, token=TOKEN) as made:

@@ -105,6 +105,13 @@ class TestOnATerminal:
         assert text.count("a callback speaks") == 2
         assert written.rindex(SHOW_CURSOR) > written.rindex(HIDE_CURSOR)
 
+    def test_the_share_of_computing_is_shown(self) -> None:
+        text = plain(on_terminal("4", "auto", columns=160))
+        shown = r"samples/s loss \d\.\d{4}  accuracy \d\.\d{4}  compute (\d+|0\.\d) %"
+        assert re.search(r"epoch 4/4 \S+ +\d+/57 00:0\d [\d,]+ " + shown, text)
+        assert re.search(r"epoch 4/4  \d\.\d s .* val_accuracy \d\.\d{4}  compute (\d+|0\.\d) %", text)
+        assert "compute" not in text.partition("evaluate")[2]
+
     def test_ctrl_c_gives_the_cursor_back(self) -> None:
         written = on_terminal("1000", "1", interrupt_after="samples/s")
         assert "interrupted" in written

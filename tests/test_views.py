@@ -26,9 +26,10 @@ from miai_graph.views import plot_decision_boundary, plot_graph, plot_history, p
 from miai_graph.views.coordinates import nondecreasing
 from miai_graph.views.folding import fold_by_layer
 from miai_graph.views.layout import Box, Drawing, Edge, layered
-from miai_graph.views.model_units import folded_runs, model_units
+from miai_graph.views.model_units import model_units
 from miai_graph.views.ordering import count_crossings
 from miai_graph.views.regions import outlined_regions
+from miai_graph.views.repeats import folded_runs
 from miai_graph.views.shares import Shares, format_share
 from miai_graph.views.wrapping import wrapped
 
@@ -196,6 +197,17 @@ def test_a_long_edge_is_straight() -> None:
     edges = [*(Edge(number, number + 1) for number in range(7)), Edge(0, 7)]
     drawing = layered(boxes, edges)
     assert len({round(x, 6) for x, _ in drawing.routes[-1]}) <= 3
+
+
+def test_what_joins_a_long_chain_stays_near_it() -> None:
+    boxes = [Box((kind, number), 60, 20) for number in range(60) for kind in ("step", "weight", "cast")]
+    edges = [Edge(("step", number), ("step", number + 1)) for number in range(59)]
+    edges += [Edge(("weight", number), ("cast", number)) for number in range(60)]
+    edges += [Edge(("cast", number), ("step", number)) for number in range(60)]
+    drawing = layered(boxes, edges)
+    assert_is_sound(boxes, edges, drawing)
+    assert drawing.width < 400
+    assert len({round(drawing.centres["step", number][0]) for number in range(60)}) == 1
 
 
 def test_large_drawings_are_fast(rng: np.random.Generator) -> None:

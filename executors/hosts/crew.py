@@ -27,7 +27,7 @@ class Host:
     hostname : of its machine
     name : what texts call it, and no other host of a crew; see `named_apart`
     threads : of BLAS
-    flops_per_second : measured in matrix products
+    flops_per_second, bytes_per_second : measured in matrix products, and copying
     versions : of packages, by name
     """
 
@@ -37,6 +37,7 @@ class Host:
     pid: int
     threads: int
     flops_per_second: float
+    bytes_per_second: float
     machine: str
     cpu_features: tuple[str, ...]
     versions: Mapping[str, str]
@@ -181,8 +182,9 @@ class Crew:
         return next((str(host) for host in self.hosts if host.address == address), address)
 
     def clock(self, address: str) -> ClockOffset:
-        """How far a host's clock is from that of this process."""
-        return self._watch.offsets.get(address, ClockOffset(0, 0))
+        """How far a host's clock is from that of this process now."""
+        known = self._watch.offsets.get(address)
+        return ClockOffset(0, 0) if known is None else known.aged()
 
 
 def named_apart(hosts: Sequence[Host]) -> list[Host]:
@@ -221,6 +223,7 @@ def _as_host(address: str, answer: Future[Message]) -> Host:
         content["pid"],
         content["threads"],
         content["flops_per_second"],
+        content["bytes_per_second"],
         content["machine"],
         tuple(content["cpu_features"]),
         content["versions"],

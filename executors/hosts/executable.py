@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
@@ -16,7 +16,7 @@ from executors.hosts.conversation import HostsLost
 from executors.hosts.foresight import Foresight
 from executors.hosts.journal import Entry
 from executors.hosts.links import COMMITTED
-from executors.hosts.measuring import ask_timing, records_of, slices_of
+from executors.hosts.measuring import ask_timing, records_of, traces_of, workers_of
 from executors.hosts.plans import Plans, StepPlan
 from executors.hosts.session import Session
 from executors.hosts.stage import FEED
@@ -30,6 +30,8 @@ from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.state import state
 from miai_graph.timing import Timing
+from miai_graph.timing.booking import with_idle
+from miai_graph.timing.traces import TraceChoice, make_slices
 from miai_graph.types import bind_type, int_dims
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class HostsExecutable(Executable):
         self._foresight = Foresight()
         self._steps = 0
         self._steps_seconds = 0.0
+        self._ended_at = 0.0
+        self._traced = TraceChoice()
         self._plans = Plans(executor, simpler, analysis, self._inputs)
         self._start_up_seconds = perf_counter() - start
 
@@ -87,6 +91,7 @@ class HostsExecutable(Executable):
         if step != self.step:
             # Steps since the last snapshot would be repeated under other numbers.
             self._session.fetch()
+        self._traced.first += step - self.step
         state.versions[self._counter] = step
 
     @property
@@ -136,7 +141,9 @@ class HostsExecutable(Executable):
         start = perf_counter()
         state.about_to_change(self._updated, by=self._session.fetch)
         ordered = self._take_ahead(batch)
-        if ordered is None:
+        if ordered is not None:
+            start = self._ended_at
+        else:
             planning = perf_counter()
             plan = self._ready_plan(batch.size)
             now = perf_counter()
@@ -151,7 +158,8 @@ class HostsExecutable(Executable):
         self._let_ahead_commit()
         self._session.take_snapshot_if_due()
         self._steps += 1
-        self._steps_seconds += seconds
+        self._ended_at = perf_counter()
+        self._steps_seconds += self._ended_at - start
         if self._steps in RECONSIDER_AFTER_STEPS:
             timed = ask_timing(self._session, plan.layout, list(plan.layout.hosts))
             self._plans.reconsider(batch.size, timed, self._steps)
@@ -189,11 +197,13 @@ class HostsExecutable(Executable):
     def _order(self, ordered: OrderedBatch, *, is_ahead: bool) -> None:
         """Tell all hosts to run a step."""
         plan = ordered.fed.plan
+        timing = self._traced.order(ordered.step, len(self.graph) * len(plan.hosts))
         for address, versions in ordered.versions.items():
             content = {
                 "plan": plan.number,
                 "oldest": self._session.oldest(ordered.ticket),
                 "step": ordered.step,
+                "timing": timing,
                 "versions": versions,
                 "is_ahead": is_ahead,
             }
@@ -314,20 +324,30 @@ class HostsExecutable(Executable):
         ]
 
     @property
+    def caller(self) -> int:  # type: ignore[override]
+        return len(self._owner.crew)
+
+    @property
     def timing(self) -> Timing:
         with state.lock:
             answers = [] if self._owner.closed else self._plans.ask_timing()
+            layout, crew = self._plans.layout, self._owner.crew
+            workers = workers_of(crew, [] if layout is None else layout.hosts) if answers else []
             return Timing(
-                records_of(answers, self._owner.crew.number, self._steps, self._steps_seconds),
+                with_idle(records_of(answers, crew.number), workers, self._steps_seconds, self._steps),
                 self._steps,
                 self._start_up_seconds,
                 max((answer.content["peak_bytes"] for _, answer in answers), default=0),
-                self._plans.describe(),
-                slices_of(answers, self._owner.crew.number, self._owner.crew.clock),
+                [*self._plans.describe(), *self._traced.notes],
+                make_slices(traces_of(answers, crew), self._traced.shown(self.step - self._traced.first)),
+                wall_seconds=self._steps_seconds,
+                workers=workers,
+                graph=self.graph,
             )
 
-    def reset_timing(self) -> None:
+    def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
+            self._traced = TraceChoice(self.step, trace_steps)
             self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
             self._plans.timed.clear()
             layout = self._plans.layout

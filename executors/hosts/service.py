@@ -218,7 +218,7 @@ class Session:
         self.mailbox.forget(before=content["oldest"])
         self._lost = {}
         self._ticket, self._peers = content["ticket"], plan.peers
-        answer = plan.run(self._ticket, content["step"], content["versions"], is_ahead=content["is_ahead"])
+        answer = plan.run(content)
         self.mailbox.end(self._ticket)
         return answer
 
@@ -238,14 +238,13 @@ class Session:
         return Message()
 
     def timing(self, message: Message) -> Message:
-        """What programs' steps were timed at, and the last step of all, kernel by kernel."""
+        """What programs' steps were timed at, and the steps that are traced, kernel by kernel."""
         with self._computing:
             programs = [self._programs[number] for number in message.content["programs"] if number in self._programs]
-            records = [record for program in programs for record in program.records()]
+            timed = [program.timed() for program in programs]
             peak = max((program.peak_bytes for program in programs), default=0)
-            plans = [plan for plan in self._plans.values() if plan.program in programs and plan.has_run]
-            traces = [plan.trace() for plan in plans]
-            return Message({"records": records, "peak_bytes": peak, "traces": traces})
+            found = {name: [item for own in timed for item in own[name]] for name in ("records", "traces")}
+            return Message({"peak_bytes": peak, **found})
 
     def reset_timing(self, message: Message) -> Message:
         """Begin to count anew."""

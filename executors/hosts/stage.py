@@ -28,7 +28,7 @@ from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import make_program
 from miai_graph.plan.schedule import Task
 from miai_graph.state import State, Variable, aligned_bytes
-from miai_graph.timing import Recorder, merge_calls
+from miai_graph.timing.recorder import Recorder, timed_by
 from miai_graph.types import int_dims
 
 GROUPS_BELOW = 2
@@ -102,10 +102,11 @@ class HostProgram:
         self.peak_bytes = 0
         self.recorders: dict[Any, Recorder] = {}
 
-    def records(self) -> list[dict[str, Any]]:
-        """The timing of all steps so far, as plain data."""
-        records = [record for recorder in self.recorders.values() for record in recorder.records()]
-        return [asdict(record) for record in merge_calls(records)]
+    def timed(self) -> dict[str, Any]:
+        """The timing of all steps so far, as plain data: records, and for each plan labels and traced steps."""
+        timed = timed_by(self.recorders.values(), 0, self.peak_bytes)
+        traces = [(trace.labels, trace.steps) for trace in timed.traces]
+        return {"records": [asdict(record) for record in timed.records], "traces": traces}
 
     def reset_timing(self) -> None:
         for recorder in self.recorders.values():
@@ -123,7 +124,6 @@ class HostPlan:
 
     Attributes
     ----------
-    has_run : whether a step has ended
     peers : the addresses of hosts that it needs
     """
 
@@ -138,7 +138,6 @@ class HostPlan:
         mailbox: Mailbox,
     ) -> None:
         self.program = program
-        self.has_run = False
         self._mailbox = mailbox
         self._is_reproducible = content["keeps_parts"] is not None
         parts = [Part(*numbers) for numbers in content["parts"]]
@@ -176,7 +175,6 @@ class HostPlan:
             order=order,
             deferral=deferral,
         )
-        self._parts_of_nodes = [parts[part].number if part < len(parts) else None for _, part in order]
         key = content["batch_size"], self.bound.nodes
         self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
         program.peak_bytes = max(program.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
@@ -184,29 +182,29 @@ class HostPlan:
         inputs = {node.name: node for node in program.program.graph.inputs}
         self._inputs = [inputs[name] for name in content["inputs"]]
 
-    def run(self, ticket: int, step: int, versions: Sequence[int], *, is_ahead: bool) -> Message:
+    def run(self, order: Mapping[str, Any]) -> Message:
         """Compute this stage's part of a step, on what the client has fed. Returns the outputs.
 
         Parameters
         ----------
-        is_ahead : whether the step before has yet to be committed
+        order : what the client says of the step: its ticket and number, the versions of the values that it reads,
+            whether the step before has yet to be committed, and how it is timed
         """
         start_ns = perf_counter_ns()
+        arrays = self._mailbox.take(order["ticket"], FEED)
+        waited_ns = perf_counter_ns() - start_ns
         program, bound = self.program, self.bound
-        program.state.versions[program.numbers] = versions
+        program.state.versions[program.numbers] = order["versions"]
         self._use_products()
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
-        self._links.ticket, self._links.is_ahead = ticket, is_ahead
-        arrays = self._mailbox.take(ticket, FEED)
-        waited_ns = perf_counter_ns() - start_ns
+        self._links.ticket, self._links.is_ahead = order["ticket"], order["is_ahead"]
         self._feed(arrays)
         with limited_blas(1) if self._is_reproducible else nullcontext():
-            bound.run(step, binding)
+            bound.run(order["step"], binding)
         outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
-        end_ns = perf_counter_ns()
-        bound.recorder.add(start_ns + waited_ns, bound.stamps, end_ns + waited_ns, waited_ns)
-        self.has_run = True
+        end_ns, timing = perf_counter_ns(), order["timing"]
+        bound.recorder.add(start_ns, bound.stamps, end_ns, waited_ns, 0, timing["number"], timing["is_traced"])
         return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
 
     def _use_products(self) -> None:
@@ -235,14 +233,3 @@ class HostPlan:
             for part, feeds in zip(bound.parts, bound.part_feeds, strict=True):
                 first = part.first_row - self._first_row
                 np.copyto(feeds[node], array[first : first + part.size])
-
-    def trace(self) -> dict[str, Any]:
-        """The last step: for each kernel the node's name, its phase and micro-batch, and the clock when it was done."""
-        names = self.program.program.graph.names
-        return {
-            "program": self.program.number,
-            "nodes": [names[node] for node in self.bound.nodes],
-            "phases": [node.phase for node in self.bound.nodes],
-            "parts": self._parts_of_nodes,
-            "stamps": self.bound.stamps.tolist(),
-        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, RLock, Thread
 from time import monotonic, perf_counter_ns
 from typing import Any
@@ -18,12 +18,25 @@ PATIENCE_SECONDS = 6.0
 """A host that has not answered for so long is lost: frozen, unplugged, or behind a broken link."""
 
 
+DRIFT = 50e-6
+"""By so much clocks of machines may drift apart, as a part of the time: quartz in a warm case."""
+
+
 @dataclass(frozen=True)
 class ClockOffset:
-    """How far a host's clock is from that of this process: its time is ours plus `nanoseconds`, to ± `uncertainty`."""
+    """How far a host's clock is from that of this process: its time is ours plus `nanoseconds`, to ± `uncertainty`.
+
+    measured_ns : when, by the clock of this process
+    """
 
     nanoseconds: int
     uncertainty: int
+    measured_ns: int = 0
+
+    def aged(self) -> ClockOffset:
+        """The same as it is now: clocks do not go equally fast."""
+        elapsed_ns = perf_counter_ns() - self.measured_ns
+        return replace(self, uncertainty=self.uncertainty + round(DRIFT * elapsed_ns))
 
 
 class Watch:
@@ -92,7 +105,9 @@ class Watch:
                 self.report(address, reason)
                 continue
             known = self.offsets.get(address)
-            if question.offset is not None and (known is None or question.offset.uncertainty < known.uncertainty):
+            if question.offset is not None and (
+                known is None or question.offset.uncertainty < known.aged().uncertainty
+            ):
                 self.offsets[address] = question.offset
 
     def close(self) -> None:
@@ -132,7 +147,7 @@ class _Question:
             return error.reason if isinstance(error, HostUnreachableError) else str(error)
         content: Mapping[str, Any] = self._answer.result().content
         middle, half = (self._start_ns + self._answered_ns) // 2, (self._answered_ns - self._start_ns) // 2
-        self.offset = ClockOffset(content["ns"] - middle, half)
+        self.offset = ClockOffset(content["ns"] - middle, half, self._answered_ns)
         self._ask()
         return None
 

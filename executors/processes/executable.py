@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import finalize
 
 import numpy as np
@@ -39,7 +40,8 @@ from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_program, make_worker_program
 from miai_graph.state import aligned_bytes, state
-from miai_graph.timing import Timing, TimingRecord
+from miai_graph.timing import TimedWorker
+from miai_graph.timing.recorder import Timed
 
 if TYPE_CHECKING:
     from executors.processes.executor import Processes
@@ -191,10 +193,12 @@ class ProcessesExecutable(PlannedExecutable):
         for plan in [plan for plan in self._shared if plan not in kept]:
             self._unused_numbers.append(self._shared.pop(plan).number)
 
-    def _execute(self, plan: BoundPlan, binding: Binding, batch: CheckedBatch) -> int:
+    def _execute(
+        self, plan: BoundPlan, binding: Binding, batch: CheckedBatch, step: int, number: int, is_traced: bool
+    ) -> int:
         shared = self._shared.get(plan)
         if shared is None:
-            return super()._execute(plan, binding, batch)
+            return super()._execute(plan, binding, batch, step, number, is_traced)
         pool = self._pool
         assert pool is not None
         with pool.stepping():
@@ -203,9 +207,9 @@ class ProcessesExecutable(PlannedExecutable):
             pool.describe_work = partial(
                 shared.work_of, graph=self.graph, batch_size=plan.batch_size, ordered_ns=ordered_ns
             )
-            pool.order(shared.workers - 1, shared.number, self.step, source, ordered_ns)
+            pool.order(shared.workers - 1, shared.number, step, source, ordered_ns, number, is_traced)
             self._feed(plan, batch)
-            plan.run(self.step, binding)
+            plan.run(step, binding)
             done_ns = perf_counter_ns()
             pool.leader.gather()
             return perf_counter_ns() - done_ns
@@ -260,37 +264,41 @@ class ProcessesExecutable(PlannedExecutable):
         if choice is not None:
             choice.add(step_ns / 1e9, 0.0 if choice.is_decided else _waiting(plan, waited_ns) / step_ns)
 
-    def _records(self) -> list[TimingRecord]:
-        answers = self._ask(TellTiming(self._number))
-        return [*super()._records(), *(record for answer in answers for record in answer.records)]
+    def _workers_of(self, plan: BoundPlan) -> int:
+        shared = self._shared.get(plan)
+        return 1 if shared is None else shared.workers
 
-    def _ask(self, message: Any) -> list[Any]:
-        """The answers of the other workers, if there are any still."""
+    def _usable_pool(self) -> Pool | None:
+        """The pool that knows the graph, if its workers are there still."""
         self._owner.check()
-        if self._pool is None or not self._owner.has(self._pool):
-            return []
+        return self._pool if self._pool is not None and self._owner.has(self._pool) else None
+
+    def _others(self) -> Sequence[Timed]:
+        pool = self._usable_pool()
         try:
-            return self._pool.ask(message)
+            return [] if pool is None else pool.ask(TellTiming(self._number))
         except WorkerLostError:
             return []
 
-    @property
-    def timing(self) -> Timing:
-        with state.lock:
-            found = super().timing
-            notes = [self._owner.summary if self._is_shared else "computed by one worker, as a whole"]
-            notes += [
-                f"at batch size {size}: {note}" for size, choice in self._choices.items() if (note := choice.describe())
-            ]
-            return Timing(found.records, found.steps, found.start_up_seconds, found.peak_bytes, notes)
+    def _timed_workers(self) -> list[TimedWorker]:
+        (own,) = super()._timed_workers()
+        pool = self._usable_pool()
+        others = [] if pool is None else pool.processes
+        return [own, *(replace(own, index=place + 1, pid=other.pid) for place, other in enumerate(others))]
 
-    def reset_timing(self) -> None:
+    def _notes(self) -> list[str]:
+        notes = [self._owner.summary if self._is_shared else "computed by one worker, as a whole"]
+        return notes + [
+            f"at batch size {size}: {note}" for size, choice in self._choices.items() if (note := choice.describe())
+        ]
+
+    def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
-            super().reset_timing()
-            self._owner.check()
-            if self._pool is not None and self._owner.has(self._pool):
+            super().reset_timing(trace_steps)
+            pool = self._usable_pool()
+            if pool is not None:
                 with suppress(WorkerLostError):
-                    self._pool.send(ResetTiming(self._number))
+                    pool.send(ResetTiming(self._number))
 
 
 def _next(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:

@@ -9,7 +9,6 @@ import numpy as np
 from executors.processes.memory import Kind
 from miai_graph.graph_data import GraphData
 from miai_graph.op import Array
-from miai_graph.timing import TimingRecord
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class DropTable:
 
 @dataclass(frozen=True)
 class TellTiming:
-    """Answer with `Timed`."""
+    """Answer with `timing.recorder.Timed`."""
 
     executable: int
 
@@ -138,14 +137,6 @@ class ResetTiming:
     """Begin to count anew."""
 
     executable: int
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What a worker has booked, and the most memory that its plans use."""
-
-    records: tuple[TimingRecord, ...]
-    peak_bytes: int
 
 
 @dataclass(frozen=True)

@@ -219,10 +219,11 @@ class Pool:
             self._is_stepping = False
             self.describe_work = self._describe_task
 
-    def order(self, active: int, plan: int, step: int, table: int, now_ns: int) -> None:
+    def order(self, active: int, plan: int, step: int, table: int, now_ns: int, number: int, is_traced: bool) -> None:
         """Let workers begin a step. All that it needs is in shared memory or in messages sent before."""
         self._flush()
-        self._words.order[:6] = plan, step, table, self._messages, self.leader.barriers, now_ns
+        told = self._messages, self.leader.barriers
+        self._words.order[:] = plan, step, table, *told, now_ns, number, is_traced
         self.leader.order(active)
 
     def ask(self, message: Any) -> list[Any]:

@@ -31,7 +31,6 @@ from executors.processes.messages import (
     SegmentFollows,
     SetUp,
     TellTiming,
-    Timed,
 )
 from miai_graph.errors import ExecutionError
 from miai_graph.graph_data import graph_from_data
@@ -43,7 +42,7 @@ from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_worker_program
 from miai_graph.state import State
-from miai_graph.timing import Recorder, merge_calls
+from miai_graph.timing.recorder import Recorder, Timed, timed_by
 
 
 def main(connection: Connection) -> None:
@@ -110,8 +109,14 @@ class _Plan:
         inputs = {node.name: node for node in program.graph.inputs}
         self._inputs = [(place, inputs[name]) for place, name in enumerate(executable.inputs) if name in inputs]
 
-    def run(self, step: int, batch: list[Array], is_table: bool, ordered_ns: int) -> None:
-        """Compute this worker's part of a step on a batch, given whole or as rows of a table."""
+    def run(self, step: int, batch: list[Array], is_table: bool, ordered_ns: int, number: int, is_traced: bool) -> None:
+        """Compute this worker's part of a step on a batch, given whole or as rows of a table.
+
+        Parameters
+        ----------
+        ordered_ns : the time of the order
+        number, is_traced : of the step, since timing began, and whether its trace is kept
+        """
         began_ns = perf_counter_ns()
         bound = self.bound
         self.executable.state.versions[self._numbers] = self._turns
@@ -121,7 +126,7 @@ class _Plan:
             self._feed(node, batch[place], is_table=is_table)
         bound.run(step, binding)
         waited_ns = began_ns - ordered_ns
-        self.recorder.add(began_ns, bound.stamps, perf_counter_ns() + waited_ns, waited_ns)
+        self.recorder.add(ordered_ns, bound.stamps, perf_counter_ns(), waited_ns, 0, number, is_traced)
 
     def _feed(self, node: Node, source: Array, *, is_table: bool) -> None:
         whole = self.bound.feeds.get(node)
@@ -169,7 +174,7 @@ class _Worker:
     def take_part(self) -> None:
         """Wait for a step, and compute a part of it. A failure is told, and ends the process."""
         self.follower.wait_for_order()
-        number, step, source, messages, barriers, ordered_ns = self._words.order[:6].tolist()
+        number, step, source, messages, barriers, *timing = self._words.order.tolist()
         while self._messages < messages:
             self._handle(self._connection.recv_bytes())
         self.follower.barriers = barriers
@@ -177,7 +182,7 @@ class _Worker:
             plan = self._plans[number]
             # A table has a number, a slot its place counted from -1 down.
             batch = self._tables[source] if source >= 0 else plan.slots[-1 - source]
-            plan.run(step, batch, source >= 0, ordered_ns)
+            plan.run(step, batch, source >= 0, *timing)
         except (EOFError, ConnectionError):
             raise
         except Exception as error:
@@ -235,6 +240,5 @@ class _Worker:
     def _timed(self, number: int) -> Timed:
         executable = self._executables.get(number)
         if executable is None:
-            return Timed((), 0)
-        records = [record for recorder in executable.recorders.values() for record in recorder.records(self.index)]
-        return Timed(tuple(merge_calls(records)), executable.peak_bytes)
+            return Timed()
+        return timed_by(executable.recorders.values(), self.index, executable.peak_bytes)

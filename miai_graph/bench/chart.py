@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from miai_graph.bench.results import Results
 from miai_graph.views import style
+from miai_graph.views.palette import palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def plot_results(results: Results, path: Path | None = None) -> Figure:
         ncols=min(len(labels), 2 * columns),
         frameon=False,
         prop=style.font(8),
-        labelcolor=style.TEXT,
+        labelcolor=palette().text,
     )
     return style.save(figure, target)
 
@@ -60,7 +61,7 @@ def _draw(axes: Axes, results: Results, name: str) -> None:
         axes.plot(
             [batch for batch, _ in points],
             [ratio for _, ratio in points],
-            color=style.CLASS_COLOURS[place % len(style.CLASS_COLOURS)],
+            color=palette().classes[place % len(palette().classes)],
             marker=style.CLASS_MARKERS[place % len(style.CLASS_MARKERS)],
             linestyle="--" if place == 0 else "-",
             markersize=5,

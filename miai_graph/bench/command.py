@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from miai_graph.bench.networks import EmulatedNetwork
 from miai_graph.bench.report import print_results
 from miai_graph.bench.results import Results
 from miai_graph.bench.specs import PEERS, check_distinct, parse_executors, parse_peers
+from miai_graph.bench.timing_cost import format_costs, measure_timing_cost
 from miai_graph.bench.workloads import WORKLOADS, workload
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import executor_names
@@ -62,6 +64,7 @@ _WIDE = 220
     help="On two emulated hosts (Linux, as root), with a link of 1 Gbit/s: pipelines of stacked_mlp, and workloads "
     f"data parallel. [default: {', '.join(SCALED)}]",
 )
+@click.option("--timing", is_flag=True, help="What recording times costs on the serial executor, and nothing else.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="A file for all figures.")
 @click.option("--chart", type=click.Path(dir_okay=False, path_type=Path), help="A file for a picture: png, svg or pdf.")
 def bench(
@@ -73,6 +76,7 @@ def bench(
     seconds: float,
     torch_python: str,
     hosts: bool,
+    timing: bool,
     json_path: Path | None,
     chart: Path | None,
 ) -> None:
@@ -82,6 +86,12 @@ def bench(
     """
     chosen = [workload(name) for name in names or (SCALED if hosts else WORKLOADS)]
     sizes = None if batches is None else _sizes(batches)
+    if timing:
+        if hosts or peers or executors is not None or chart is not None:
+            raise ArgumentError("expected no --hosts, --vs, --executors or --chart with --timing. Leave them out")
+        pairs = [(item.name, batch) for item in chosen for batch in sizes or item.batches[:1]]
+        _bench_timing(pairs, rounds * seconds, json_path)
+        return
     if hosts:
         if executors is not None or chart is not None:
             raise ArgumentError(
@@ -107,6 +117,19 @@ def bench(
         results.save(json_path)
     if chart is not None:
         plot_results(results, chart)
+
+
+def _bench_timing(pairs: Sequence[tuple[str, int]], seconds: float, json_path: Path | None) -> None:
+    """Measure workloads at batch sizes with and without recording."""
+    costs = []
+    with _progress(len(pairs)) as begin:
+        for name, batch in pairs:
+            begin(f"{name}, batch {batch}")
+            costs.append(measure_timing_cost(name, batch, seconds))
+    print_text(format_costs(costs))
+    if json_path is not None:
+        found = {"machine": describe_machine(), "costs": [cost.data for cost in costs]}
+        json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _bench_hosts(

@@ -24,7 +24,7 @@ from miai_graph.errors import ArgumentError, GraphError, ModelError, ShapeError
 from miai_graph.layers.input_spec import InputSpec, check_inputs
 from miai_graph.layers.nesting import flat, mapped
 from miai_graph.layers.weights import WeightOwner, use_weight_scope, weight_scope
-from miai_graph.messages import describe, located_text
+from miai_graph.messages import describe, locate_error
 from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
@@ -247,7 +247,7 @@ class Layer(WeightOwner):
                 call.outputs = self._outputs_on(nodes, call, training, arguments)
             return call.outputs
         except (GraphError, ArgumentError) as error:
-            error.args = (self._located(str(error), nodes),)
+            self._locate(error, nodes)
             raise
 
     def _outputs_on(self, nodes: Any, call: LayerCall, training: bool | None, arguments: Mapping[str, Any]) -> Any:
@@ -302,10 +302,10 @@ class Layer(WeightOwner):
             raise ModelError(f"expected nodes from call of layer {self.name!r}; found {output!r}")
         return output if output.call is call else identity(output)
 
-    def _located(self, text: str, nodes: Any) -> str:
+    def _locate(self, error: GraphError | ArgumentError, nodes: Any) -> None:
         found = [part for part in flat(nodes) if isinstance(part, Node)]
         scope = "/".join(part for part in (current_context().scope, self.name) if part)
-        return located_text(text, type(self).__name__, found, scope, user_source_line())
+        locate_error(error, type(self).__name__, found, scope, user_source_line())
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain data, without those of every layer that are the default."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,22 @@ def check_epochs(epochs: Any, initial_epoch: Any) -> None:
 
 def _is_integer(value: Any, *, at_least: int) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | np.integer) and bool(value >= at_least)
+
+
+def check_trace_steps(given: Any) -> Collection[int]:
+    """Numbers of steps as a range or a set. Raises ArgumentError if they are something else."""
+    if given is None:
+        return ()
+    if isinstance(given, range) and (not given or min(given[0], given[-1]) >= 0):
+        return given
+    is_collection = isinstance(given, Iterable) and not isinstance(given, str | range)
+    numbers: list[Any] = list(given) if is_collection else []
+    if not is_collection or not all(_is_integer(number, at_least=0) for number in numbers):
+        raise ArgumentError(
+            "expected trace_steps to be a range or a collection of the numbers of steps, counted from 0 where this fit "
+            f"begins; found {given!r}. Write trace_steps=range(5, 8) for three of them"
+        )
+    return frozenset(map(int, numbers))
 
 
 def check_repeatable(source: Source, steps: int | None, passes: int, name: str) -> None:

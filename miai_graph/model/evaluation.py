@@ -185,7 +185,7 @@ class Evaluation(Layer):
         with self._listening(callbacks, verbose, source, {"steps": fewer(steps, source.steps)}) as listeners:
             listeners.call("on_predict_begin", {})
             batches = itertools.islice(source.batches(), steps)
-            for number, (outputs, _) in enumerate(run_batches(step.executable, batches, listeners, "predict")):
+            for number, (outputs, _) in enumerate(run_batches(step.executable.run, batches, listeners, "predict")):
                 results.append(outputs)
                 listeners.call("on_predict_batch_end", number, {"outputs": packed(self._output_structure, outputs)})
                 if self.stop_predicting:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from miai_graph.callbacks import CallbackList, Logs
 from miai_graph.errors import FeedError
-from miai_graph.executor import Executable
 from miai_graph.feeding import Batch
 from miai_graph.model.sources import Batches
 from miai_graph.model.steps import Step
 from miai_graph.op import Array
+from miai_graph.timing.booking import Run
 
 
 class RunningTotals:
@@ -47,7 +47,12 @@ class RunningTotals:
 
 
 def run_epoch(
-    step: Step, batches: Batches, listeners: CallbackList, kind: str, is_stopped: Callable[[], bool]
+    step: Step,
+    batches: Batches,
+    listeners: CallbackList,
+    kind: str,
+    is_stopped: Callable[[], bool],
+    run: Run[list[Array]] | None = None,
 ) -> tuple[Logs, int]:
     """Run a step on each batch.
 
@@ -55,6 +60,7 @@ def run_epoch(
     ----------
     kind : "train" or "test": which moments the listeners are told of
     is_stopped : asked after each batch
+    run : the executable's, by default
 
     Returns
     -------
@@ -68,7 +74,7 @@ def run_epoch(
     totals = RunningTotals(step)
     ends = listeners.listens(f"on_{kind}_batch_end")
     number = -1
-    for number, (outputs, size) in enumerate(run_batches(step.executable, batches, listeners, kind)):
+    for number, (outputs, size) in enumerate(run_batches(run or step.executable.run, batches, listeners, kind)):
         totals.add(outputs, size)
         if ends:
             listeners.call(f"on_{kind}_batch_end", number, totals.logs())
@@ -80,15 +86,15 @@ def run_epoch(
 
 
 def run_batches(
-    executable: Executable, batches: Batches, listeners: CallbackList, kind: str
+    run: Run[list[Array]], batches: Batches, listeners: CallbackList, kind: str
 ) -> Iterator[tuple[list[Array], int]]:
-    """The outputs for each batch, with its size."""
+    """The outputs for each batch, with its size; `run` is that of an executable."""
     begin = f"on_{kind}_batch_begin"
     if listeners.listens(begin):
         # One by one: an executor that looks ahead would make batches begin before the last one ended.
         for number, (batch, size) in enumerate(batches):
             listeners.call(begin, number, {})
-            for outputs in executable.run([batch]):
+            for outputs in run([batch]):
                 yield outputs, size
         return
     sizes: list[int] = []
@@ -98,5 +104,5 @@ def run_batches(
             sizes.append(size)
             yield batch
 
-    for number, outputs in enumerate(executable.run(feed())):
+    for number, outputs in enumerate(run(feed())):
         yield outputs, sizes[number]

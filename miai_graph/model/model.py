@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from miai_graph.errors import ArgumentError, DuplicateNameError, ModelError, ShapeError
-from miai_graph.graph import Graph
+from miai_graph.graph import Graph, views
 from miai_graph.layers.core import Input
 from miai_graph.layers.layer import Layer, collect_updates_and_losses, registry, takes_training, training_mode
 from miai_graph.layers.nesting import mapped
@@ -219,6 +219,10 @@ class Model(Training):
         print_fn : called with the text instead of printing it
         """
         print_summary(self, line_length, print_fn)
+
+    def _repr_png_(self) -> Any:
+        """What notebooks show; None: nothing, before the model is built."""
+        return None if self._input_structure is None else views["png_bytes"](views["plot_model"](self))
 
     def save(self, path: Any, *, overwrite: bool = True) -> None:
         """Write the model, its weights, what compile was told, and the optimizer's state to one file.

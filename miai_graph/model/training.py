@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any
 
 from miai_graph.callbacks import Callback, CallbackList, History, Logs
@@ -11,7 +12,7 @@ from miai_graph.context import warn_user
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor
 from miai_graph.messages import locates_errors
-from miai_graph.model.arguments import check_counts, check_epochs, check_repeatable
+from miai_graph.model.arguments import check_counts, check_epochs, check_repeatable, check_trace_steps
 from miai_graph.model.data import unpack_batch
 from miai_graph.model.evaluation import Evaluation, figures_of_batch
 from miai_graph.model.loop import run_epoch
@@ -19,6 +20,7 @@ from miai_graph.model.sources import ArraySource, Epochs, Source
 from miai_graph.model.steps import Step
 from miai_graph.op import Array
 from miai_graph.ops.random import generator
+from miai_graph.timing.booking import TrainingClock
 
 
 class Training(Evaluation):
@@ -54,8 +56,9 @@ class Training(Evaluation):
         validation_freq: int | Sequence[int] = 1,
         *,
         executor: str | Executor | None = None,
+        trace_steps: Collection[int] | None = None,
     ) -> History:
-        """Train on data for a number of epochs. Keras's arguments, and the executor.
+        """Train on data for a number of epochs. Keras's arguments, the executor, and what is traced.
 
         Parameters
         ----------
@@ -76,10 +79,12 @@ class Training(Evaluation):
         validation_batch_size : `batch_size` by default
         validation_freq : validate every so many epochs, or after the epochs listed
         executor : overrides compile's
+        trace_steps : the numbers of steps, from 0 where this fit begins, of which the timing has a trace, beside the
+            first and the last: ``range(5, 8)``
 
         Returns
         -------
-        a `History`: losses and metrics by epoch, and the timing of the steps
+        a `History`: losses and metrics by epoch, and where the time went
 
         Raises
         ------
@@ -88,7 +93,9 @@ class Training(Evaluation):
         ExecutionError
             if a node fails. The weights are those of the last step that was finished.
         """
+        begun_ns = perf_counter_ns()
         compiled, who = self.compiled_arguments, self._executor(executor)
+        traced = check_trace_steps(trace_steps)
         check_counts(
             batch_size=batch_size,
             validation_batch_size=validation_batch_size,
@@ -117,37 +124,53 @@ class Training(Evaluation):
         params = {"epochs": epochs, "steps": plan.length, "metrics": _figures(step, validation)}
         history = self.history = History()
         with self._listening(callbacks, verbose, source, params, history) as listeners:
-            self._run_epochs(range(initial_epoch, epochs), step, plan, validation, listeners)
+            clock = TrainingClock(begun_ns, listeners.time)
+            executable = step.executable
+            executable.reset_timing(traced)
+            clock.start()
+            history.follow(lambda: clock.complete(lambda: executable.timing, executable.caller))
+            try:
+                self._run_epochs(range(initial_epoch, epochs), step, plan, validation, listeners, clock)
+            finally:
+                history.settle()
         return history
 
     def _run_epochs(
-        self, epochs: range, step: Step, plan: Epochs, validation: _Validation | None, listeners: CallbackList
+        self,
+        epochs: range,
+        step: Step,
+        plan: Epochs,
+        validation: _Validation | None,
+        listeners: CallbackList,
+        clock: TrainingClock,
     ) -> None:
         self.stop_training = False
-        step.executable.reset_timing()
         logs: Logs = {}
-        try:
-            listeners.call("on_train_begin", {})
-            for epoch in epochs:
-                listeners.call("on_epoch_begin", epoch, {})
-                logs, complete = self._train_epoch(step, plan, listeners)
-                if validation is not None and validation.is_due(epoch):
+        listeners.call("on_train_begin", {})
+        for epoch in epochs:
+            listeners.call("on_epoch_begin", epoch, {})
+            logs, complete = self._train_epoch(step, plan, listeners, clock)
+            if validation is not None and validation.is_due(epoch):
+                with clock.validating():
                     found = self._test(validation.step, validation.source, validation.steps, listeners)
-                    logs |= {f"val_{name}": value for name, value in found.items()}
-                listeners.call("on_epoch_end", epoch, logs)
-                if self.stop_training or not self._goes_on(plan, complete, is_last=epoch + 1 == epochs.stop):
-                    break
-        finally:
-            assert self.history is not None
-            self.history.timing = step.executable.timing
+                logs |= {f"val_{name}": value for name, value in found.items()}
+            listeners.call("on_epoch_end", epoch, logs)
+            if self.stop_training or not self._goes_on(plan, complete, is_last=epoch + 1 == epochs.stop):
+                break
         self.optimizer.finalize_variable_values(step.parameters)
         listeners.call("on_train_end", logs)
 
-    def _train_epoch(self, step: Step, plan: Epochs, listeners: CallbackList) -> tuple[Logs, bool]:
+    def _train_epoch(
+        self, step: Step, plan: Epochs, listeners: CallbackList, clock: TrainingClock
+    ) -> tuple[Logs, bool]:
         """The figures, and whether there were as many batches as there should be."""
         first = self._iterations
         step.executable.step = first
-        logs, count = run_epoch(step, plan.batches(first), listeners, "train", self._is_stopped)
+        batches, run = clock.drawing(plan.batches(first)), None
+        if step.executable.caller:
+            # What this process does in steps is not booked by a worker.
+            run = clock.running(step.executable.run)
+        logs, count = run_epoch(step, batches, listeners, "train", self._is_stopped, run)
         return logs, plan.length is None or count == plan.length
 
     def _goes_on(self, plan: Epochs, complete: bool, *, is_last: bool) -> bool:

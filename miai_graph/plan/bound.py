@@ -17,7 +17,7 @@ from miai_graph.interpreter import bind_attributes, evaluate_node, execution_err
 from miai_graph.kernels.few_rows import Products
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
-from miai_graph.op import Array, Cost
+from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
@@ -26,8 +26,9 @@ from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
+from miai_graph.plan.work import kernel_work
 from miai_graph.state import State, arrays_in, block_bytes
-from miai_graph.timing import Recorder
+from miai_graph.timing.recorder import Recorder
 from miai_graph.types import TensorType, bind_type
 
 BINDINGS_LIMIT = 16
@@ -121,7 +122,10 @@ class BoundPlan:
             for arrays in self._arrays[: len(self.parts)]
         ]
         self.stamp_into(np.zeros(len(self.nodes) + 1, np.int64))
-        self.recorder = Recorder(program.graph, self.nodes, self._costs())
+        blocks, kept = self._blocks_of_parts(), deferral.kept
+        has_links = links is not None
+        work = kernel_work(program, self._positions, self._places, blocks, kept, self._type, is_linked=has_links)
+        self.recorder = Recorder(program.graph, work)
         self.bind(self.turns())
 
     def stamp_into(self, stamps: Array) -> None:
@@ -351,15 +355,6 @@ class BoundPlan:
         """What all parts have of an export; a worker without an exchange is alone."""
         return [own] if self._exchange is None else self._exchange.owed(self.program.exports[export])
 
-    def _costs(self) -> list[Cost]:
-        """The work of each of `nodes`."""
-        return [
-            node.op.cost(
-                self._type(node, part), *(self._type(source, part) for source in node.inputs), **node.attributes
-            )
-            for node, part in self._positions
-        ]
-
     def run(self, step: int, binding: Binding) -> None:
         """Compute all nodes from what is in the feeds and in the state, and stamp the time after each.
 
@@ -377,8 +372,7 @@ class BoundPlan:
         try:
             for kernel in binding.kernels:
                 kernel()
-                position += 1
-                stamps[position] = clock()
+                stamps[position := position + 1] = clock()
             for target, source in binding.copies:
                 np.copyto(target, source)
         except MiaiGraphError:

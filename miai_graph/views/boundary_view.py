@@ -10,6 +10,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
 from miai_graph.views import style
+from miai_graph.views.palette import palette, paper
 from miai_graph.views.samples_view import as_numbers
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def plot_decision_boundary(
     path: Any = None,
     resolution: int = 200,
     *,
+    dark: bool = False,
     dpi: float = style.DPI,
 ) -> Figure:
     """Draw what is predicted for the points around samples of two features, and the samples.
@@ -39,6 +41,7 @@ def plot_decision_boundary(
     y : their classes, integers [n] or [n, 1]
     path : a file to write, .png, .svg or .pdf; None: none
     resolution : how many points along each axis
+    dark : whether for dark paper
     dpi : pixels an inch, for .png
 
     Returns
@@ -62,17 +65,19 @@ def plot_decision_boundary(
     grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
     values = _predicted(as_numbers(predict(grid), "predictions"), len(grid))
 
-    figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
-    axes = figure.add_subplot()
-    style.axes_style(axes, title="", x_label="feature 0", y_label="feature 1")
-    axes.grid(False)
-    found = sorted({*np.unique(classes).tolist(), *([] if values.dtype.kind == "f" else np.unique(values).tolist())})
-    if values.dtype.kind == "f":
-        _draw_probabilities(figure, axes, across, up, values)
-    else:
-        _draw_classes(axes, across, up, values, found)
-    _draw_samples(axes, points, classes, found)
-    axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
+    with paper(dark=dark):
+        figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
+        axes = figure.add_subplot()
+        style.axes_style(axes, title="", x_label="feature 0", y_label="feature 1")
+        axes.grid(False)
+        given = [] if values.dtype.kind == "f" else np.unique(values).tolist()
+        found = sorted({*np.unique(classes).tolist(), *given})
+        if values.dtype.kind == "f":
+            _draw_probabilities(figure, axes, across, up, values)
+        else:
+            _draw_classes(axes, across, up, values, found)
+        _draw_samples(axes, points, classes, found)
+        axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
     return style.save(figure, target, dpi)
 
 
@@ -119,11 +124,11 @@ def _draw_probabilities(figure: Figure, axes: Axes, across: Array, up: Array, va
     levels = np.linspace(0.0, 1.0, 11)
     filled = axes.contourf(across, up, values.reshape(shape), levels=levels, cmap=style.side_colours())
     if values.min() < 0.5 < values.max():
-        axes.contour(across, up, values.reshape(shape), levels=[0.5], colors=style.TEXT, linewidths=1.4)
+        axes.contour(across, up, values.reshape(shape), levels=[0.5], colors=palette().text, linewidths=1.4)
     bar = figure.colorbar(filled, ax=axes, ticks=levels[::2], format=PercentFormatter(1.0, decimals=0, symbol=" %"))
-    bar.outline.set(edgecolor=style.LINE, linewidth=0.8)
-    bar.ax.tick_params(labelsize=8, labelcolor=style.TEXT, color=style.LINE, labelfontfamily=style.FONT)
-    bar.set_label("probability of class 1", fontproperties=style.font(8.5), color=style.TEXT)
+    bar.outline.set(edgecolor=palette().line, linewidth=0.8)
+    bar.ax.tick_params(labelsize=8, labelcolor=palette().text, color=palette().line, labelfontfamily=style.FONT)
+    bar.set_label("probability of class 1", fontproperties=style.font(8.5), color=palette().text)
 
 
 def _draw_classes(axes: Axes, across: Array, up: Array, values: Array, found: Sequence[int]) -> None:
@@ -138,7 +143,7 @@ def _draw_classes(axes: Axes, across: Array, up: Array, values: Array, found: Se
     for place in range(len(found)):
         region = (places == place).astype(float)
         if region.min() < region.max():
-            axes.contour(across, up, region, levels=[0.5], colors=style.LINE, linewidths=0.8)
+            axes.contour(across, up, region, levels=[0.5], colors=palette().line, linewidths=0.8)
 
 
 def _draw_samples(axes: Axes, points: Array, classes: Array, found: Sequence[int]) -> None:
@@ -148,13 +153,13 @@ def _draw_samples(axes: Axes, points: Array, classes: Array, found: Sequence[int
             own[:, 0],
             own[:, 1],
             s=22,
-            color=style.CLASS_COLOURS[place % len(style.CLASS_COLOURS)],
+            color=palette().classes[place % len(palette().classes)],
             marker=style.CLASS_MARKERS[place % len(style.CLASS_MARKERS)],
-            edgecolors=style.PAPER,
+            edgecolors=palette().paper,
             linewidths=0.6,
             label=f"class {number}",
             zorder=3,
         )
     axes.legend(
-        prop=style.font(8), labelcolor=style.TEXT, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4
+        prop=style.font(8), labelcolor=palette().text, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4
     )

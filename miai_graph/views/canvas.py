@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ import numpy as np
 
 from miai_graph.views import style
 from miai_graph.views.layout import Box, Drawing, Point
+from miai_graph.views.palette import palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 MARGIN = 16.0
@@ -23,6 +25,7 @@ NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
 _LEADING = 1.38
 _PILE = 5.0
 _CORNER = 4.0
+_EDGE_WIDTH = 0.9
 _LEGEND_WIDTH = 420.0
 _BAR_WIDTH, _BAR_HEIGHT = 160.0, 9.0
 
@@ -34,7 +37,7 @@ class Line:
     text: str
     size: float = DETAIL_SIZE
     bold: bool = False
-    colour: str = style.TEXT
+    colour: str = field(default_factory=lambda: palette().text)
 
     @property
     def width(self) -> float:
@@ -57,8 +60,8 @@ class Card:
 
     key: Hashable
     lines: Sequence[Line]
-    fill: Any = style.BLUE
-    frame: str = style.DARK_BLUE
+    fill: Any
+    frame: str
     frame_width: float = 0.9
     badge: str = ""
     column: int = 0
@@ -88,11 +91,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A bar that tells what colours mean.
+
+    text : what it is a scale of
+    colours : a colour map
+    least, greatest : the values at its ends
+    format_tick : the text of a value
+    """
+
+    text: str
+    colours: Colormap
+    least: float
+    greatest: float
+    format_tick: Callable[[float], str]
+
+
+@dataclass(frozen=True)
 class Sheet:
     """All that a picture shows.
 
     regions : outlines of polygons, drawn behind everything
-    greatest_share : for the colour bar of shares of the time, which goes from 0 to it; None: no such bar
+    edge_colours, edge_widths : one an edge; none: all alike
+    bar : of colours, or None
     notes : small lines of text at the end
     """
 
@@ -102,7 +123,8 @@ class Sheet:
     samples: Sequence[Sample] = ()
     regions: Sequence[Sequence[Point]] = ()
     edge_colours: Sequence[str] = ()
-    greatest_share: float | None = None
+    edge_widths: Sequence[float] = ()
+    bar: Bar | None = None
     notes: Sequence[str] = field(default_factory=list)
 
 
@@ -111,13 +133,13 @@ def draw_sheet(sheet: Sheet) -> Figure:
     rows = _legend_rows(sheet)
     title_width = style.text_width(sheet.title, TITLE_SIZE, True)
     notes_width = max((style.text_width(note, DETAIL_SIZE) for note in sheet.notes), default=0.0)
-    bar_width = _BAR_WIDTH + 30 if sheet.greatest_share is not None else 0.0
+    bar_width = max(_BAR_WIDTH + 30, style.text_width(sheet.bar.text, DETAIL_SIZE)) if sheet.bar is not None else 0.0
     legend_width = max((sum(width for _, width in row) for row in rows), default=0.0)
     width = max(sheet.drawing.width, title_width, notes_width, bar_width, legend_width) + 2 * MARGIN
     top = MARGIN + (TITLE_SIZE * 2.2 if sheet.title else 4.0)
     below = top + sheet.drawing.height + 14
-    bar_height = 40.0 if sheet.greatest_share is not None else 0.0
-    height = below + len(rows) * 16 + bar_height + len(sheet.notes) * 12 + MARGIN - 6
+    bar_height = 40.0 if sheet.bar is not None else 0.0
+    height = below + len(rows) * 16 + bar_height + len(sheet.notes) * 12 + MARGIN - 2
 
     figure = style.new_figure(width, height)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -127,11 +149,11 @@ def draw_sheet(sheet: Sheet) -> Figure:
         style.plain_text(axes, MARGIN, MARGIN + TITLE_SIZE, sheet.title, TITLE_SIZE, bold=True)
     _draw_body(axes, sheet, ((width - sheet.drawing.width) / 2, top))
     _draw_legend(axes, rows, below)
-    if sheet.greatest_share is not None:
-        _draw_bar(figure, sheet.greatest_share, below + len(rows) * 16, height)
+    if sheet.bar is not None:
+        _draw_bar(figure, sheet.bar, below + len(rows) * 16, height)
     for number, note in enumerate(sheet.notes):
-        y = below + len(rows) * 16 + bar_height + number * 12 + 4
-        style.plain_text(axes, MARGIN, y, note, DETAIL_SIZE, color=style.FAINT_TEXT, va="center")
+        y = below + len(rows) * 16 + bar_height + number * 12 + 8
+        style.plain_text(axes, MARGIN, y, note, DETAIL_SIZE, color=palette().faint_text, va="center")
     return figure
 
 
@@ -141,17 +163,20 @@ def _draw_body(axes: Axes, sheet: Sheet, origin: Point) -> None:
     for region in sheet.regions:
         corners = [(x + origin[0], y + origin[1]) for x, y in region]
         axes.add_patch(
-            Polygon(corners, facecolor=style.REGION, edgecolor=style.REGION_LINE, linewidth=0.8, joinstyle="round")
+            Polygon(
+                corners, facecolor=palette().region, edgecolor=palette().region_line, linewidth=0.8, joinstyle="round"
+            )
         )
     for number, route in enumerate(sheet.drawing.routes):
-        colour = sheet.edge_colours[number] if sheet.edge_colours else style.LINE
-        _draw_arrow(axes, [(x + origin[0], y + origin[1]) for x, y in route], colour)
+        colour = sheet.edge_colours[number] if sheet.edge_colours else palette().line
+        width = sheet.edge_widths[number] if sheet.edge_widths else _EDGE_WIDTH
+        _draw_arrow(axes, [(x + origin[0], y + origin[1]) for x, y in route], colour, width)
     for card in sheet.cards:
         x, y = sheet.drawing.centres[card.key]
         _draw_card(axes, card, x + origin[0], y + origin[1])
 
 
-def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
+def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str, width: float) -> None:
     """A line that is straight where the route is, and bends softly where it goes aside; both ends are vertical."""
     from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path
@@ -169,7 +194,7 @@ def _draw_arrow(axes: Axes, points: Sequence[Point], colour: str) -> None:
         else:
             vertices.append((x1, y1))
             codes.append(Path.LINETO)
-    axes.add_patch(PathPatch(Path(vertices, codes), fill=False, edgecolor=colour, linewidth=0.9, capstyle="butt"))
+    axes.add_patch(PathPatch(Path(vertices, codes), fill=False, edgecolor=colour, linewidth=width, capstyle="butt"))
     x, y = points[-1]
     back = y - ARROW if points[-2][1] < y else y + ARROW
     head = [(x, y), (x - ARROW * 0.45, back), (x + ARROW * 0.45, back)]
@@ -210,7 +235,7 @@ def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
         line_top += line.height
     if card.badge:
         corner = left + width - card.badge_width - 3, top + 3
-        _draw_box(axes, (*corner, card.badge_width, 14), style.PAPER, card.frame, 0.9)
+        _draw_box(axes, (*corner, card.badge_width, 14), palette().paper, card.frame, 0.9)
         place = corner[0] + card.badge_width / 2, corner[1] + 7
         style.plain_text(axes, *place, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
 
@@ -249,22 +274,20 @@ def _draw_legend(axes: Axes, rows: Sequence[Sequence[tuple[Sample, float]]], top
             x += width
 
 
-def _draw_bar(figure: Figure, greatest: float, top: float, height: float) -> None:
+def _draw_bar(figure: Figure, bar: Bar, top: float, height: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     width = figure.get_size_inches()[0] * 72
     bar_top = top + 14
     place = (MARGIN / width, 1 - (bar_top + _BAR_HEIGHT) / height, _BAR_WIDTH / width, _BAR_HEIGHT / height)
     axes = figure.add_axes(place)
-    scale = ScalarMappable(Normalize(0.0, greatest or 1.0), style.share_colours())
-    bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
-    bar.outline.set(edgecolor=style.LINE, linewidth=0.6)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if greatest > 0.04 else 1, symbol=" %"))
+    scale = ScalarMappable(Normalize(bar.least, bar.greatest), bar.colours)
+    drawn = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
+    drawn.outline.set(edgecolor=palette().line, linewidth=0.6)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bar.format_tick(value)))
     axes.tick_params(
-        labelsize=DETAIL_SIZE, labelcolor=style.TEXT, color=style.LINE, length=2, labelfontfamily=style.FONT
+        labelsize=DETAIL_SIZE, labelcolor=palette().text, color=palette().line, length=2, labelfontfamily=style.FONT
     )
-    style.plain_text(
-        axes, 0.0, 1.25, "share of the time", DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left"
-    )
+    style.plain_text(axes, 0.0, 1.25, bar.text, DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left")

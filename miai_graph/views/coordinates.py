@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from miai_graph.views.ranks import Rows
 
 _SWEEPS = 24
 _STRAIGHTENINGS = 3
+_GATHERINGS = 12
+_LONG_CHAIN = 5
+_FIRM = 1e4
 _WORK = 400_000
 """A bound for vertices times sweeps, for large graphs."""
 
@@ -32,6 +35,8 @@ def horizontal_centres(rows: Rows, beside: float, edge: float) -> list[float]:
         order = range(len(rows.members)) if downward else range(len(rows.members) - 1, -1, -1)
         for rank in order:
             _settle(rows, rank, xs, offsets[rank], rows.above if downward else rows.below, both)
+    _straighten(rows, xs, offsets)
+    _gather(rows, xs, offsets, min(_GATHERINGS, sweeps))
     for _ in range(_STRAIGHTENINGS):
         _straighten(rows, xs, offsets)
     return xs
@@ -47,6 +52,20 @@ def _packed(rows: Rows, row: Sequence[int], beside: float, edge: float) -> list[
     return places
 
 
+def _gather(rows: Rows, xs: list[float], offsets: Sequence[Sequence[float]], sweeps: int) -> None:
+    """Let the others come near to the long chains of boxes, which stay.
+
+    What joins a chain from the side row after row, as weights do, has pushed it aside before it was straightened.
+    """
+    place = {vertex: number for row in rows.members for number, vertex in enumerate(row)}
+    chains = [chain for chain in _chains(rows, place) if sum(not rows.is_way_point(v) for v in chain) >= _LONG_CHAIN]
+    staying = {vertex for chain in chains for vertex in chain}
+    ranks = range(len(rows.members))
+    for sweep in range(sweeps):
+        for rank in ranks if sweep % 2 == 0 else reversed(ranks):
+            _settle(rows, rank, xs, offsets[rank], rows.above, True, staying)
+
+
 def _settle(
     rows: Rows,
     rank: int,
@@ -54,9 +73,14 @@ def _settle(
     offsets: Sequence[float],
     neighbours: Sequence[Sequence[int]],
     both: bool,
+    staying: Collection[int] = (),
 ) -> None:
     wanted, weights = [], []
     for vertex in rows.members[rank]:
+        if vertex in staying:
+            wanted.append(xs[vertex])
+            weights.append(_FIRM)
+            continue
         near = [*rows.above[vertex], *rows.below[vertex]] if both else neighbours[vertex]
         pulls = [_weight(rows, vertex, other) for other in near]
         total = sum(pulls)

@@ -13,12 +13,14 @@ from miai_graph.graph import Graph, format_attribute
 from miai_graph.node import Node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
 from miai_graph.timing import Timing
+from miai_graph.timing.difference import TimingDifference
 from miai_graph.views import style
 from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_sheet
+from miai_graph.views.colouring import Colouring, colouring_of
 from miai_graph.views.folding import Piece, fold_by_layer, outer_scope
 from miai_graph.views.layout import Edge, layered
+from miai_graph.views.palette import palette, paper
 from miai_graph.views.regions import outlined_regions
-from miai_graph.views.shares import Shares, check_timing, format_share, rest_note
 from miai_graph.views.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -34,7 +36,14 @@ _LONGEST_NAME = 34
 
 
 def plot_graph(
-    graph: Graph, path: Any = None, *, by: str | None = None, timing: Timing | None = None, dpi: float = style.DPI
+    graph: Graph,
+    path: Any = None,
+    *,
+    by: str | None = None,
+    timing: Timing | TimingDifference | None = None,
+    colour_by: str | None = None,
+    dark: bool = False,
+    dpi: float = style.DPI,
 ) -> Figure:
     """Draw a graph: forward from top to bottom, and beside it backward and updates from bottom to top.
 
@@ -44,7 +53,10 @@ def plot_graph(
     path : a file to write, .png, .svg or .pdf; None: none
     by : "op": a box a node, with its op, name and type; "layer": a box for each layer and phase. By default "op"
         for up to 120 nodes
-    timing : colours the boxes by their share of the time
+    timing : colours the boxes; a difference of two timings colours them by what changed
+    colour_by : what the colours tell of the timing: shares of the "time" (by default), of the time of "wait", of
+        "bytes" moved or of the "memory" of values; or which "stage" or "worker" it was on
+    dark : whether for dark paper
     dpi : pixels an inch, for .png
 
     Returns
@@ -61,56 +73,84 @@ def plot_graph(
     target = style.check_path(path)
     if not isinstance(graph, Graph):
         raise ArgumentError(f"expected a Graph to draw, such as mg.Graph([loss]); found {graph!r}")
+    colouring = colouring_of(timing, colour_by)
+    pieces, by_layer = pieces_of(graph, by)
+    with paper(dark=dark):
+        figure = draw_sheet(_sheet(graph, pieces, colouring, by_layer))
+    return style.save(figure, target, dpi)
+
+
+def pieces_of(graph: Graph, by: str | None) -> tuple[list[Piece], bool]:
+    """What the boxes stand for, and whether that is layers. `by` is that of `plot_graph`.
+
+    Raises
+    ------
+    ArgumentError
+        if it is something else.
+    """
     if by not in (None, "op", "layer"):
         raise ArgumentError(f"expected by to be 'op' or 'layer'; found {by!r}")
-    check_timing(timing)
     by_layer = by == "layer" or (by is None and len(graph) > MOST_NODES)
-    pieces = fold_by_layer(graph) if by_layer else [Piece(node.scope, node.phase, [node]) for node in graph.nodes]
-    shares = None if timing is None else _shares(pieces, graph.names, Shares(timing), by_layer)
-    return style.save(draw_sheet(_sheet(graph, pieces, shares, by_layer)), target, dpi)
+    if by_layer:
+        return fold_by_layer(graph), True
+    return [Piece(node.scope, node.phase, [node]) for node in graph.nodes], False
 
 
-def _shares(pieces: Sequence[Piece], names: Mapping[Node, str], shares: Shares, by_layer: bool) -> list[float]:
-    """The share of each piece: by its layer and phase where it is all there is of them, else by its nodes' names."""
+def links_between(graph: Graph, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    """Which pieces need which others, by their numbers."""
+    piece_of = {node: number for number, piece in enumerate(pieces) for node in piece.nodes}
+    links = dict.fromkeys((piece_of[source], piece_of[node]) for node in graph.nodes for source in node.inputs)
+    return [(source, target) for source, target in links if source != target]
+
+
+def _values(pieces: Sequence[Piece], names: Mapping[Node, str], colouring: Colouring, by_layer: bool) -> list[Any]:
+    """The value of each piece: by its layer and phase where it is all there is of them, else by its nodes' names."""
     kinds = Counter((piece.scope, piece.phase) for piece in pieces)
     scopes = {piece.scope for piece in pieces if piece.scope}
-    of_layers = {phase: shares.of_layers(scopes, phase) for phase in {piece.phase for piece in pieces}}
+    of_layers = {phase: colouring.of_layers(scopes, phase) for phase in {piece.phase for piece in pieces}}
     return [
         of_layers[piece.phase][piece.scope]
         if by_layer and piece.scope and kinds[piece.scope, piece.phase] == 1
-        else shares.of_nodes(names[node] for node in piece.nodes)
+        else colouring.of_nodes(names[node] for node in piece.nodes)
         for piece in pieces
     ]
 
 
-def _sheet(graph: Graph, pieces: Sequence[Piece], shares: list[float] | None, by_layer: bool) -> Sheet:
-    piece_of = {node: number for number, piece in enumerate(pieces) for node in piece.nodes}
-    links = dict.fromkeys(
-        (piece_of[source], piece_of[node])
-        for node in graph.nodes
-        for source in node.inputs
-        if piece_of[source] != piece_of[node]
-    )
-    columns = _columns(pieces, list(links))
-    greatest = max(shares, default=0.0) if shares is not None else None
-    describe = _CardMaker(graph, by_layer)
-    cards = []
-    for number, piece in enumerate(pieces):
-        share = None if shares is None or greatest is None else (shares[number], greatest)
-        cards.append(describe.card(number, piece, columns[number], share))
-    edges = [Edge(source, target, upward=columns[source] > 0) for source, target in links]
+def _sheet(graph: Graph, pieces: Sequence[Piece], colouring: Colouring | None, by_layer: bool) -> Sheet:
+    links = links_between(graph, pieces)
+    columns = _columns(pieces, links)
+    maker = CardMaker(graph, by_layer)
+    cards = [maker.card(number, piece, columns[number]) for number, piece in enumerate(pieces)]
+    samples = legend(cards, [kind_of(piece, by_layer) for piece in pieces], filled=colouring is None)
+    notes: list[str] = []
+    if colouring is not None:
+        values = _values(pieces, maker.names, colouring, by_layer)
+        colouring.scale(values)
+        cards = [_coloured(card, value, colouring) for card, value in zip(cards, values, strict=True)]
+        samples += colouring.samples
+        notes = colouring.notes(values)
+    last = _never_used_backward(columns, links)
+    edges = [Edge(source, target, upward=columns[source] > 0 or target in last) for source, target in links]
     boxes = [card.box for card in cards]
     drawing = wrapped(layered(boxes, edges), boxes, edges)
     return Sheet(
         cards,
         drawing,
         title=_title(graph, by_layer),
-        samples=_legend(cards, [_kind(piece, by_layer) for piece in pieces], timed=shares is not None),
+        samples=samples,
         regions=outlined_regions(boxes, drawing),
-        edge_colours=[style.PHASE_LINES.get(pieces[target].phase, style.LINE) for _, target in links],
-        greatest_share=greatest,
-        notes=[] if shares is None else rest_note(sum(shares)),
+        edge_colours=[palette().phase_lines.get(pieces[target].phase, palette().line) for _, target in links],
+        bar=None if colouring is None else colouring.bar,
+        notes=notes,
     )
+
+
+def _coloured(card: Card, value: Any, colouring: Colouring) -> Card:
+    """The card in the colour of a value, which is written on it too."""
+    text = colouring.text(value)
+    lines = [replace(line, colour=palette().text) for line in card.lines]
+    lines += [Line(text, bold=True)] if text else []
+    return replace(card, lines=lines, fill=colouring.fill(value) or palette().paper)
 
 
 def _columns(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[int]:
@@ -132,6 +172,21 @@ def _columns(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[
     return columns
 
 
+def _never_used_backward(columns: Sequence[int], links: Sequence[tuple[int, int]]) -> set[int]:
+    """The updates that no gradient needs: they stand above all else, so that backward can stand beside forward."""
+    sources: dict[int, list[int]] = defaultdict(list)
+    for source, target in links:
+        sources[target].append(source)
+    needed: set[int] = set()
+    waiting = [number for number, column in enumerate(columns) if column != _COLUMNS[UPDATE]]
+    while waiting:
+        number = waiting.pop()
+        if number not in needed:
+            needed.add(number)
+            waiting += sources[number]
+    return set(range(len(columns))) - needed
+
+
 def _title(graph: Graph, by_layer: bool) -> str:
     def count(number: int, noun: str) -> str:
         return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -141,7 +196,7 @@ def _title(graph: Graph, by_layer: bool) -> str:
     return f"Graph of {count(len(graph), 'node')}{', by layer' if by_layer else ''}: {', '.join(parts)}"
 
 
-class _CardMaker:
+class CardMaker:
     """Makes the cards of one graph's pieces."""
 
     def __init__(self, graph: Graph, by_layer: bool) -> None:
@@ -154,22 +209,13 @@ class _CardMaker:
         scopes = {outer_scope(node.scope) for node in graph.nodes if node.scope}
         self.outlined = scopes if not by_layer else set()
 
-    def card(self, key: int, piece: Piece, column: int, share: tuple[float, float] | None) -> Card:
-        """The card of a piece.
-
-        Parameters
-        ----------
-        share : its share of the time, and the greatest of all; None: not to be shown
-        """
+    def card(self, key: int, piece: Piece, column: int) -> Card:
+        """The card of a piece, in the colours of its kind."""
         node = piece.nodes[0]
-        kind = _kind(piece, self.by_layer)
+        kind = kind_of(piece, self.by_layer)
         alone = not self.by_layer or kind in (INPUT, VARIABLE) or (len(piece.nodes) == 1 and not piece.scope)
         lines = self._node_lines(node) if alone else self._layer_lines(piece)
         fill, frame = _colours(piece, kind)
-        if share is not None:
-            fill = style.share_colour(*share)
-            lines += [Line(format_share(share[0]), bold=True)] if share[0] > 0 else []
-            lines = [replace(line, colour=style.TEXT) for line in lines]
         lines += self._update_lines(piece)
         is_output = any(node in self.outputs for node in piece.nodes)
         scope = outer_scope(node.scope)
@@ -187,13 +233,13 @@ class _CardMaker:
         name, type = self.names[node], str(node.type)
         title = style.shortened(name, _LONGEST_NAME)
         if is_input(node) or is_variable(node):
-            return [Line(title, NAME_SIZE, bold=True), Line(type, colour=style.FAINT_TEXT)]
+            return [Line(title, NAME_SIZE, bold=True), Line(type, colour=palette().faint_text)]
         if node.op.name == "constant":
-            return [Line(f"{_value(node)} {type}", colour=style.FAINT_TEXT)]
+            return [Line(f"{_value(node)} {type}", colour=palette().faint_text)]
         if is_small(node):
-            return [Line(f"{node.op.name} {type}", colour=style.FAINT_TEXT)]
+            return [Line(f"{node.op.name} {type}", colour=palette().faint_text)]
         naming = [] if name == node.op.name else [Line(title)]
-        return [Line(node.op.name, NAME_SIZE, bold=True), *naming, Line(type, colour=style.FAINT_TEXT)]
+        return [Line(node.op.name, NAME_SIZE, bold=True), *naming, Line(type, colour=palette().faint_text)]
 
     def _layer_lines(self, piece: Piece) -> list[Line]:
         worked = [node for node in piece.nodes if node.inputs] or list(piece.nodes)
@@ -203,7 +249,7 @@ class _CardMaker:
         lines = [Line(title, NAME_SIZE, bold=True)]
         lines += [Line(listed)] if piece.scope else []
         size = f"{len(piece.nodes)} nodes" if len(piece.nodes) > 1 else str(piece.nodes[0].type)
-        return [*lines, Line(size, colour=style.FAINT_TEXT)]
+        return [*lines, Line(size, colour=palette().faint_text)]
 
     def _update_lines(self, piece: Piece) -> list[Line]:
         targets = [name for node in piece.nodes for name in self.updated.get(node, [])]
@@ -229,7 +275,7 @@ def is_small(node: Node) -> bool:
     return node.op.name in ("constant", "full", "broadcast_to", *RUN_NUMBERS) or node.op.is_view
 
 
-def _kind(piece: Piece, by_layer: bool) -> str:
+def kind_of(piece: Piece, by_layer: bool) -> str:
     """What the legend calls it: its phase, unless it is a single node of a kind of its own."""
     node = piece.nodes[0]
     if is_input(node):
@@ -244,21 +290,22 @@ def _kind(piece: Piece, by_layer: bool) -> str:
 def _colours(piece: Piece, kind: str) -> tuple[str, str]:
     """Fill and frame."""
     if kind == INPUT:
-        return style.YELLOW, style.DARK_YELLOW
+        return palette().yellow, palette().yellow_line
     if kind == VARIABLE:
-        return style.PURPLE, style.DARK_PURPLE
-    fill = style.PAPER if kind == SMALL else style.PHASE_FILLS.get(piece.phase, style.GREY)
-    return fill, style.PHASE_FRAMES.get(piece.phase, style.LINE)
+        return palette().purple, palette().purple_line
+    fill = palette().paper if kind == SMALL else palette().phase_fills.get(piece.phase, palette().grey)
+    return fill, palette().phase_frames.get(piece.phase, palette().line)
 
 
-def _legend(cards: Sequence[Card], kinds: Sequence[str], timed: bool) -> list[Sample]:
+def legend(cards: Sequence[Card], kinds: Sequence[str], filled: bool) -> list[Sample]:
+    """The entries for kinds of cards. `filled` says whether the fills tell them apart too, beside the frames."""
     samples = {
-        kind: Sample(kind, style.PAPER if timed else card.fill, card.frame)
+        kind: Sample(kind, card.fill if filled else palette().paper, card.frame)
         for card, kind in zip(cards, kinds, strict=True)
     }
     known = [INPUT, VARIABLE, FORWARD, BACKWARD, UPDATE, SMALL]
     order = [*known, *sorted(set(samples) - set(known))]
     shown = [samples[kind] for kind in order if kind in samples]
     if any(card.frame_width > 1 for card in cards):
-        shown.append(Sample("output (thick frame)", style.PAPER, style.LINE, 2.2))
+        shown.append(Sample("output (thick frame)", palette().paper, palette().line, 2.2))
     return shown

@@ -12,6 +12,7 @@ from miai_graph.callbacks import History
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
 from miai_graph.views import style
+from miai_graph.views.palette import palette, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,11 @@ _MOST_MARKED_EPOCHS = 30
 
 
 def plot_history(
-    history: History | Mapping[str, Sequence[float]], path: Any = None, *, dpi: float = style.DPI
+    history: History | Mapping[str, Sequence[float]],
+    path: Any = None,
+    *,
+    dark: bool = False,
+    dpi: float = style.DPI,
 ) -> Figure:
     """Draw the loss and the metrics by epoch, each in axes of its own: of training, and of validation if there was one.
 
@@ -33,6 +38,7 @@ def plot_history(
     ----------
     history : what fit returned; or numbers by name, one an epoch
     path : a file to write, .png, .svg or .pdf; None: none
+    dark : whether for dark paper
     dpi : pixels an inch, for .png
 
     Returns
@@ -51,10 +57,11 @@ def plot_history(
     names = list(dict.fromkeys(name.removeprefix(VALIDATION) for name in curves))
     columns = min(len(names), _MOST_IN_A_ROW)
     rows = math.ceil(len(names) / columns)
-    figure = style.new_figure(columns * _WIDTH, rows * _HEIGHT, constrained=True)
-    for number, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, number + 1)
-        _draw_curves(axes, name, curves, epochs)
+    with paper(dark=dark):
+        figure = style.new_figure(columns * _WIDTH, rows * _HEIGHT, constrained=True)
+        for number, name in enumerate(names):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            _draw_curves(axes, name, curves, epochs)
     return style.save(figure, target, dpi)
 
 
@@ -90,8 +97,8 @@ def _draw_curves(axes: Axes, name: str, curves: Mapping[str, Sequence[float]], e
 
     drawn = 0
     for key, label, colour, line, marker in (
-        (name, "training", style.CLASS_COLOURS[0], "-", "o"),
-        (VALIDATION + name, "validation", style.CLASS_COLOURS[1], "--", "s"),
+        (name, "training", palette().classes[0], "-", "o"),
+        (VALIDATION + name, "validation", palette().classes[1], "--", "s"),
     ):
         if key in curves:
             values = np.array(curves[key])
@@ -105,6 +112,6 @@ def _draw_curves(axes: Axes, name: str, curves: Mapping[str, Sequence[float]], e
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     if VALIDATION + name in curves:
-        axes.legend(frameon=False, prop=style.font(8), labelcolor=style.TEXT)
+        axes.legend(frameon=False, prop=style.font(8), labelcolor=palette().text)
     if not drawn:
         style.plain_text(axes, 0.5, 0.5, "no finite number", 9, transform=axes.transAxes, ha="center", va="center")

@@ -1,4 +1,4 @@
-"""What a model is made of, as a picture needs it: inputs, calls of layers, single ops; and runs of the same, folded."""
+"""What a model is made of, as a picture needs it: inputs, calls of layers, and single ops."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from miai_graph.model.rebuild import flat_nodes, nodes_of_call, units_between
 from miai_graph.node import Node
 from miai_graph.registry import as_config
 from miai_graph.types import user_shape
-
-_LONGEST_PERIOD = 12
-_LEAST_SAVED = 2
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,6 @@ class Unit:
     layer: Layer | None = None
     is_input: bool = False
     is_output: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """Units one after another that occur several times, one after another; mostly one unit, once.
-
-    units : all of them, in order: `times` times as many as are drawn
-    """
-
-    units: Sequence[Unit]
-    times: int = 1
-
-    @property
-    def pattern(self) -> Sequence[Unit]:
-        """What occurs several times."""
-        return self.units[: len(self.units) // self.times]
-
-    def like(self, place: int) -> list[Unit]:
-        """All units that look like the one at a place of the pattern."""
-        return list(self.units[place :: len(self.units) // self.times])
 
 
 Link = tuple[Hashable, Hashable]
@@ -94,7 +71,7 @@ def _unit(
         return Unit(key, None, part.name, part.op.name, shape, is_output=is_output)
     layer = part.layer
     shared = layer.name if calls[layer] > 1 else None
-    kind = (type(layer).__name__, _configuration(layer), shape, str(part.arguments), shared)
+    kind = (type(layer).__name__, _configuration(layer), shape, layer.count_params(), str(part.arguments), shared)
     return Unit(key, kind, layer.name, type(layer).__name__, shape, layer, is_output=is_output)
 
 
@@ -115,65 +92,3 @@ def _shape(nodes: Sequence[Node]) -> str:
 
 def _readable(shape: tuple[int | None, ...]) -> str:
     return f"({', '.join(str(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"
-
-
-def single_runs(units: Sequence[Unit]) -> list[Run]:
-    """Each unit alone."""
-    return [Run([unit]) for unit in units]
-
-
-def folded_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run]:
-    """Units in runs, where in a chain (each unit but the first with the one before as its only input, and nobody else
-    using that) the same layers come again and again."""
-    runs: list[Run] = []
-    for chain in _chains(units, links):
-        place = 0
-        while place < len(chain):
-            period, times = _repetition(chain, place)
-            runs.append(Run(chain[place : place + period * times], times))
-            place += period * times
-    return runs
-
-
-def _chains(units: Sequence[Unit], links: Sequence[Link]) -> list[list[Unit]]:
-    by_key = {unit.key: unit for unit in units}
-    users: dict[Hashable, list[Hashable]] = {unit.key: [] for unit in units}
-    sources: dict[Hashable, list[Hashable]] = {unit.key: [] for unit in units}
-    for source, target in links:
-        users[source].append(target)
-        sources[target].append(source)
-    follows = {
-        key: near[0]
-        for key, near in users.items()
-        if len(near) == 1 and len(sources[near[0]]) == 1 and not by_key[key].is_output
-    }
-    starts = [unit for unit in units if unit.key not in set(follows.values())]
-    chains = []
-    for unit in starts:
-        chain = [unit]
-        while chain[-1].key in follows:
-            chain.append(by_key[follows[chain[-1].key]])
-        chains.append(chain)
-    return chains
-
-
-def _repetition(chain: Sequence[Unit], start: int) -> tuple[int, int]:
-    """The period that folds most units away from `start` on, and how often it occurs; 1 and 1 if none saves enough."""
-    best = 1, 1
-    for period in range(1, min(_LONGEST_PERIOD, (len(chain) - start) // 2) + 1):
-        pattern = [unit.kind for unit in chain[start : start + period]]
-        if None in pattern:
-            break
-        times = 1
-        while [unit.kind for unit in chain[start + times * period : start + (times + 1) * period]] == pattern:
-            times += 1
-        if (times - 1) * period > max((best[1] - 1) * best[0], _LEAST_SAVED - 1):
-            best = period, times
-    return best
-
-
-def relinked(runs: Sequence[Run], links: Sequence[Link]) -> list[tuple[int, int]]:
-    """The links between runs, by their numbers."""
-    run_of = {unit.key: number for number, run in enumerate(runs) for unit in run.units}
-    pairs = ((run_of[source], run_of[target]) for source, target in links)
-    return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))

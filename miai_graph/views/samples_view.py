@@ -13,6 +13,7 @@ from miai_graph.errors import ArgumentError
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.views import style
+from miai_graph.views.palette import palette, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +45,7 @@ def plot_predictions(
     count: int = 20,
     class_names: Sequence[str] | None = None,
     *,
+    dark: bool = False,
     dpi: float = style.DPI,
 ) -> Figure:
     """Draw the first images with the classes predicted and true; wrong ones have a cross and a thick frame.
@@ -57,6 +59,7 @@ def plot_predictions(
     path : a file to write, .png, .svg or .pdf; None: none
     count : how many images
     class_names : what to write instead of the classes' numbers
+    dark : whether for dark paper
     dpi : pixels an inch, for .png
 
     Returns
@@ -79,7 +82,12 @@ def plot_predictions(
         raise ArgumentError(
             f"expected as many images as labels, and at least one; found {len(shown)} images and {len(verdicts)} labels"
         )
-    number = min(count, len(shown))
+    with paper(dark=dark):
+        figure = _drawn(shown, verdicts, min(count, len(shown)), class_names)
+    return style.save(figure, target, dpi)
+
+
+def _drawn(shown: Array, verdicts: Sequence[_Verdict], number: int, class_names: Sequence[str] | None) -> Figure:
     columns = min(number, max(5, math.ceil(math.sqrt(number * 1.4))))
     rows = math.ceil(number / columns)
     right = sum(verdict.is_right for verdict in verdicts)
@@ -98,24 +106,26 @@ def plot_predictions(
         area = picture[0] / width, 1 - (top + _PICTURE) / height, _PICTURE / width, _PICTURE / height
         _draw_image(figure.add_axes(area), shown[place], verdicts[place])
         _draw_verdict(sheet, left + _CELL_WIDTH / 2, top + _PICTURE, verdicts[place], class_names)
-    return style.save(figure, target, dpi)
+    return figure
 
 
 def _draw_image(axes: Axes, image: Array, verdict: _Verdict) -> None:
     axes.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
-        spine.set(color=style.LINE if verdict.is_right else style.WRONG, linewidth=0.8 if verdict.is_right else 3.0)
+        spine.set(
+            color=palette().line if verdict.is_right else palette().wrong, linewidth=0.8 if verdict.is_right else 3.0
+        )
 
 
 def _draw_verdict(sheet: Axes, x: float, y: float, verdict: _Verdict, class_names: Sequence[str] | None) -> None:
     probability = "" if verdict.probability is None else f" ({verdict.probability:.0%})".replace("%", " %")
     predicted, true = (_class_name(number, class_names) for number in (verdict.predicted, verdict.true))
     text = style.fitting("" if verdict.is_right else "✗ ", predicted, probability, _CELL_WIDTH - 4, 8, bold=True)
-    colour = style.TEXT if verdict.is_right else style.WRONG
+    colour = palette().text if verdict.is_right else palette().wrong
     options: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
     style.plain_text(sheet, x, y + 11, text, 8, bold=not verdict.is_right, color=colour, **options)
-    colour = style.FAINT_TEXT if verdict.is_right else style.TEXT
+    colour = palette().faint_text if verdict.is_right else palette().text
     style.plain_text(sheet, x, y + 22, style.fitting("true ", true, "", _CELL_WIDTH - 4, 8), 8, color=colour, **options)
 
 

@@ -1,24 +1,40 @@
-"""Which share of the time went into nodes and layers, from a timing's records."""
+"""Which share of the time, or of something else that is measured, went into nodes and layers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from miai_graph.errors import ArgumentError
-from miai_graph.timing import Timing
+from miai_graph.context import COMMUNICATION, WAIT
+from miai_graph.timing import Timing, TimingRecord
+
+MEASURES: dict[str, tuple[str, Callable[[TimingRecord], float]]] = {
+    "time": ("the time", lambda record: record.seconds),
+    "bytes": ("the memory traffic", lambda record: record.bytes),
+    "memory": ("the memory of values", lambda record: record.memory_bytes),
+    "wait": ("the waiting", lambda record: record.seconds if record.phase == WAIT else 0.0),
+}
+"""What is shared out, in words, and how much of it a record has."""
 
 
 class Shares:
-    """Shares of the time of all workers together, from 0 to 1."""
+    """Shares of all workers together, from 0 to 1.
 
-    def __init__(self, timing: Timing) -> None:
-        self._records = timing.records
-        self._total = sum(record.seconds for record in timing.records)
+    Parameters
+    ----------
+    timing : where the records are
+    of : a key of `MEASURES`
+    """
+
+    def __init__(self, timing: Timing, of: str = "time") -> None:
+        _, measured = MEASURES[of]
+        drawn = drawn_records(timing.records)
+        self._parts = [(place, measured(record)) for place, record in zip(drawn, timing.records, strict=True)]
+        self._total = sum(part for _, part in self._parts)
         self._by_node: dict[str, float] = defaultdict(float)
-        for record in timing.records:
-            self._by_node[record.node] += record.seconds
+        for record, part in self._parts:
+            self._by_node[record.node] += part
 
     def of_nodes(self, names: Iterable[str]) -> float:
         """The share of the nodes of these names."""
@@ -32,16 +48,37 @@ class Shares:
         layers : their names
         phase : the only one to count; None: all
         """
-        seconds = dict.fromkeys(layers, 0.0)
-        for record in self._records:
+        sums = dict.fromkeys(layers, 0.0)
+        for record, part in self._parts:
             if phase is None or record.phase == phase:
-                owner = next((part for part in record.layer.split("/") if part in seconds), None)
+                owner = owning_layer(record, sums)
                 if owner is not None:
-                    seconds[owner] += record.seconds
-        return {layer: self._share(value) for layer, value in seconds.items()}
+                    sums[owner] += part
+        return {layer: self._share(value) for layer, value in sums.items()}
 
-    def _share(self, seconds: float) -> float:
-        return seconds / self._total if self._total else 0.0
+    def _share(self, value: float) -> float:
+        return value / self._total if self._total else 0.0
+
+
+def drawn_records(records: Sequence[TimingRecord]) -> list[TimingRecord]:
+    """The same, with the names and phases of nodes that pictures have.
+
+    What partitioning puts in, such as ``dense/matmul/barrier``, counts for the node that needs it.
+    """
+    phases = {record.node: record.phase for record in records if record.phase not in (COMMUNICATION, WAIT)}
+    return [_drawn(record, phases) for record in records]
+
+
+def _drawn(record: TimingRecord, phases: Mapping[str, str]) -> TimingRecord:
+    base = record.node.removesuffix(f"/{record.op}")
+    if record.phase not in (COMMUNICATION, WAIT) or base not in phases:
+        return record
+    return replace(record, node=base, phase=phases[base])
+
+
+def owning_layer(record: TimingRecord, layers: Collection[str]) -> str | None:
+    """The outermost of the layers that the record belongs to."""
+    return next((part for part in record.layer.split("/") if part in layers), None)
 
 
 def format_share(share: float) -> str:
@@ -53,13 +90,7 @@ def format_share(share: float) -> str:
     return f"{share:.1%}".replace("%", " %") if share < 0.1 else f"{share:.0%}".replace("%", " %")
 
 
-def rest_note(drawn: float) -> list[str]:
-    """A line about the time that no box shows, if that is much."""
+def rest_note(drawn: float, what: str = "the time") -> list[str]:
+    """A line about what no box shows, if that is much."""
     rest = 1.0 - drawn
-    return [f"{format_share(rest)} of the time went into what is not drawn here"] if rest > 0.005 else []
-
-
-def check_timing(timing: Any) -> None:
-    """Raise ArgumentError if it is neither None nor a Timing with records."""
-    if timing is not None and not isinstance(timing, Timing):
-        raise ArgumentError(f"expected a Timing, such as history.timing, or None; found {timing!r}")
+    return [f"{format_share(rest)} of {what} went into what is not drawn here"] if rest > 0.005 else []

@@ -1,17 +1,14 @@
-"""How pictures look, the one palette, and how they become files. Matplotlib is imported here when it is first needed.
-
-Colours are light with dark text on them. They can be told apart with any kind of colour vision, and never mean
-something alone: places, frames, marks or texts say the same.
-"""
+"""How pictures look, and how they become files. Matplotlib is imported here when it is first needed."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from miai_graph.context import BACKWARD, FORWARD, UPDATE
 from miai_graph.errors import ArgumentError, SavingError
+from miai_graph.views.palette import palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,30 +20,16 @@ if TYPE_CHECKING:
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so pictures are the same everywhere."""
 
-PAPER = "#ffffff"
-TEXT = "#1b1f24"
-FAINT_TEXT = "#57606a"
-LINE = "#6b7480"
-GRID = "#dfe3e8"
-REGION = "#f4f5f7"
-REGION_LINE = "#d5d9df"
-
-BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = "#dbe9f8", "#fde2c4", "#d2eee2", "#ebdff5", "#fdf6c3", "#eceff2"
-DARK_BLUE, DARK_ORANGE, DARK_GREEN, DARK_PURPLE, DARK_YELLOW = "#1f6fb5", "#b85c00", "#00795c", "#7a4b9e", "#8f7a00"
-
-PHASE_FILLS = {FORWARD: BLUE, BACKWARD: ORANGE, UPDATE: GREEN}
-PHASE_FRAMES = {FORWARD: DARK_BLUE, BACKWARD: DARK_ORANGE, UPDATE: DARK_GREEN}
-PHASE_LINES = {FORWARD: "#5b7c9c", BACKWARD: "#c08a52", UPDATE: "#5a9c86"}
-"""For the edges to nodes of a phase."""
-
-CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#555555")
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-WRONG = "#b3261e"
+_DARK = 0.19
+"""The luminance below which white is easier to read than black."""
 
 FILE_FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
-_MOST_PIXELS = 30_000
+NOTEBOOK_DPI = 100
+_MOST_PIXELS, _MOST_AREA = 30_000, 80_000_000
+"""Along one side, and of the whole picture."""
 
 
 def check_path(path: Any) -> Path | None:
@@ -75,13 +58,27 @@ def new_figure(width: float, height: float, *, constrained: bool = False) -> Fig
     constrained : whether matplotlib finds room for axes and their texts
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / 72, height / 72), facecolor=PAPER, layout="constrained" if constrained else None)
+    figure = _figure_class()(
+        figsize=(width / 72, height / 72), facecolor=palette().paper, layout="constrained" if constrained else None
+    )
     FigureCanvasAgg(figure)
     if constrained:
         cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.1)
     return figure
+
+
+@lru_cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A figure that notebooks show, although it does not belong to pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            return png_bytes(self)
+
+    return Picture
 
 
 def save(figure: Figure, path: Path | None, dpi: float = DPI) -> Figure:
@@ -96,15 +93,30 @@ def save(figure: Figure, path: Path | None, dpi: float = DPI) -> Figure:
     """
     if isinstance(dpi, bool) or not isinstance(dpi, int | float) or not dpi > 0:
         raise ArgumentError(f"expected dpi to be a positive number; found {dpi!r}")
-    dpi = min(float(dpi), _MOST_PIXELS / max(figure.get_size_inches()))
+    dpi = _drawable(figure, float(dpi))
     figure.set_dpi(dpi)
     if path is not None:
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix.lower()]
         try:
-            figure.savefig(path, format=path.suffix.lower()[1:], dpi=dpi, facecolor=PAPER, metadata=metadata)
+            figure.savefig(
+                path, format=path.suffix.lower()[1:], dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata
+            )
         except OSError as error:
             raise SavingError(f"expected to write a picture to {path}; found: {error}") from error
     return figure
+
+
+def png_bytes(figure: Figure, dpi: float = NOTEBOOK_DPI) -> bytes:
+    """The figure as a PNG file: what notebooks show."""
+    written = BytesIO()
+    figure.savefig(written, format="png", dpi=_drawable(figure, dpi))
+    return written.getvalue()
+
+
+def _drawable(figure: Figure, dpi: float) -> float:
+    """So many pixels an inch, or as many as a very large picture may have."""
+    width, height = figure.get_size_inches()
+    return float(min(dpi, _MOST_PIXELS / max(width, height), (_MOST_AREA / (width * height)) ** 0.5))
 
 
 @lru_cache
@@ -125,8 +137,24 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 def plain_text(axes: Axes, x: float, y: float, text: str, size: float, *, bold: bool = False, **options: Any) -> Any:
     """A text that is drawn as it is, whatever characters it has."""
-    properties = {"color": TEXT, "parse_math": False, "usetex": False, **options}
+    properties = {"color": palette().text, "parse_math": False, "usetex": False, **options}
     return axes.text(x, y, text, fontproperties=font(size, bold), **properties)
+
+
+def text_beside(
+    axes: Axes, point: tuple[float, float], shift: tuple[float, float], text: str, size: float, **options: Any
+) -> Any:
+    """A text at so many points to the right of, and above, a point of the axes; it may stand outside of them."""
+    properties = {"color": palette().text, "parse_math": False, "va": "center_baseline", **options}
+    return axes.annotate(
+        text,
+        point,
+        shift,
+        textcoords="offset points",
+        fontproperties=font(size),
+        annotation_clip=False,
+        **properties,
+    )
 
 
 def shortened(text: str, most: int) -> str:
@@ -142,43 +170,69 @@ def fitting(before: str, text: str, behind: str, width: float, size: float, *, b
     return before + shortened(text, length) + behind
 
 
-@lru_cache
 def share_colours() -> Colormap:
-    """From white to a dark orange, always light enough for dark text: for shares of the time."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("share", ["#fffdf6", "#fee6ae", "#fdbe5f", "#f28e2b"])
+    """From the paper's colour to orange: for shares of the time."""
+    return _blended(tuple(palette().share_steps))
 
 
-def share_colour(share: float, greatest: float) -> Any:
-    return share_colours()(share / greatest if greatest else 0.0)
-
-
-@lru_cache
 def side_colours() -> Colormap:
     """From blue over white to orange: for probabilities, with 0.5 in the middle."""
+    return _blended(tuple(palette().side_steps))
+
+
+def change_colours() -> Colormap:
+    """From blue over grey to orange: for what became less, and what became more."""
+    return _blended(tuple(palette().change_steps))
+
+
+def mapped_colour(colours: Colormap, place: float) -> str:
+    """The colour at a place from 0 to 1."""
+    from matplotlib.colors import to_hex
+
+    return str(to_hex(colours(place)))
+
+
+@lru_cache
+def _blended(steps: tuple[str, ...]) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("side", ["#8fbfe6", "#ffffff", "#f6b98a"])
+    return LinearSegmentedColormap.from_list("blended", steps)
 
 
-def class_fill(place: int) -> tuple[float, float, float]:
-    """The light colour of the region of a class, whose points have the full one."""
+def tint(colour: str, amount: float) -> str:
+    """So much of a colour, from 0 to 1, on the paper."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = (
+        amount * part + (1 - amount) * ground
+        for part, ground in zip(to_rgb(colour), to_rgb(palette().paper), strict=True)
+    )
+    return str(to_hex((red, green, blue)))
+
+
+def text_on(fill: str) -> str:
+    """Black or white, whichever is easier to read on a colour."""
     from matplotlib.colors import to_rgb
 
-    red, green, blue = to_rgb(CLASS_COLOURS[place % len(CLASS_COLOURS)])
-    return tuple(1 - 0.35 * (1 - part) for part in (red, green, blue))  # type: ignore[return-value]
+    red, green, blue = (part**2.2 for part in to_rgb(fill))
+    return "#14181d" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > _DARK else "#ffffff"
+
+
+def class_fill(place: int) -> str:
+    """The faint colour of the region of a class, whose points have the full one."""
+    return tint(palette().classes[place % len(palette().classes)], 0.35)
 
 
 def axes_style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Titles, ticks and a faint grid, the same in all diagrams."""
-    plain: dict[str, Any] = {"parse_math": False, "usetex": False, "color": TEXT}
+    plain: dict[str, Any] = {"parse_math": False, "usetex": False, "color": palette().text}
     axes.set_title(title, fontproperties=font(10, True), loc="left", **plain)
     axes.set_xlabel(x_label, fontproperties=font(8.5), **plain)
     axes.set_ylabel(y_label, fontproperties=font(8.5), **plain)
-    axes.tick_params(colors=LINE, labelcolor=TEXT, labelsize=8, labelfontfamily=FONT, length=3)
-    axes.grid(True, color=GRID, linewidth=0.7)
+    axes.tick_params(colors=palette().line, labelcolor=palette().text, labelsize=8, labelfontfamily=FONT, length=3)
+    axes.tick_params(which="minor", color=palette().line, length=1.5)
+    axes.grid(True, color=palette().grid, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set_facecolor(PAPER)
+    axes.set_facecolor(palette().paper)
     for side, spine in axes.spines.items():
-        spine.set(visible=side in ("left", "bottom"), color=LINE, linewidth=0.8)
+        spine.set(visible=side in ("left", "bottom"), color=palette().line, linewidth=0.8)

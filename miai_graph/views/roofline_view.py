@@ -1,0 +1,223 @@
+"""Points below a roof: how fast layers compute, and what the machine would let them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from miai_graph.errors import ArgumentError
+from miai_graph.timing import TimedWorker, Timing
+from miai_graph.timing.grouping import GroupBy, split_into_groups
+from miai_graph.views import style
+from miai_graph.views.palette import palette
+from miai_graph.views.shares import format_share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH, _HEIGHT = 520.0, 380.0
+_LONGEST_NAME = 32
+_MOST_NAMED = 12
+_LABEL_SIZE = 7.5
+_ALIKE = 1.15
+_ROOF_BOXES = 120
+_NO_PEAKS = "the machine's peaks were not measured: there is no roof to compare with"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A layer or op: operations a byte, operations a second, and its share of the time of all that are drawn."""
+
+    name: str
+    intensity: float
+    speed: float
+    share: float
+
+
+@dataclass(frozen=True)
+class _Roof:
+    """What a worker can do at most: operations a second, bytes a second."""
+
+    name: str
+    flops: float
+    bytes: float
+
+    @property
+    def ridge(self) -> float:
+        """The operations a byte from which on arithmetic is the limit."""
+        return self.flops / self.bytes
+
+    def height(self, intensity: float) -> float:
+        return min(self.flops, self.bytes * intensity)
+
+
+def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
+    """The figure: a point a layer, op or node, the larger the more time it took; speeds are those of one worker."""
+    from matplotlib.ticker import FuncFormatter
+
+    points = _points(timing, by)
+    roofs = _roofs(timing.workers)
+    figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
+    axes = figure.add_subplot()
+    style.axes_style(
+        axes, "How fast, and how fast it could be", "arithmetic operations a byte moved", "GFLOP/s of one worker"
+    )
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    _set_limits(axes, points, roofs)
+    for place, roof in enumerate(roofs):
+        _draw_roof(axes, roof, place)
+    if not roofs:
+        style.plain_text(
+            axes, 0.02, 0.97, _NO_PEAKS, 8, transform=axes.transAxes, va="top", color=palette().wrong, bold=True
+        )
+    _draw_points(axes, points, roofs[0] if roofs else None)
+    if roofs:
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -0.14),
+            ncols=2,
+            frameon=False,
+            prop=style.font(8),
+            labelcolor=palette().text,
+            borderaxespad=0.0,
+        )
+    _label(figure, axes, points, roofs)
+    return figure
+
+
+def _points(timing: Timing, by: GroupBy) -> list[_Point]:
+    """What computes, the longest first."""
+    worked = [record for record in timing.records if record.flops and record.bytes and record.seconds]
+    if not worked:
+        raise ArgumentError("expected a timing of nodes that compute, for a roofline; found none with operations")
+    total = sum(record.seconds for record in worked)
+    points = []
+    for (name, _), members in split_into_groups(worked, by).items():
+        flops, moved, seconds = (
+            sum(getattr(record, field) for record in members) for field in ("flops", "bytes", "seconds")
+        )
+        points.append(_Point(style.shortened(name, _LONGEST_NAME), flops / moved, flops / seconds, seconds / total))
+    return sorted(points, key=lambda point: -point.share)
+
+
+def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:
+    """One for all workers if they are alike, else those of the fastest and of the slowest one."""
+    known = [
+        _Roof(f"worker {worker.index} on {worker.host}", worker.flops_per_second, worker.bytes_per_second)
+        for worker in workers
+        if worker.flops_per_second and worker.bytes_per_second
+    ]
+    known.sort(key=lambda roof: -roof.flops)
+    alike = known and all(
+        max(getattr(roof, field) for roof in known) < _ALIKE * min(getattr(roof, field) for roof in known)
+        for field in ("flops", "bytes")
+    )
+    return known[:1] if alike else [*known[:1], *known[1:][-1:]]
+
+
+def _set_limits(axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+    across = [point.intensity for point in points] + [roof.ridge for roof in roofs]
+    low, high = min(across) / 3, max(across) * 5
+    up = [point.speed for point in points] + [roof.flops for roof in roofs]
+    axes.set(xlim=(low, high), ylim=(min(up) / 3 / 1e9, max(up) * 3 / 1e9))
+
+
+def _draw_roof(axes: Axes, roof: _Roof, place: int) -> None:
+    low, high = axes.get_xlim()
+    across = sorted({low, min(max(roof.ridge, low), high), high})
+    axes.plot(
+        across,
+        [roof.height(intensity) / 1e9 for intensity in across],
+        color=palette().text if place == 0 else palette().line,
+        linestyle="-" if place == 0 else "--",
+        linewidth=1.5,
+        label=f"{roof.name}: {roof.flops / 1e9:,.0f} GFLOP/s, {roof.bytes / 1e9:,.1f} GB/s",
+    )
+
+
+def _draw_points(axes: Axes, points: Sequence[_Point], roof: _Roof | None) -> None:
+    """Circles where memory is the limit, squares where arithmetic is."""
+    groups = (
+        (None, "not known what limits it", 0, "o"),
+        (True, "limited by memory", 0, "o"),
+        (False, "limited by arithmetic", 1, "s"),
+    )
+    for is_left, label, colour, marker in groups:
+        own = [point for point in points if is_left is (None if roof is None else point.intensity < roof.ridge)]
+        if own:
+            axes.scatter(
+                [point.intensity for point in own],
+                [point.speed / 1e9 for point in own],
+                s=[_area(point) for point in own],
+                color=style.tint(palette().classes[colour], 0.75),
+                edgecolors=palette().classes[colour],
+                linewidths=0.8,
+                marker=marker,
+                label="" if is_left is None else label,
+                zorder=3,
+            )
+
+
+def _area(point: _Point) -> float:
+    """In square points."""
+    return 18 + 260 * point.share
+
+
+def _label(figure: Figure, axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+    """Names beside the points that took longest, where they cover neither points nor other names."""
+    figure.draw_without_rendering()
+    scale = 72 / figure.dpi
+    ends = axes.transData.transform([(point.intensity, point.speed / 1e9) for point in points]) * scale
+    places = [(float(x), float(y)) for x, y in ends]
+    radii = [(_area(point) / 3.14) ** 0.5 + 1 for point in points]
+    taken = [(x - radius, x + radius, y - radius, y + radius) for (x, y), radius in zip(places, radii, strict=True)]
+    taken += _roof_boxes(axes, roofs, scale)
+    inside = [edge * scale for edge in axes.get_window_extent().extents]
+    named = 0
+    for number, point in enumerate(points):
+        text = f"{point.name} {format_share(point.share)}"
+        size = style.text_width(text, _LABEL_SIZE), _LABEL_SIZE * 1.25
+        box = _free_box(places[number], radii[number], size, [*taken[:number], *taken[number + 1 :]], inside)
+        if box is None:
+            continue
+        taken.append(box)
+        shift = box[0] - places[number][0], (box[2] + box[3]) / 2 - places[number][1]
+        style.text_beside(axes, (point.intensity, point.speed / 1e9), shift, text, _LABEL_SIZE, zorder=4)
+        named += 1
+        if named == _MOST_NAMED:
+            return
+
+
+def _roof_boxes(axes: Axes, roofs: Sequence[_Roof], scale: float) -> list[_Box]:
+    """Small boxes along the roofs, so that no name is written over them."""
+    across = np.geomspace(*axes.get_xlim(), _ROOF_BOXES)
+    lines = [[(place, roof.height(float(place)) / 1e9) for place in across] for roof in roofs]
+    drawn = [axes.transData.transform(line) * scale for line in lines]
+    return [(x - 2, x + 2, y - 2, y + 2) for line in drawn for x, y in line]
+
+
+_Box = tuple[float, float, float, float]
+"""Left, right, bottom, top, in points."""
+
+
+def _free_box(
+    place: Sequence[float], radius: float, size: tuple[float, float], taken: Sequence[_Box], inside: Sequence[float]
+) -> _Box | None:
+    """Where a text may stand beside a point; None: nowhere."""
+    (x, y), (width, height) = place, size
+    for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+        left = x + across * (radius + 2) - (1 - across) / 2 * width
+        bottom = y + up * (radius + 2 if not across else radius + 1) - (1 - up) / 2 * height
+        box = (left, left + width, bottom, bottom + height)
+        is_inside = inside[0] <= box[0] and box[1] <= inside[2] and inside[1] <= box[2] and box[3] <= inside[3]
+        if is_inside and not any(
+            box[0] < other[1] and other[0] < box[1] and box[2] < other[3] and other[2] < box[3] for other in taken
+        ):
+            return box
+    return None
