@@ -219,7 +219,7 @@ def test_patches_of_python_do_not_differ() -> None:
 
 
 def names_of(*hosts: tuple[str, str]) -> list[str]:
-    described = [Host(address, name, name, 1, 1, 1e9, "x86_64", (), {}) for name, address in hosts]
+    described = [Host(address, name, name, 1, 1, 1e9, 1e9, "x86_64", (), {}) for name, address in hosts]
     return [host.name for host in named_apart(described)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import miai_graph as mg
@@ -159,6 +159,7 @@ def test_boxes_stand_in_the_order_of_their_columns(problem: tuple[list[Box], lis
 
 
 @given(drawn_problems())
+@example(([Box("a0", 1, 1, group="a"), Box("none", 1, 1), Box("a1", 1, 1, group="a")], []))
 @settings(max_examples=40)
 def test_regions_hold_the_boxes_of_their_group_only(problem: tuple[list[Box], list[Edge]]) -> None:
     from matplotlib.path import Path as Outline

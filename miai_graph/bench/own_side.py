@@ -64,7 +64,10 @@ class OwnSide:
         """Train for some steps; for each worker, the seconds that it computes in each of them."""
         before = self._computed()
         stages: list[list[float]] = [[] for _ in before]
-        for _ in self._executable.run(itertools.islice(self._batches, count)):
+        for batch in itertools.islice(self._batches, count):
+            # One by one: hosts would have begun the next step.
+            for _ in self._executable.run([batch]):
+                pass
             after = self._computed()
             for stage, start, end in zip(stages, before, after, strict=True):
                 stage.append(end - start)

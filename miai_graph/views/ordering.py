@@ -7,7 +7,7 @@ Sweeps down and up the rows; in each row vertices are sorted by the mean place o
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
 from miai_graph.views.ranks import Rows
@@ -47,8 +47,8 @@ def _by_depth_first_search(rows: Rows) -> list[list[int]]:
             if vertex not in met:
                 met[vertex] = None
                 waiting += reversed(rows.below[vertex])
-    place = {vertex: number for number, vertex in enumerate(met)}
-    return [sorted(row, key=lambda vertex: (rows.columns[vertex], place[vertex])) for row in rows.members]
+    place = {vertex: float(number) for number, vertex in enumerate(met)}
+    return [_sorted_row(row, place, rows) for row in rows.members]
 
 
 def _sweep(members: list[list[int]], rows: Rows, neighbours: Sequence[Sequence[int]], downward: bool) -> None:
@@ -57,23 +57,28 @@ def _sweep(members: list[list[int]], rows: Rows, neighbours: Sequence[Sequence[i
     order = range(1, len(members)) if downward else range(len(members) - 2, -1, -1)
     for rank in order:
         wanted = {vertex: _mean_place(neighbours[vertex], place, place[vertex]) for vertex in members[rank]}
-        together = _group_places(members[rank], wanted, rows)
-        keys = {
-            vertex: (rows.columns[vertex], together[rows.groups[vertex]], str(rows.groups[vertex]), wanted[vertex])
-            if rows.groups[vertex] is not None
-            else (rows.columns[vertex], wanted[vertex], "", wanted[vertex])
-            for vertex in members[rank]
-        }
-        members[rank].sort(key=keys.__getitem__)
+        members[rank] = _sorted_row(members[rank], wanted, rows)
         for number, vertex in enumerate(members[rank]):
             place[vertex] = float(number)
+
+
+def _sorted_row(row: Sequence[int], wanted: Mapping[int, float], rows: Rows) -> list[int]:
+    """A row by columns, and within them by the places that are wanted, with the members of each group side by side."""
+    together = _group_places(row, wanted, rows)
+    keys = {
+        vertex: (rows.columns[vertex], together[rows.groups[vertex]], str(rows.groups[vertex]), wanted[vertex])
+        if rows.groups[vertex] is not None
+        else (rows.columns[vertex], wanted[vertex], "", wanted[vertex])
+        for vertex in row
+    }
+    return sorted(row, key=keys.__getitem__)
 
 
 def _mean_place(near: Sequence[int], place: dict[int, float], otherwise: float) -> float:
     return sum([place[other] for other in near]) / len(near) if near else otherwise
 
 
-def _group_places(row: Sequence[int], wanted: dict[int, float], rows: Rows) -> dict[Hashable, float]:
+def _group_places(row: Sequence[int], wanted: Mapping[int, float], rows: Rows) -> dict[Hashable, float]:
     """The mean of what the members of each group want."""
     by_group: dict[Hashable, list[float]] = {}
     for vertex in row:
