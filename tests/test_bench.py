@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miai_graph.bench import jax_models, torch_models
 from miai_graph.bench.chart import plot_results
 from miai_graph.bench.exchange import Problem
 from miai_graph.bench.measure import measure_row
 from miai_graph.bench.results import Results, Row, SideResult, geometric_mean
 from miai_graph.bench.specs import parse_executors, parse_peers
-from miai_graph.bench.torch_models import FORWARDS
 from miai_graph.bench.workloads import ALL_WORKLOADS, workload
 from miai_graph.errors import ArgumentError, ExecutorError
 
 SERIAL = "serial:threads=1"
-HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_TORCH, HAS_JAX = (importlib.util.find_spec(name) is not None for name in ("torch", "jax"))
 with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install -e .[bench]")
+with_jax = pytest.mark.skipif(not HAS_JAX, reason="JAX is not installed: pip install -e .[bench]")
 of_each_workload = pytest.mark.parametrize("name", ALL_WORKLOADS)
 
 
@@ -63,8 +64,9 @@ def test_a_problem_is_the_same_each_time_and_in_a_file(name: str, tmp_path: Path
     assert read.rows.max() < len(read.x)
 
 
-def test_all_workloads_have_a_twin_in_pytorch() -> None:
-    assert list(FORWARDS) == list(ALL_WORKLOADS)
+@pytest.mark.parametrize("forwards", [torch_models.FORWARDS, jax_models.FORWARDS], ids=["torch", "jax"])
+def test_all_workloads_have_a_twin(forwards: dict[str, object]) -> None:
+    assert list(forwards) == list(ALL_WORKLOADS)
 
 
 def test_sides_with_options() -> None:
@@ -140,7 +142,7 @@ def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path) -> None:
         (["--vs", "nonsense"], ["'nonsense'", "torch-ddp"]),
         (["--batch", "0"], ["batch sizes"]),
         (["--chart", "chart.txt"], [".png"]),
-        (["--vs", "torch", "--torch-python", "no-such-python"], ["no-such-python", "--torch-python"]),
+        (["--vs", "torch", "--peer-python", "no-such-python"], ["no-such-python", "--peer-python"]),
     ],
 )
 def test_the_command_refuses_what_it_does_not_know(arguments: list[str], words: list[str]) -> None:
@@ -155,6 +157,13 @@ def test_missing_pytorch_is_told_before_anything_is_measured() -> None:
     finished = run("--vs", "torch")
     assert finished.returncode == 1
     assert "pip install torch" in finished.stderr
+
+
+@pytest.mark.skipif(HAS_JAX, reason="JAX is installed")
+def test_missing_jax_is_told_before_anything_is_measured() -> None:
+    finished = run("--vs", "jax")
+    assert finished.returncode == 1
+    assert "pip install jax" in finished.stderr
 
 
 def test_ratios_compare_each_round_by_itself() -> None:
@@ -188,6 +197,22 @@ def test_the_chart_has_axes_for_each_workload() -> None:
 def test_pytorch_trains_the_same(name: str) -> None:
     row = measured(name, 8, SERIAL, "torch:threads=1")
     assert [side.problem for side in row.sides] == [None, None]
+    assert row.sides[1].is_comparable, row.sides[1]
+
+
+@with_jax
+@of_each_workload
+def test_jax_trains_the_same(name: str) -> None:
+    row = measured(name, 8, SERIAL, "jax:threads=1")
+    assert [side.problem for side in row.sides] == [None, None]
+    assert row.sides[1].is_comparable, row.sides[1]
+
+
+@with_torch
+@pytest.mark.timeout(300)
+def test_compiled_pytorch_trains_the_same() -> None:
+    row = measured("digits_mlp", 8, SERIAL, "torch-compile:threads=1")
+    assert row.sides[1].problem is None
     assert row.sides[1].is_comparable, row.sides[1]
 
 

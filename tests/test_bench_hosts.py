@@ -18,7 +18,7 @@ from miai_graph.bench.hosts_measure import PIPELINES, measure_pipeline, measure_
 from miai_graph.bench.hosts_report import print_hosts_results
 from miai_graph.bench.hosts_results import HostsResults, Pipeline, PipelineResult, Scaling, ScalingResult
 from miai_graph.bench.hosts_sides import OwnSide, Side, TorchSide
-from miai_graph.bench.machine import check_torch
+from miai_graph.bench.machine import check_peer
 from miai_graph.bench.networks import EmulatedNetwork, can_emulate
 from miai_graph.bench.workloads import STACKED_MLP, WORKLOADS
 from miai_graph.errors import ExecutionError, MissingDependencyError
@@ -30,7 +30,7 @@ TINY = Pipeline(16, 4, "1f1b")
 
 def has_torch() -> bool:
     try:
-        check_torch(PYTHON)
+        check_peer(PYTHON, "torch")
     except MissingDependencyError:
         return False
     return True
@@ -123,7 +123,7 @@ def test_where_hosts_cannot_be_emulated_the_command_says_so() -> None:
         (["--executors", "serial"], "--executors"),
         (["--chart", "chart.png"], "--chart"),
         (["--vs", "torch-ddp"], "'torch-ddp'"),
-        (["--vs", "torch", "--torch-python", "no-such-python"], "no-such-python"),
+        (["--vs", "torch", "--peer-python", "no-such-python"], "no-such-python"),
     ],
 )
 def test_the_command_refuses_what_hosts_do_not_have(arguments: Sequence[str], words: str) -> None:

@@ -19,7 +19,7 @@ from miai_graph.bench.hosts_measure import HOSTS, SCALED, measure_hosts, measure
 from miai_graph.bench.hosts_report import print_hosts_results
 from miai_graph.bench.hosts_results import HostsResults
 from miai_graph.bench.hosts_sides import OwnSide, Side, TorchSide
-from miai_graph.bench.machine import check_torch, describe_machine
+from miai_graph.bench.machine import check_peer, describe_machine
 from miai_graph.bench.measure import Tell, measure_row
 from miai_graph.bench.networks import EmulatedNetwork
 from miai_graph.bench.report import print_results
@@ -57,7 +57,7 @@ _WIDE = 220
     type=click.FloatRange(min=0, min_open=True),
     help="How long a turn is measured.",
 )
-@click.option("--torch-python", default=sys.executable, help="The Python that has PyTorch. [default: this one]")
+@click.option("--peer-python", default=sys.executable, help="The Python that has PyTorch and JAX. [default: this one]")
 @click.option(
     "--hosts",
     is_flag=True,
@@ -74,13 +74,13 @@ def bench(
     peers: str,
     rounds: int,
     seconds: float,
-    torch_python: str,
+    peer_python: str,
     hosts: bool,
     timing: bool,
     json_path: Path | None,
     chart: Path | None,
 ) -> None:
-    """Measure training steps of the standard WORKLOADS (all of them by default) on executors and in PyTorch.
+    """Measure training steps of the standard WORKLOADS (all of them by default) on executors, in PyTorch and in JAX.
 
     Each side is a process of its own; they run in turns, so that what else the machine does hits all of them.
     """
@@ -98,20 +98,20 @@ def bench(
                 "expected neither --executors nor --chart with --hosts; found one of them. Leave it out"
             )
         settings = {"bits_per_second": LINK_BITS_PER_SECOND, "rounds": rounds, "seconds": seconds}
-        _bench_hosts([item.name for item in chosen], sizes, settings, peers, torch_python, json_path)
+        _bench_hosts([item.name for item in chosen], sizes, settings, peers, peer_python, json_path)
         return
     default = ",".join(dict.fromkeys(["serial:threads=1", *executor_names()]))
     specs = [*parse_executors(executors or default), *parse_peers(peers)]
     check_distinct(specs)
     check_path(chart)
-    if any(spec.is_peer for spec in specs):
-        check_torch(torch_python)
+    for library in sorted({spec.library for spec in specs if spec.is_peer}):
+        check_peer(peer_python, library)
     results = Results(describe_machine(), {"rounds": rounds, "seconds": seconds}, [spec.text for spec in specs])
     pairs = [(item.name, batch) for item in chosen for batch in sizes or item.batches]
     with _progress(len(pairs)) as begin:
         for name, batch in pairs:
             tell = begin(f"{name}, batch {batch}")
-            results.rows.append(measure_row(name, batch, specs, rounds, seconds, torch_python, tell))
+            results.rows.append(measure_row(name, batch, specs, rounds, seconds, peer_python, tell))
     _show(partial(print_results, results))
     if json_path is not None:
         results.save(json_path)
@@ -137,17 +137,17 @@ def _bench_hosts(
     batches: Sequence[int] | None,
     settings: Mapping[str, Any],
     peers: str,
-    torch_python: str,
+    peer_python: str,
     json_path: Path | None,
 ) -> None:
     """Measure on emulated hosts."""
     if peers not in ("", "torch"):
         raise ArgumentError(f"expected --vs torch, or none, with --hosts; found {peers!r}")
     if peers:
-        check_torch(torch_python)
+        check_peer(peer_python, "torch")
     results = HostsResults(describe_machine(), settings)
     with EmulatedNetwork(HOSTS, settings["bits_per_second"]) as network:
-        sides: list[Side] = [OwnSide(network), *([TorchSide(network, torch_python)] if peers else [])]
+        sides: list[Side] = [OwnSide(network), *([TorchSide(network, peer_python)] if peers else [])]
         measured = measurements(names, batches)
         with _progress(len(measured)) as begin:
             measure_hosts(measured, sides, results, begin)

@@ -10,7 +10,8 @@ from pathlib import Path
 from miai_graph.doctor import examine
 from miai_graph.errors import MissingDependencyError
 
-_HAS_TORCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+_HAS = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+NAMES = {"torch": "PyTorch", "jax": "JAX"}
 
 
 def describe_machine() -> dict[str, str]:
@@ -33,16 +34,17 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def check_torch(python: str) -> None:
-    """Raise MissingDependencyError unless a Python has PyTorch."""
+def check_peer(python: str, library: str) -> None:
+    """Raise MissingDependencyError unless a Python has this library, by the name of its package."""
     try:
-        found = subprocess.run([python, "-c", _HAS_TORCH], check=False, capture_output=True).returncode == 0
+        found = subprocess.run([python, "-c", _HAS, library], check=False, capture_output=True).returncode == 0
     except OSError as error:
         raise MissingDependencyError(
-            f"expected a Python to compare with at {python}; found that it cannot be run ({error}). Give --torch-python"
+            f"expected a Python to compare with at {python}; found that it cannot be run ({error}). Give --peer-python"
         ) from error
     if not found:
         raise MissingDependencyError(
-            f"expected PyTorch in {python}, to compare with; found none. Install it there (pip install torch), name "
-            "another Python that has it with --torch-python, or compare with nothing by leaving out --vs"
+            f"expected {NAMES[library]} in {python}, to compare with; found none. Install it there "
+            f"(pip install {library}), name another Python that has it with --peer-python, or compare with nothing by "
+            "leaving out --vs"
         )

@@ -38,11 +38,15 @@ def start_side(spec: SideSpec, workload_name: str, problem: Path, python: str) -
     arguments = ["--workload", workload_name, "--problem", str(problem)]
     environment: dict[str, str] = {}
     if spec.is_peer:
-        module, processes = "miai_graph.bench.torch_peer", spec.options.get("processes", 2)
         distributed = spec.name == "torch-ddp"
         threads = spec.options.get("threads", 1 if distributed else usable_cores())
-        arguments += ["--threads", str(threads), "--processes", str(processes if distributed else 1)]
         environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+        arguments += ["--threads", str(threads)]
+        module = "miai_graph.bench.jax_peer" if spec.library == "jax" else "miai_graph.bench.torch_peer"
+        if distributed:
+            arguments += ["--processes", str(spec.options.get("processes", 2))]
+        elif spec.name == "torch-compile":
+            arguments += ["--compile"]
     else:
         module = "miai_graph.bench.own_side"
         arguments += ["--executor", spec.name, "--options", json.dumps(dict(spec.options))]

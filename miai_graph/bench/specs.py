@@ -10,7 +10,12 @@ from typing import Any
 from miai_graph.errors import ArgumentError, ExecutorError
 from miai_graph.executor import executor_names
 
-PEERS: Mapping[str, tuple[str, ...]] = {"torch": ("threads",), "torch-ddp": ("processes", "threads")}
+PEERS: Mapping[str, tuple[str, ...]] = {
+    "torch": ("threads",),
+    "torch-compile": ("threads",),
+    "torch-ddp": ("processes", "threads"),
+    "jax": ("threads",),
+}
 """What there is to compare with, and its options."""
 
 
@@ -31,6 +36,11 @@ class SideSpec:
     @property
     def is_peer(self) -> bool:
         return self.name in PEERS
+
+    @property
+    def library(self) -> str:
+        """The one that a peer needs."""
+        return self.name.partition("-")[0]
 
 
 def parse_executors(text: str) -> list[SideSpec]:

@@ -1,4 +1,4 @@
-"""A side of the benchmark that trains with PyTorch: eager in one process, or DDP over gloo in several.
+"""A side of the benchmark that trains with PyTorch: eager or compiled in one process, or DDP over gloo in several.
 
 It runs in a Python of its own, which `exchange.start_command` starts. With several processes that are not told where to
 meet, the first one starts the others, and passes on each order that it is given. As usual in DDP, each takes its own
@@ -60,6 +60,8 @@ class TorchPeer:
             self._join()
         self.network = module
         self.module = self._distributed(module) if self.count > 1 else module
+        if self.arguments.compile:
+            self.module = torch.compile(module)
         self.optimizer = self._make_optimizer()
         self.order = itertools.cycle(self.batches)
         (loss,) = self._losses([self._step()])
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--threads", required=True, type=int)
     parser.add_argument("--processes", default=1, type=int)
     parser.add_argument("--rank", default=0, type=int)
+    parser.add_argument("--compile", action="store_true", help="compile the forward and backward pass")
     parser.add_argument("--meeting", help="a file that does not exist yet, the same for all processes")
     arguments = parser.parse_args()
     torch = importlib.import_module("torch")
