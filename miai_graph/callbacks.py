@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from time import perf_counter_ns
 from types import MappingProxyType
@@ -53,6 +54,9 @@ class Callback:
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Told once, before anything else."""
         self.params = params
+
+    def close(self) -> None:
+        """Told last, also if training failed or was interrupted: let go of files, threads and the like."""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
@@ -277,3 +281,9 @@ class CallbackList:
         for callback in self.callbacks:
             getattr(callback, moment)(*arguments)
         self.time.add(perf_counter_ns() - start_ns)
+
+    def close(self) -> None:
+        """Close all of them, also if closing one of them fails."""
+        with ExitStack() as closing:
+            for callback in reversed(self.callbacks):
+                closing.callback(callback.close)

@@ -66,7 +66,7 @@ def main() -> None:
     default="miai_demo",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for the pictures.",
+    help="The folder for the pictures and the report.",
 )
 def demo(epochs: int, executors: Sequence[str], seed: int, output: Path) -> None:
     """Train a convolutional network on handwritten digits, draw what it learns, and compare the executors."""

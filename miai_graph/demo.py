@@ -21,6 +21,7 @@ from miai_graph.errors import MissingDependencyError
 from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
 from miai_graph.op import Array
+from miai_graph.report import report
 from miai_graph.terminal import print_text
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def run_demo(
     seed: int = 0,
     verbose: str | int = "auto",
 ) -> float:
-    """Train on the first executor, test, and draw; then compare it with the others.
+    """Train on the first executor, test, draw, and report; then compare it with the others.
 
     Parameters
     ----------
-    folder : where the pictures go; made if it is not there
+    folder : where the pictures and the report go; made if it is not there
     epochs : as for `Model.fit`
     executors : such as "processes" or "processes:workers=4"; `default_executors` if there are none
     verbose : "auto" is a bar on a terminal, and else a line an epoch
@@ -105,6 +106,7 @@ def _train_and_draw(spec: SideSpec, digits: Digits, folder: Path, epochs: int, s
         print(f"\n{accuracy:.2%} of the {len(digits.test_labels)} digits held out are read right,")
         print(f"after {seconds:.1f} s of training at {rate:,.0f} samples a second. Where the time went:\n")
         history.timing.table(limit=12)
+        print_text(f"\n{history.timing.verdict()}")
         _draw(model, history, digits, folder)
         return float(accuracy)
 
@@ -115,7 +117,9 @@ def _draw(model: Sequential, history: History, digits: Digits, folder: Path) -> 
     views.plot_model(model, folder / "model.png", timing=history.timing)
     views.plot_history(history, folder / "curves.png")
     views.plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png", count=24)
+    page = report(model, history.timing, folder / "report.html")
     print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
+    print(f"The graph, its times and a timeline, to be opened with a browser: {page}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
     print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")
 

@@ -53,7 +53,7 @@ class TensorBoard(Callback):
         self._batches = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._close()
+        self.close()
         self._batches = 0
         self._writer(TRAIN_FOLDER)
 
@@ -78,7 +78,7 @@ class TensorBoard(Callback):
         for by in ("layer", "phase"):
             seconds = {group.node.strip("()"): group.seconds / max(timing.steps, 1) for group in timing.grouped(by)}
             self._write(TRAIN_FOLDER, f"seconds/{by}/", seconds, self._batches)
-        self._close()
+        self.close()
 
     def _write(self, folder: str, prefix: str, figures: Mapping[str, Any], step: int) -> None:
         writer = self._writer(folder)
@@ -86,7 +86,8 @@ class TensorBoard(Callback):
             writer.add_scalar(f"{prefix}{name}", float(value), step)
         writer.flush()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the files. `fit` does so at its end, however it ends."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

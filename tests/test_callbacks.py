@@ -269,6 +269,33 @@ class TestInterruption:
         assert int(interrupted.optimizer.iterations.value) == 2
         assert interrupted.fit(X, Y, verbose=0).history["loss"]
 
+    @pytest.mark.parametrize("call", ["fit", "evaluate"])
+    def test_callbacks_are_closed_however_it_ends(self, call: str) -> None:
+        closed: list[str] = []
+
+        class Opens(callbacks.Callback):
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def close(self) -> None:
+                closed.append(self.name)
+
+        class Fails(Opens):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                raise RuntimeError("of a callback")
+
+            def close(self) -> None:
+                super().close()
+                raise OSError("while closing")
+
+        model = regression()
+        run = getattr(model, call)
+        run(X, Y, verbose=0, callbacks=[Opens("first"), Opens("second")])
+        assert closed == ["first", "second"]
+        with pytest.raises(OSError, match="while closing"):
+            run(X, Y, verbose=0, callbacks=[Opens("third"), Fails("fourth")])
+        assert closed[2:] == ["third", "fourth"]
+
     def test_ctrl_c_does_too(self) -> None:
         script = textwrap.dedent(
             """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from report_files import data_of
 
 import miai_graph as mg
 
@@ -19,7 +20,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_demo_reads_nearly_all_digits_and_draws(tmp_path: Path) -> None:
+def test_demo_reads_nearly_all_digits_and_tells_where_the_time_went(tmp_path: Path) -> None:
     finished = run("demo", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     found = re.search(r"([\d.]+)% of the 450 digits held out", finished.stdout)
@@ -29,6 +30,10 @@ def test_demo_reads_nearly_all_digits_and_draws(tmp_path: Path) -> None:
     assert "samples/s" in finished.stdout
     for name in PICTURES:
         assert (tmp_path / "miai_demo" / name).read_bytes().startswith(b"\x89PNG")
+    assert str(Path("miai_demo", "report.html")) in finished.stdout
+    verdict = data_of(tmp_path / "miai_demo" / "report.html")["run"]["verdict"]
+    assert verdict[0].startswith("645 steps took ")
+    assert "\n".join(verdict) in finished.stdout
 
 
 def comparison(output: str) -> dict[str, list[str]]:

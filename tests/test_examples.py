@@ -27,6 +27,7 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
     ),
     "reproducible_processes": (["--epochs", "2"], r"all [\d,]+ values of (\d+) weights are equal to the bit", 7, 7),
     "hosts_pipeline": (["--steps", "4", "--batch-size", "64"], r"one process by ([\d.e+-]+) at most", 0, 1e-5),
+    "where_the_time_goes": (["--epochs", "1"], r"processes is ([\d.]+) times as fast as serial", 0.1, 10),
     "compare_with_pytorch": (
         ["--rounds", "1", "--seconds", "0.2", "--threads", "1"],
         r"miai_graph +([\d.]+) ms",
@@ -36,10 +37,19 @@ RUNS: dict[str, tuple[list[str], str, float, float]] = {
 }
 
 
-PICTURES = {
+# For each example what it writes, apart from models.
+WRITTEN = {
     "two_moons": {"two_moons.png"},
     "digits_cnn": {"digits_cnn.png", "digits_cnn_curves.png"},
     "hosts_pipeline": {"hosts_pipeline.png"},
+    "where_the_time_goes": {
+        "scaling.png",
+        "serial_roofline.png",
+        *(f"{name}_{kind}.png" for name in ("serial", "processes", "hosts") for kind in ("layers", "timeline")),
+        "processes.html",
+        "hosts.html",
+        "hosts_trace.json",
+    },
 }
 
 
@@ -61,4 +71,5 @@ def test_example(name: str, tmp_path: Path) -> None:
     found = re.search(pattern, output)
     assert found is not None, output
     assert least <= float(found.group(1)) <= greatest, output
-    assert {path.name for path in tmp_path.rglob("*.png")} == PICTURES.get(name, set())
+    written = {path.name for path in tmp_path.rglob("*") if path.suffix in (".png", ".html", ".json")}
+    assert written == WRITTEN.get(name, set())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import miai_graph as mg
+from miai_graph.errors import ExecutionError
 from miai_graph.kernels.numpy_kernels import ROWS_ADDED_AT_ONCE
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
@@ -189,6 +190,18 @@ def test_plans_of_smaller_blocks_do_not_stay() -> None:
     assert list(step.executable._plans) == [(9, 1)]
     assert step(np.zeros((2, 50), "f4"))[0] == pytest.approx(np.tanh(1) * 100)
     assert step.timing.steps == 3
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_whichever_kernel_fails_is_named_and_its_step_is_not_booked(failing: int) -> None:
+    rows = [mg.input(f"rows{place}", (None,), "int64") for place in range(3)]
+    tables = [mg.parameter(np.zeros((3, 2)), f"table{place}") for place in range(3)]
+    step = mg.function(rows, [mg.take(table, row, 0) for table, row in zip(tables, rows, strict=True)])
+    step([0], [0], [0])
+    with pytest.raises(ExecutionError, match=rf"take failed[\s\S]*float64\[3, 2\] table{failing}"):
+        step(*([3 if place == failing else 0] for place in range(3)))
+    step([0], [0], [0])
+    assert {record.calls for record in step.timing.records if record.op == "take"} == {2}
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), ()])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_timings import pipeline_timing
 from report_files import HOSTILE, data_of, json_within, simple_timing
 from report_timings import made_graph, made_timing
 
@@ -151,3 +152,17 @@ def test_wrong_arguments_are_told(tmp_path: Path) -> None:
         mg.report("graph", Timing(timing.records, 1), tmp_path / "report.html")
     with pytest.raises(SavingError, match="expected to write a report"):
         mg.report(graph, timing, tmp_path / "nowhere" / "report.html")
+    with pytest.raises(SavingError, match="expected to write a report"):
+        mg.report(graph, timing, "no\0path.html")
+    with pytest.raises(ArgumentError, match="title to be a string, or None; found 3"):
+        mg.report(graph, timing, tmp_path / "report.html", title=3)
+
+
+def test_a_calling_process_that_only_waits_is_no_worker(tmp_path: Path) -> None:
+    timing = pipeline_timing()
+    data = data_of(mg.report(made_graph(1), timing, tmp_path / "report.html", compare=timing))
+    assert [worker["index"] for worker in data["workers"]] == [0, 1]
+    assert set(data["records"]["worker"]) == set(data["compared"]["records"]["worker"]) == {0, 1}
+    assert data["run"]["notes"] == [
+        "Not counted: the calling process, which only gives the workers their work (wait 100 %)"
+    ]

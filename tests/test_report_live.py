@@ -16,7 +16,7 @@ from report_files import DATA, data_of
 
 import miai_graph as mg
 from miai_graph import callbacks, layers
-from miai_graph.errors import ArgumentError
+from miai_graph.errors import ArgumentError, SavingError
 from miai_graph.report.live import Curves
 from miai_graph.report.server import ReportServer
 
@@ -89,7 +89,11 @@ def answer(port: int, path: str, host: str) -> tuple[int, str]:
 
 
 def port_of(live: callbacks.LiveReport) -> int:
-    return int(live.address.rstrip("/").rpartition(":")[2])
+    return port_at(live.address)
+
+
+def port_at(address: str) -> int:
+    return int(address.rstrip("/").rpartition(":")[2])
 
 
 @pytest.mark.browser
@@ -160,18 +164,58 @@ def test_nothing_is_served_after_training(in_training: Any) -> None:
     silent.close()
 
 
-def test_a_training_that_fails_leaves_a_page_that_can_be_closed() -> None:
+def servers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "miai-graph live report"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_training_that_fails_leaves_nothing_open(error: type[BaseException]) -> None:
+    ports: list[int] = []
+
     class Fails(callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            raise RuntimeError("stop")
+            ports.append(port_of(live))
+            raise error("stop")
 
     live = callbacks.LiveReport()
     x = np.ones((8, 4), "f4")
-    with pytest.raises(RuntimeError, match="stop"):
+    with pytest.raises(error, match="stop"):
         small_model().fit(x, x[:, :1], verbose=0, callbacks=[live, Fails()])
-    live.close()
-    live.close()
     assert live.address is None
+    assert not servers()
+    with pytest.raises(ConnectionRefusedError):
+        answer(ports[0], "/", f"localhost:{ports[0]}")
+    live.close()
+
+
+def test_a_training_that_cannot_begin_leaves_nothing_open() -> None:
+    x = np.ones((8, 4), "f4")
+    taken = ReportServer(str)
+    try:
+        lives = [callbacks.LiveReport(), callbacks.LiveReport(port_at(taken.address))]
+        with pytest.raises(ArgumentError, match="that is free"):
+            small_model().fit(x, x[:, :1], verbose=0, callbacks=lives)
+        assert len(servers()) == 1
+    finally:
+        taken.close()
+
+
+def test_paths_that_cannot_be_written_are_told_before_training(tmp_path: Path) -> None:
+    x = np.ones((8, 4), "f4")
+    model = small_model()
+    (tmp_path / "folder.html").mkdir()
+    for path in (tmp_path / "nowhere" / "page.html", tmp_path / "folder.html"):
+        with pytest.raises(SavingError, match="expected to write a report to"):
+            model.fit(x, x[:, :1], verbose=0, callbacks=[callbacks.LiveReport(path=path)])
+    assert int(model.optimizer.iterations.value) == 0
+    assert not servers()
+
+
+def test_one_report_given_twice_ends_with_the_training() -> None:
+    x = np.ones((8, 4), "f4")
+    live = callbacks.LiveReport()
+    small_model().fit(x, x[:, :1], verbose=0, callbacks=[live, live])
+    assert not servers()
 
 
 def test_long_trainings_keep_few_points() -> None:
@@ -190,11 +234,13 @@ def test_ports_that_cannot_be_had_are_told() -> None:
     with pytest.raises(ArgumentError, match="expected a port from 0 to 65535; found 70000"):
         ReportServer(str, 70000)
     server = ReportServer(str)
-    port = int(server.address.rstrip("/").rpartition(":")[2])
+    port = port_at(server.address)
     try:
         with pytest.raises(ArgumentError, match="that is free"):
             ReportServer(str, port)
     finally:
         server.close()
+    with pytest.raises(ArgumentError, match="expected a port from 0 to 65535; found '80'"):
+        callbacks.LiveReport(port="80")
     with pytest.raises(ArgumentError, match="refresh_seconds"):
         callbacks.LiveReport(refresh_seconds=-1)

@@ -218,6 +218,8 @@ def test_figures_agree_with_the_timing(show: Callable[..., Opened]) -> None:
             own = [record for record in timing.records if record.layer == group.node and record.phase != WAIT]
             if own:
                 assert rows[group.node]["seconds"] == pytest.approx(sum(r.seconds for r in own) / timing.steps)
+        else:
+            assert rows["(wait)"]["wait"] == pytest.approx(group.seconds / timing.steps)
     assert sum(row["share"] for row in rows.values()) == pytest.approx(
         sum(record.seconds for record in timing.records) / timing.wall_seconds / 2
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import shutil
 import struct
 import sys
 import threading
@@ -20,6 +19,7 @@ import networkx
 import numpy as np
 import pytest
 from made_timings import STEPS, parallel_timing, piece, pipeline_timing, record, serial_timing
+from real_browser import launched_browser
 
 import miai_graph as mg
 from miai_graph import layers
@@ -29,7 +29,6 @@ from miai_graph.errors import ArgumentError, MissingDependencyError, SavingError
 from miai_graph.model import Sequential
 from miai_graph.timing import TimedWorker, Timing
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUERY = """async (sql) => {
   const result = await window.app.trace.engine.query(sql);
   const rows = [];
@@ -119,6 +118,8 @@ class TestPaths:
             write(trained, tmp_path / "missing" / "file")
         with pytest.raises(SavingError, match="expected a path that can be written; found"):
             write(trained, tmp_path)
+        with pytest.raises(SavingError, match="expected a path that can be written; found"):
+            write(trained, "no\0path")
 
     def test_what_is_no_path(self, write: Any, trained: Timing) -> None:
         with pytest.raises(ArgumentError, match="expected a path that is a string or a Path; found 3"):
@@ -279,19 +280,11 @@ def perfetto(tmp_path: Path) -> Iterator[str]:
 
 def ask_perfetto(address: str, *queries: str) -> list[Any]:
     """What Perfetto answers to SQL, after it opened ``trace.json``."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as browsers:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=flags)
-        try:
-            page = browser.new_page()
-            page.goto(f"{address}/#!/?url={address}/trace.json")
-            page.wait_for_function("() => window.app && window.app.trace", timeout=60_000)
-            return [page.evaluate(QUERY, query) for query in queries]
-        finally:
-            browser.close()
+    with launched_browser() as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/#!/?url={address}/trace.json")
+        page.wait_for_function("() => window.app && window.app.trace", timeout=60_000)
+        return [page.evaluate(QUERY, query) for query in queries]
 
 
 @pytest.mark.browser

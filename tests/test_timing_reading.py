@@ -19,8 +19,9 @@ from miai_graph.errors import ArgumentError, SavingError
 from miai_graph.model import Sequential
 from miai_graph.timing import Timing
 from miai_graph.timing.clocks import align_clocks
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD
+from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
 
+BESIDE = (IDLE, DATA, CALLBACKS, VALIDATION, LOOP)
 GROUPINGS = ["layer", "op", "node", "phase", "worker", "host", "stage"]
 
 
@@ -40,16 +41,31 @@ class TestGroups:
     @pytest.mark.parametrize("timing", [serial_timing(), parallel_timing(), pipeline_timing()])
     def test_groups_sum_to_the_whole(self, timing: Timing, by: Any) -> None:
         groups = timing.grouped(by)
-        assert sum(group.seconds for group in groups) == pytest.approx(sum(item.seconds for item in timing.records))
+        workers = [item.seconds for item in timing.records if item.worker < 2]
+        assert sum(group.seconds for group in groups) == pytest.approx(sum(workers))
         assert [group.seconds for group in groups] == sorted((group.seconds for group in groups), reverse=True)
         assert len({group.node for group in groups}) == len(groups)
 
+    def test_a_calling_process_that_only_waits_is_left_out_and_told_of(self) -> None:
+        timing = pipeline_timing()
+        assert names(timing, "worker") == ["0", "1"]
+        assert names(timing, "stage") == ["0", "1"]
+        (waiting,) = [group for group in timing.grouped("phase") if group.node == WAIT]
+        assert waiting.seconds == pytest.approx(2.0)
+        told = "Not counted: the calling process, which only gives the workers their work (wait 100 %)"
+        assert told in timing.format_table().splitlines()
+        assert told in timing._repr_html_()
+        assert sum(float(row.split()[4][:-1]) for row in timing.format_table("worker").splitlines()[2:4]) == 100.0
+        (of_wait,) = [item for item in (timing - timing).grouped("phase") if item.name == WAIT]
+        assert of_wait.first_seconds == pytest.approx(1.0)
+        assert "Not counted" not in parallel_timing().format_table()
+
     def test_what_is_no_layer_stands_under_its_phase(self) -> None:
-        beside = [record(phase, 0.1, phase=phase, op=phase) for phase in (IDLE, DATA, CALLBACKS, LOOP, COMMUNICATION)]
+        beside = [record(phase, 0.1, phase=phase, op=phase) for phase in (*BESIDE, COMMUNICATION)]
         timing = Timing([*serial_timing().records, *beside, record("bare", 0.1)], STEPS)
         assert set(names(timing, "layer")) == {
             *("wide", "narrow", "sgd", "(no layer)", "(overhead)"),
-            *("(idle)", "(data)", "(callbacks)", "(loop)", "(communication)"),
+            *("(idle)", "(data)", "(callbacks)", "(validation)", "(loop)", "(communication)"),
         }
         assert names(parallel_timing(), "layer") == ["dense", "(wait)"]
 
@@ -94,6 +110,21 @@ class TestGroups:
 
 
 class TestTables:
+    def test_names_take_their_places_whatever_characters_they_have(self) -> None:
+        records = [record(name, 0.1, layer=name) for name in ("ab", "中文", "cafe\u0301", "two\nlines", "\u202eback")]
+        lines = Timing(records, STEPS).format_table("layer").splitlines()
+        assert [line.split()[0] for line in lines[2:7]] == ["ab", "中文", "cafe\u0301", "two�lines", "�back"]
+        # Wide characters take two places, and accents none.
+        assert {len(line) for line in lines[2:7]} == {len(lines[0]), len(lines[0]) - 2, len(lines[0]) + 1}
+        long = Timing([record("x", 0.1, layer="中" * 100)], STEPS).format_table("layer", width=40).splitlines()[2]
+        assert len(long) + long.count("中") <= 40
+
+    @pytest.mark.parametrize("width", [0, -3, 1.5, True, "80"])
+    def test_only_positive_widths_are_taken(self, width: Any) -> None:
+        for show in (serial_timing().table, serial_timing().timeline, (serial_timing() - serial_timing()).table):
+            with pytest.raises(ArgumentError, match="expected width to be a positive number of characters, or None"):
+                show(width=width)
+
     def test_figures(self) -> None:
         head, _, *rows = serial_timing().format_table("layer").splitlines()
         assert re.split(r"  +", head) == [
@@ -187,12 +218,14 @@ class TestTimelines:
         with pytest.raises(ArgumentError, match=r"step that was traced \(0, 4\); found 2"):
             timing.format_timeline(2)
 
-    @pytest.mark.parametrize("width", [60, 80, 120])
-    def test_timelines_fit(self, width: int) -> None:
+    @pytest.mark.parametrize(
+        ("width", "label"), [(40, "worker 0"), (60, "worker 0, stage 0"), (120, "worker 0, stage 0")]
+    )
+    def test_timelines_fit(self, width: int, label: str) -> None:
         lines = pipeline_timing(8, 4).format_timeline(width=width).splitlines()
         assert max(map(len, lines)) <= width
         assert len({len(line) for line in lines if line.startswith("worker")}) == 1
-        assert lines[1].startswith("worker 0, stage 0 |█")
+        assert lines[1].startswith(f"{label} |█")
 
     def test_uncertain_clocks_are_told_of(self) -> None:
         timing = Timing([], 1, slices=[piece("a", FORWARD, 0.0, 1.0, uncertainty_seconds=2e-4)])
@@ -244,6 +277,7 @@ class TestVerdicts:
         ("phase", "expected"),
         [
             (DATA, "Next: drawing batches takes 40 % of the time; give arrays, .*, to be up to 1.67 times as fast."),
+            (VALIDATION, "Next: validation takes 40 % of the time; validation_freq=2 halves that."),
             (CALLBACKS, "Next: callbacks take 40 % of the time; let them do less, to be up to 1.67 times as fast."),
             (LOOP, "Next: each step has 40.0 ms of overhead, 40 % of the time; larger batches need fewer steps."),
         ],
@@ -352,6 +386,12 @@ class TestDifferences:
         there = {(item.name, item.phase): item.seconds for item in (first - second).records}
         back = {(item.name, item.phase): -item.seconds for item in (second - first).records}
         assert there == back
+
+    @pytest.mark.parametrize("by", ["layer", "op", "node", "phase"])
+    def test_tables_fit_a_narrow_terminal(self, by: Any) -> None:
+        lines = (serial_timing() - parallel_timing()).format_table(by, width=40).splitlines()
+        assert max(map(len, lines)) <= 40
+        assert lines[0].endswith("difference µs")
 
     def test_the_table(self) -> None:
         difference = serial_timing() - Timing([record("wide/matmul", 0.1, layer="wide")], 10)

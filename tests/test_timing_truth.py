@@ -22,7 +22,7 @@ from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.errors import ArgumentError, ModelError
 from miai_graph.executor import Executor
 from miai_graph.timing import Timing, TimingRecord, traces
-from miai_graph.timing.records import CALLBACKS, DATA, HISTOGRAM_BINS, IDLE, LOOP
+from miai_graph.timing.records import CALLBACKS, DATA, HISTOGRAM_BINS, IDLE, LOOP, VALIDATION
 from miai_graph.timing.traces import SLICES_LIMIT, TraceChoice
 
 SLEEP_SECONDS = 0.02
@@ -244,8 +244,15 @@ class TestSums:
         assert spent["data"] <= of_phase(timing, DATA, caller) < spent["data"] + 0.5 * SLEEP_SECONDS
         assert spent["callbacks"] <= of_phase(timing, CALLBACKS, caller) < spent["callbacks"] + 0.5 * SLEEP_SECONDS
         (validation,) = [record for record in of_node(timing, "validation") if record.worker == caller]
-        assert (validation.phase, validation.calls) == (LOOP, 2)
-        assert of_phase(timing, LOOP, caller) - validation.seconds < 0.2 * timing.wall_seconds
+        assert (validation.phase, validation.calls) == (VALIDATION, 2)
+        assert of_phase(timing, LOOP, caller) < 0.2 * timing.wall_seconds
+        hosts = {worker.index: worker.host for worker in timing.workers}
+        assert all(record.host == hosts[record.worker] for record in timing.records)
+
+    def test_what_is_done_after_training_is_none_of_its_steps(self) -> None:
+        with Serial() as executor:
+            timing = sleeping_model(executor, 1e-4).fit(*data(2 * ROWS), ROWS, verbose=0).timing
+        assert not of_node(timing, "timing")
 
     def test_timing_can_be_read_while_training_goes_on(self) -> None:
         found: list[Timing] = []

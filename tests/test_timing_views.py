@@ -119,6 +119,10 @@ def test_many_bars_are_one() -> None:
     assert bars_axes(figure).get_ylim() == (5.5, -0.5)
 
 
+def test_names_stay_in_their_line() -> None:
+    assert "two�lines" in texts(plot_timing(Timing([record("two\nlines/x", 1.0)], 1)))
+
+
 def test_long_waits_leave_room_for_layers() -> None:
     figure = plot_timing(Timing([record("a/x", 1.0), record("wait", 90.0, phase=WAIT)], 1))
     axes = bars_axes(figure)
@@ -131,7 +135,7 @@ def test_who_only_gives_others_their_work_is_no_worker() -> None:
     records = [record("a/x", 1.0, stage=0), record("b/x", 1.0, stage=1, worker=1)]
     records.append(record("data", 1.0, worker=2, phase=DATA))
     figure = plot_timing(Timing(records, 1))
-    assert bars_axes(figure).get_xlabel() == "ms a step, mean of 2 workers and the calling process"
+    assert bars_axes(figure).get_xlabel() == "ms a step, mean of 2 workers"
     assert "1 step of 1.00 s, on 2 workers" in texts(figure)
     assert "2 workers" in texts(plot_scaling({"hosts": Timing(records, 1)}))
 
@@ -275,6 +279,8 @@ def test_bad_arguments_of_plot_timing() -> None:
         timing.plot(dark="yes")
     with pytest.raises(ArgumentError, match="traced ones, 0, 63; found 5"):
         timing.plot(kind="timeline", steps=[5])
+    with pytest.raises(ArgumentError, match=r"steps to be the numbers of traced steps, such as \[0, 5\]; found 5"):
+        plot_timing(timing, kind="timeline", steps=5)
     with pytest.raises(ArgumentError, match="with traced steps"):
         Timing([record("a")], 1).plot(kind="timeline")
     with pytest.raises(ArgumentError, match="none with operations"):
@@ -332,7 +338,7 @@ def timed_graph() -> tuple[mg.Graph, Timing]:
 @pytest.mark.parametrize(
     ("colour_by", "expected"),
     [
-        ("time", {"30 %", "70 %", "share of the time"}),
+        ("time", {"10 %", "80 % of the time went into what is not drawn here", "share of the time"}),
         ("wait", {"25 %", "75 %", "share of the waiting"}),
         ("bytes", {"75 %", "25 %", "share of the memory traffic"}),
         ("memory", {"25 %", "75 %", "share of the memory of values"}),
@@ -365,7 +371,7 @@ def test_a_difference_of_timings_is_coloured_both_ways() -> None:
     written = texts(figure)
     assert {"+2.00 s", "−1.00 s", "time a step: first timing − second one"} <= set(written)
     graph, timing = timed_graph()
-    assert {"−1.50 s", "−3.50 s"} <= set(texts(plot_graph(graph, timing=Timing([], 1) - timing)))
+    assert texts(plot_graph(graph, timing=Timing([], 1) - timing)).count("−500 ms") == 2
 
 
 def test_bad_colourings() -> None:

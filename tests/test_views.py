@@ -381,6 +381,8 @@ def test_bad_arguments_of_plot_graph(tmp_path: Path) -> None:
         plot_graph(graph, tmp_path / "g.png", dpi=0)
     with pytest.raises(SavingError, match="expected to write"):
         plot_graph(graph, tmp_path / "nowhere" / "g.png")
+    with pytest.raises(SavingError, match="expected to write"):
+        plot_graph(graph, "no\0path.png")
 
 
 # Models

@@ -18,6 +18,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def dense(w: Weights, name: str, x: Any) -> Any:
+    """A product with a kernel, and a bias if there is one."""
     y = x @ w[f"{name}/kernel"]
     return y + w[f"{name}/bias"] if f"{name}/bias" in w else y
 
@@ -95,6 +96,7 @@ def char_gpt(jax: Any, w: Weights, x: Any) -> Any:
 
 
 def layer_norm(jax: Any, w: Weights, name: str, x: Any) -> Any:
+    """Layer normalization over the last axis, scaled and shifted."""
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     return (x - mean) * jax.lax.rsqrt(variance + NORM_EPSILON) * w[f"{name}/gamma"] + w[f"{name}/beta"]
 

@@ -106,6 +106,8 @@ def optimizer_rule(name: str, options: dict[str, Any]) -> tuple[Rule, int]:
 
 
 def sgd(rate: float, momentum: float) -> Rule:
+    """Gradient descent with momentum, whose velocity is the slot."""
+
     def rule(weight: Any, gradient: Any, slots: tuple[Any, ...], _: Any) -> tuple[Any, tuple[Any, ...]]:
         velocity = momentum * slots[0] - rate * gradient
         return weight + velocity, (velocity,)
@@ -114,6 +116,8 @@ def sgd(rate: float, momentum: float) -> Rule:
 
 
 def adam(rate: float, epsilon: float, beta_1: float = 0.9, beta_2: float = 0.999) -> Rule:
+    """Adam (Kingma and Ba 2014, arXiv:1412.6980, algorithm 1); the slots are both moments."""
+
     def rule(weight: Any, gradient: Any, slots: tuple[Any, ...], number: Any) -> tuple[Any, tuple[Any, ...]]:
         first = slots[0] + (1 - beta_1) * (gradient - slots[0])
         second = slots[1] + (1 - beta_2) * (gradient * gradient - slots[1])
@@ -124,6 +128,8 @@ def adam(rate: float, epsilon: float, beta_1: float = 0.9, beta_2: float = 0.999
 
 
 def rmsprop(rate: float, epsilon: float, rho: float = 0.9) -> Rule:
+    """RMSprop, without momentum; the slot is the mean square."""
+
     def rule(weight: Any, gradient: Any, slots: tuple[Any, ...], _: Any) -> tuple[Any, tuple[Any, ...]]:
         square = rho * slots[0] + (1 - rho) * gradient * gradient
         return weight - rate * gradient * jax.lax.rsqrt(square + epsilon), (square,)

@@ -18,7 +18,9 @@ from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.timing.booking import Tally, TrainingClock
 from miai_graph.timing.recorder import Recorder
 
-TURN_SECONDS = 20e-3
+TURN_SECONDS = 60e-3
+"""Long enough for the collected times of short steps to be added up in each turn."""
+
 LEAST_TURNS = 5
 
 
@@ -46,7 +48,7 @@ class _PlainPlan(BoundPlan):
 
     def run(self, step: int, binding: Binding) -> None:
         self._step[...] = step
-        for kernel in binding.kernels:
+        for _, kernel in binding.kernels:
             kernel()
         for target, source in binding.copies:
             np.copyto(target, source)
@@ -55,7 +57,7 @@ class _PlainPlan(BoundPlan):
 class _NoRecorder(Recorder):
     """Forgets everything at once."""
 
-    def add(self, *_: Any, **__: Any) -> None:
+    def add(self, *_: Any) -> None:
         """Not even count."""
 
 

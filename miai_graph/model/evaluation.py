@@ -288,15 +288,16 @@ class Evaluation(Layer):
         params: dict[str, Any],
         *others: Callback,
     ) -> Iterator[CallbackList]:
-        """Within the block, callbacks can be told of what happens; the progress bar is gone after it."""
+        """Within the block, callbacks can be told of what happens; they, and the progress bar, are closed after it."""
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         verbosity = resolve_verbose(verbose)
         bar = ProgressBar(verbosity, source.batch_size, source.samples)
         bars = [bar] if verbosity else []
+        listeners = CallbackList([*given, *bars, *others], self, {"verbose": verbosity, **params})
         try:
-            yield CallbackList([*given, *bars, *others], self, {"verbose": verbosity, **params})
+            yield listeners
         finally:
-            bar.close()
+            listeners.close()
 
 
 def figures_of_batch(step: Step, arrays: Sequence[Array], size: int, return_dict: bool) -> Any:

@@ -132,6 +132,7 @@ class Training(Evaluation):
             try:
                 self._run_epochs(range(initial_epoch, epochs), step, plan, validation, listeners, clock)
             finally:
+                clock.stop()
                 history.settle()
         return history
 

@@ -6,7 +6,7 @@ mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 
@@ -44,13 +44,13 @@ class Binding:
     Attributes
     ----------
     arrays : of all nodes, for each part
-    kernels : in order
+    kernels : in order, each with the place of its stamp
     outputs : the arrays in which the results are found after a run
     copies : what is copied, after all kernels: to, from
     """
 
     arrays: Sequence[Arrays]
-    kernels: Sequence[Kernel]
+    kernels: Sequence[tuple[int, Kernel]]
     outputs: Sequence[Array]
     copies: Sequence[tuple[Array, Array]]
 
@@ -301,7 +301,7 @@ class BoundPlan:
         ]
         outputs, gathered = self._outputs(arrays)
         kernels = [self._kernel(position, arrays[position[1]]) for position in self._positions]
-        return Binding(arrays, kernels, outputs, [*copies, *gathered])
+        return Binding(arrays, list(enumerate(kernels, 1)), outputs, [*copies, *gathered])
 
     def _outputs(self, arrays: Sequence[Arrays]) -> tuple[list[Array], list[tuple[Array, Array]]]:
         """The arrays of the outputs, and what has to be copied to them: the rows of each part."""
@@ -366,22 +366,19 @@ class BoundPlan:
             if a kernel fails, with its node.
         """
         self._step[...] = step
-        stamps, position = self._stamps, 0
-        clock: Callable[[], int] = perf_counter_ns
+        stamps, clock, place = self._stamps, perf_counter_ns, 0
         stamps[0] = clock()
         try:
-            for kernel in binding.kernels:
+            for place, kernel in binding.kernels:
                 kernel()
-                stamps[position := position + 1] = clock()
-            for target, source in binding.copies:
-                np.copyto(target, source)
+                stamps[place] = clock()
         except MiaiGraphError:
             raise
         except Exception as error:
-            if position == len(self.nodes):
-                raise
-            node, part = self._positions[position]
+            node, part = self._positions[place - 1]
             raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
+        for target, source in binding.copies:
+            np.copyto(target, source)
 
 
 def _nothing() -> None:

@@ -8,8 +8,9 @@ a dictionary of lists, all of one length.
 format     "miai_graph report", and version, of this description
 title      of the page
 run        of the timing: steps, wall_seconds, start_up_seconds, peak_bytes, notes, and verdict, a list of lines
-workers    index, host, pid, stage, replica, flops_per_second, bytes_per_second, clock_uncertainty_seconds (as in
-           `TimedWorker`; null where not known) and parts: seconds by phase, which add up to wall_seconds
+workers    those that compute: index, host, pid, stage, replica, flops_per_second, bytes_per_second,
+           clock_uncertainty_seconds (as in `TimedWorker`; null where not known) and parts: seconds by phase, which add
+           up to wall_seconds
 nodes      all nodes of the graph and all else that was timed: name, op, layer, phase, type, source (file and line),
            attributes, and box, the number of the box that shows it, or null
 edges      pairs of numbers of nodes: which one is an input of which
@@ -45,6 +46,8 @@ from miai_graph.node import Node
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.report.drawing import GraphDrawing, draw
 from miai_graph.timing import Slice, TimedWorker, Timing, TimingRecord
+from miai_graph.timing.grouping import calling_processes, records_of_workers
+from miai_graph.timing.table import left_out
 from miai_graph.views.folding import outer_scope
 
 FORMAT = "miai_graph report"
@@ -128,13 +131,13 @@ def report_data(
 ) -> dict[str, Any]:
     """The data of a page, as the module's text describes it."""
     numbering = _Numbering(graph)
-    records = _record_columns(timing.records, numbering)
+    records = _record_columns(records_of_workers(timing), numbering)
     slices = _slice_columns(timing.slices, numbering)
     compared = None
     if compare is not None:
         compared = {
             "run": _run(compare),
-            "records": _record_columns(compare.records, numbering),
+            "records": _record_columns(records_of_workers(compare), numbering),
             "verdict": [(timing - compare).summary],
         }
     drawing = graph.drawing
@@ -208,16 +211,17 @@ def _run(timing: Timing) -> dict[str, Any]:
         "wall_seconds": timing.wall_seconds,
         "start_up_seconds": timing.start_up_seconds,
         "peak_bytes": timing.peak_bytes,
-        "notes": list(timing.notes),
+        "notes": [*left_out(timing), *timing.notes],
         "verdict": list(timing.verdict()),
     }
 
 
 def _workers(timing: Timing) -> list[dict[str, Any]]:
     """All workers that anything is known of, in order."""
-    known = {worker.index: worker for worker in timing.workers}
+    asking = calling_processes(timing)
+    known = {worker.index: worker for worker in timing.workers if worker.index not in asking}
     parts: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for record in timing.records:
+    for record in records_of_workers(timing):
         known.setdefault(record.worker, TimedWorker(record.worker, record.host, stage=record.stage))
         parts[record.worker][record.phase] += record.seconds
     for piece in timing.slices:

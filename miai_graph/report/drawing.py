@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from miai_graph.context import BACKWARD, FORWARD, UPDATE
 from miai_graph.graph import Graph
 from miai_graph.node import Node
-from miai_graph.views.folding import fold_by_layer
+from miai_graph.views.columns import BACKWARD_COLUMN, UPDATE_COLUMN, columns_of
+from miai_graph.views.folding import Piece, fold_by_layer
 from miai_graph.views.layout import Box, Edge, Point, Spacing, layered
 from miai_graph.views.wrapping import wrapped
 
@@ -26,23 +26,17 @@ NODE_SIZE = 156.0, 42.0
 _SPACING = Spacing(beside=20.0, below=30.0, edge=10.0)
 _WANTED_RATIO = 1.6
 _MOST_LINKS = 8
-_COLUMNS = {FORWARD: 0, BACKWARD: 1, UPDATE: 2}
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Piece):
     """Nodes that are one box until it is opened.
 
-    scope, phase : theirs
-    nodes : in the order in which they were built
     parts : what is seen when it is opened; empty for a box of a single node
     """
 
-    scope: str
-    phase: str
-    nodes: Sequence[Node]
     parts: Sequence[Group] = ()
 
 
@@ -133,7 +127,7 @@ def _place(drawing: GraphDrawing, groups: Sequence[Group], parent: int | None) -
             if source in group_of and group_of[source] != group_of[node]
         )
     )
-    placed = _packed(_placed_parts(groups, pairs, _columns(groups, pairs)))
+    placed = _packed(_placed_parts(groups, pairs, columns_of(groups, pairs)))
     first = len(drawing.boxes)
     drawing.boxes += [_box(group, parent, *placed.centres[place]) for place, group in enumerate(groups)]
     drawing.links += [
@@ -181,7 +175,9 @@ def _placed_parts(groups: Sequence[Group], all_pairs: Sequence[Pair], columns: S
     pairs = _drawn_pairs(all_pairs, columns)
     linked = networkx.Graph(pairs)
     linked.add_nodes_from(range(len(groups)))
-    leads_back = any(columns[source] == _COLUMNS[UPDATE] and columns[target] == 1 for source, target in pairs)
+    leads_back = any(
+        columns[source] == UPDATE_COLUMN and columns[target] == BACKWARD_COLUMN for source, target in pairs
+    )
     parts = sorted(sorted(part) for part in networkx.connected_components(linked))
     part_of = {place: number for number, part in enumerate(parts) for place in part}
     pairs_of: dict[int, list[Pair]] = defaultdict(list)
@@ -192,7 +188,7 @@ def _placed_parts(groups: Sequence[Group], all_pairs: Sequence[Pair], columns: S
         boxes = [Box(place, *_size(groups[place]), column=columns[place]) for place in part]
         # Updates stand on top, beside the first layers, for both passes lead to them.
         edges = [
-            Edge(a, b, upward=columns[a] > 0 or (columns[b] == _COLUMNS[UPDATE] and not leads_back))
+            Edge(a, b, upward=columns[a] > 0 or (columns[b] == UPDATE_COLUMN and not leads_back))
             for a, b in pairs_of[number]
         ]
         drawn = wrapped(layered(boxes, edges, _SPACING), boxes, edges)
@@ -241,22 +237,3 @@ def _box(group: Group, parent: int | None, x: float, y: float) -> dict[str, Any]
 
 def _rounded(x: float, y: float) -> tuple[float, float]:
     return round(x, 1), round(y, 1)
-
-
-def _columns(groups: Sequence[Group], pairs: Sequence[Pair]) -> list[int]:
-    """Forward in the first column, where links run down; backward and updates beside it, where they run up."""
-    columns = [_COLUMNS.get(group.phase, 0) for group in groups]
-    sources: dict[int, list[int]] = defaultdict(list)
-    users: dict[int, list[int]] = defaultdict(list)
-    for source, target in pairs:
-        sources[target].append(source)
-        users[source].append(target)
-    order = sorted(range(len(groups)), key=lambda place: groups[place].nodes[-1].index)
-    for place in order:
-        if columns[place] == 0 and any(columns[source] > 0 for source in sources[place]):
-            columns[place] = _COLUMNS[UPDATE]
-    for place in reversed(order):
-        # What is computed from nothing, such as a constant, stands with those that use it.
-        if columns[place] == 0 and users[place] and not sources[place]:
-            columns[place] = min(columns[user] for user in users[place])
-    return columns

@@ -13,8 +13,8 @@ from typing import Any
 from miai_graph.callbacks import Callback, Logs
 from miai_graph.errors import ArgumentError
 from miai_graph.report.data import GraphData, finite, graph_of, report_data, to_json
-from miai_graph.report.page import check_page_path, render, title_of, write_page
-from miai_graph.report.server import ReportServer
+from miai_graph.report.page import check_page_path, check_writable, render, title_of, write_page
+from miai_graph.report.server import ReportServer, check_port
 from miai_graph.terminal import print_text
 
 STEP_SECONDS = "seconds a step"
@@ -26,8 +26,8 @@ _MOST_POINTS = 2000
 class LiveReport(Callback):
     """Shows a training while it goes on: the page of `miai_graph.report`, with curves of losses, metrics, step times.
 
-    The page is served to browsers on this machine only, while `fit` runs. The address is printed. What it shows costs
-    time only while somebody looks at it.
+    The page is served to browsers on this machine only, while `fit` runs. The address is printed. Drawing the
+    graph takes a moment at the start; from then on it costs time only while somebody looks at it.
 
     >>> model.fit(x, y, callbacks=[callbacks.LiveReport(path="training.html")])
 
@@ -45,7 +45,9 @@ class LiveReport(Callback):
     Raises
     ------
     ArgumentError
-        if an argument is of another kind.
+        if an argument is of another kind; when training begins, if the port is not free.
+    SavingError
+        when training begins, if `path` cannot be written.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LiveReport(Callback):
     ) -> None:
         if isinstance(refresh_seconds, bool) or not isinstance(refresh_seconds, int | float) or refresh_seconds < 0:
             raise ArgumentError(f"expected refresh_seconds to be at least 0; found {refresh_seconds!r}")
+        check_port(port)
         self.port = port
         self.open_browser = open_browser
         self.path = None if path is None else check_page_path(path)
@@ -72,13 +75,15 @@ class LiveReport(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.close()
+        if self.path is not None:
+            check_writable(self.path)
         self._server = server = ReportServer(partial(render, title_of(self.model), with_curves=True), self.port)
-        # Also if training fails, and nobody says so.
+        # Also if nobody closes it, as in a loop of one's own.
         self._end = weakref.finalize(self, server.close)
         self._curves = Curves()
         self._epoch = 0
         self._published = 0.0
-        self._publish(is_over=False)
+        self._publish(server, is_over=False)
         print_text(f"live report: {server.address}")
         if self.open_browser:
             webbrowser.open(server.address)
@@ -91,39 +96,41 @@ class LiveReport(Callback):
         steps = self.params.get("steps")
         done = self._epoch + (batch + 1) / steps if steps else self._epoch + 1 - 1 / (batch + 2)
         self._curves.add_batch(done, logs or {})
-        if self._is_due():
-            self._publish(is_over=False)
+        self._publish_if_due()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._curves.add_epoch(epoch + 1, logs or {})
-        if self._is_due():
-            self._publish(is_over=False)
+        self._publish_if_due()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._publish(is_over=True)
+        server = self._server
+        if server is not None and (server.is_watched or self.path is not None):
+            self._publish(server, is_over=True)
         self.close()
 
     def close(self) -> None:
-        """Stop serving. `fit` does so at its end; may be called again."""
+        """Stop serving. `fit` does so at its end, however it ends; may be called again."""
+        if self._server is not None:
+            self._server.close()
         if self._end is not None:
-            self._end()
+            self._end.detach()
         self._server = self._end = None
 
-    def _is_due(self) -> bool:
+    def _publish_if_due(self) -> None:
         server = self._server
         is_time = time.monotonic() - self._published >= self.refresh_seconds
-        return is_time and server is not None and server.is_watched
+        if is_time and server is not None and server.is_watched:
+            self._publish(server, is_over=False)
 
-    def _publish(self, *, is_over: bool) -> None:
-        assert self._server is not None
+    def _publish(self, server: ReportServer, *, is_over: bool) -> None:
         timing = self.model.history.timing
         graph = graph_of(self.model, timing)
         if self._graph is None or self._graph.graph is not graph:
             self._graph = GraphData(graph)
         title = title_of(self.model)
         data = report_data(self._graph, timing, None, title, self._curves.columns())
-        data["live"] = {"version": self._server.version + 1, "is_over": is_over}
-        self._server.publish(to_json(data))
+        data["live"] = {"version": server.version + 1, "is_over": is_over}
+        server.publish(to_json(data))
         self._published = time.monotonic()
         if is_over and self.path is not None:
             write_page(render(title, to_json(data | {"live": None}), with_curves=True), self.path)

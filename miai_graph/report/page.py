@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -44,6 +45,8 @@ def write_report(
     graph = GraphData(graph_of(model_or_graph, timing))
     if compare is not None and not isinstance(compare, Timing):
         raise ArgumentError(f"expected compare to be the Timing of another run, or None; found {compare!r}")
+    if not isinstance(title, str | None):
+        raise ArgumentError(f"expected title to be a string, or None; found {title!r}")
     name = title if title is not None else title_of(model_or_graph)
     write_page(render(name, to_json(report_data(graph, timing, compare, name))), target)
     return target
@@ -68,6 +71,14 @@ def check_page_path(path: Any) -> Path:
     return Path(path)
 
 
+def check_writable(path: Path) -> None:
+    """Raise SavingError if a file cannot be written there, before there is anything to write."""
+    is_there = path.is_file() if path.exists() else path.parent.is_dir()
+    target = path if path.exists() else path.parent
+    if not is_there or not os.access(target, os.W_OK):
+        raise SavingError(f"expected to write a report to {path}; found that {target} cannot be written to")
+
+
 def write_page(page: str, path: Path) -> None:
     """Write the file.
 
@@ -78,7 +89,7 @@ def write_page(page: str, path: Path) -> None:
     """
     try:
         path.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SavingError(f"expected to write a report to {path}; found: {error}") from error
 
 

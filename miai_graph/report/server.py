@@ -31,6 +31,12 @@ _HEADERS = {
 }
 
 
+def check_port(port: Any) -> None:
+    """Raise ArgumentError unless it is a number of a port, or 0."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
+        raise ArgumentError(f"expected a port from 0 to 65535; found {port!r}")
+
+
 class ReportServer:
     """A server that nobody but this machine can reach, in threads of its own, which `close` ends.
 
@@ -46,8 +52,7 @@ class ReportServer:
     """
 
     def __init__(self, make_page: Callable[[str], str], port: int = 0) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
-            raise ArgumentError(f"expected a port from 0 to 65535; found {port!r}")
+        check_port(port)
         self._changed = Condition()
         self._make_page = make_page
         self._data = ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from miai_graph.context import WAIT
-from miai_graph.timing.grouping import NOT_COMPUTING
+from miai_graph.timing.grouping import NOT_COMPUTING, records_of_workers
 from miai_graph.timing.records import IDLE, LOOP, OVERHEAD, TimingRecord
 from miai_graph.timing.timeline import slices_of_step
 
@@ -89,7 +89,7 @@ class Account:
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
-        self.records = _without_those_who_ask(timing.records)
+        self.records = records_of_workers(timing)
         self.total_seconds = sum(record.seconds for record in self.records)
         self.wall_seconds = timing.wall_seconds
 
@@ -197,9 +197,3 @@ def _by_worker(records: Iterable[TimingRecord]) -> dict[int, dict[str, float]]:
     for record in records:
         result[record.worker][kind_of(record)] += record.seconds
     return result
-
-
-def _without_those_who_ask(records: Sequence[TimingRecord]) -> Sequence[TimingRecord]:
-    staged = {record.worker for record in records if record.stage is not None}
-    computing = {record.worker for record in records if kind_of(record) == COMPUTING}
-    return [record for record in records if not staged or record.worker in staged | computing]

@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any, TypeVar
 
 from miai_graph.context import WAIT
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, TimedWorker, TimingRecord
+from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, VALIDATION, TimedWorker, TimingRecord
 from miai_graph.timing.timing import Timing
 
 T = TypeVar("T")
@@ -37,8 +37,10 @@ def plain_record(name: str, phase: str, worker: TimedWorker, calls: int, seconds
 def with_idle(
     records: Iterable[TimingRecord], workers: Iterable[TimedWorker], wall_seconds: float, calls: int
 ) -> list[TimingRecord]:
-    """Records, and what is left of the time on the wall as each worker's idle time."""
-    busy = [record for record in records if record.phase != IDLE]
+    """Records, under the names of the workers' hosts, and what is left of the time on the wall as idle time of each."""
+    workers = list(workers)
+    hosts = {worker.index: worker.host for worker in workers}
+    busy = [replace(record, host=hosts.get(record.worker, record.host)) for record in records if record.phase != IDLE]
     booked = seconds_by_worker(busy)
     rests = ((worker, wall_seconds - booked.get(worker.index, 0.0)) for worker in workers)
     return [*busy, *(plain_record(IDLE, IDLE, worker, calls, rest) for worker, rest in rests if calls and rest > 0)]
@@ -90,11 +92,16 @@ class TrainingClock:
         self._callbacks = callbacks
         self._data, self._validation = Tally(), Tally()
         self._running_ns = 0
+        self._stopped_ns = 0
         self.start()
 
     def start(self) -> None:
         """Training begins."""
         self._started_ns = perf_counter_ns()
+
+    def stop(self) -> None:
+        """Training is over: what comes after it, such as measuring what the machine can do, is none of its steps."""
+        self._stopped_ns = perf_counter_ns()
 
     def drawing(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches, timed while they are drawn."""
@@ -144,7 +151,8 @@ class TrainingClock:
         asked_ns = perf_counter_ns()
         timing = ask_timing()
         answered_ns = perf_counter_ns()
-        wall = max((answered_ns - self._started_ns) / 1e9 - timing.start_up_seconds, 0.0)
+        ended_ns = self._stopped_ns or answered_ns
+        wall = max((ended_ns - self._started_ns) / 1e9 - timing.start_up_seconds, 0.0)
         records = [record for record in timing.records if record.phase != IDLE]
         workers = list(timing.workers)
         own = next((worker for worker in workers if worker.index == caller), None)
@@ -154,15 +162,16 @@ class TrainingClock:
             waited = max(self._running_ns / 1e9 - timing.start_up_seconds, 0.0)
             records.append(plain_record(WAIT, WAIT, own, timing.steps, waited))
         for worker in workers:
-            records += [replace(record, phase=LOOP) for record in self._validation.records("validation", worker)]
+            records += self._validation.records(VALIDATION, worker)
         records += [*self._data.records(DATA, own), *self._callbacks.records(CALLBACKS, own)]
-        records.append(plain_record("timing", LOOP, own, 1, (answered_ns - asked_ns) / 1e9))
+        if not self._stopped_ns:
+            records.append(plain_record("timing", LOOP, own, 1, (answered_ns - asked_ns) / 1e9))
         rest = wall - seconds_by_worker(records)[caller]
         records.append(plain_record(LOOP, LOOP, own, timing.steps, max(rest, 0.0)))
         return Timing(
             with_idle(records, workers, wall, timing.steps),
             timing.steps,
-            timing.start_up_seconds + (self._started_ns - self._begun_ns) / 1e9,
+            timing.start_up_seconds + (self._started_ns - self._begun_ns + answered_ns - ended_ns) / 1e9,
             timing.peak_bytes,
             timing.notes,
             timing.slices,

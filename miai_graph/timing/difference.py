@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from miai_graph.errors import ArgumentError
 from miai_graph.terminal import print_text, terminal_width
-from miai_graph.timing.grouping import check_choice, group_name
+from miai_graph.timing.grouping import check_choice, group_name, records_of_workers
 from miai_graph.timing.html import html_table
-from miai_graph.timing.table import Column, check_limit, format_columns, wrap
+from miai_graph.timing.table import Column, check_limit, check_width, format_columns, wrap
 from miai_graph.timing.words import duration, percent
 
 if TYPE_CHECKING:
@@ -107,11 +107,12 @@ class TimingDifference:
         file : standard output by default
         width : the most characters in a line; None: as many as the terminal has
         """
-        print_text(self.format_table(by, limit, width or terminal_width(file)), file)
+        print_text(self.format_table(by, limit, terminal_width(file) if width is None else width), file)
 
     def format_table(self, by: DifferenceBy = "layer", limit: int | None = 30, width: int | None = None) -> str:
         """The text that `table` prints."""
         check_limit(limit)
+        check_width(width)
         lines = format_columns(self._columns(by, limit), width)
         return "\n".join([*lines, *wrap(self.summary, width)])
 
@@ -138,11 +139,11 @@ class TimingDifference:
         records = self.grouped(by)[:limit]
         return [
             Column(by, [record.name for record in records], is_name=True),
-            Column("phase", [record.phase for record in records], rank=1, is_name=True),
-            Column("first µs", [f"{record.first_seconds * 1e6:.1f}" for record in records]),
-            Column("second µs", [f"{record.second_seconds * 1e6:.1f}" for record in records]),
+            Column("phase", [record.phase for record in records], rank=4, is_name=True),
+            Column("first µs", [f"{record.first_seconds * 1e6:.1f}" for record in records], rank=2),
+            Column("second µs", [f"{record.second_seconds * 1e6:.1f}" for record in records], rank=1),
             Column("difference µs", [f"{record.seconds * 1e6:+.1f}" for record in records]),
-            Column("ratio", [_ratio(record) for record in records]),
+            Column("ratio", [_ratio(record) for record in records], rank=3),
         ]
 
     def __str__(self) -> str:
@@ -157,7 +158,7 @@ class TimingDifference:
 
 def _seconds_a_step(timing: Timing, by: DifferenceBy) -> dict[_Key, float]:
     by_worker: dict[_Key, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for record in timing.records:
+    for record in records_of_workers(timing):
         key = group_name(record, by), record.phase if by == "node" else ""
         by_worker[key][record.worker] += record.seconds
     return {key: max(seconds.values()) / timing.steps for key, seconds in by_worker.items()}

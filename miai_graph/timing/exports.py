@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from miai_graph.errors import ArgumentError, MissingDependencyError, SavingError
 from miai_graph.graph import Graph
+from miai_graph.timing.grouping import calling_processes
 from miai_graph.timing.records import TimingRecord
 from miai_graph.timing.words import duration, percent
 
@@ -30,11 +31,13 @@ _LIGHT, _DARK = (255, 255, 255), (240, 140, 60)
 
 def _rows(timing: Timing) -> Iterator[list[Any]]:
     """For each record its fields, and what is derived of them."""
-    total = sum(record.seconds for record in timing.records)
+    asking = calling_processes(timing)
+    total = sum(record.seconds for record in timing.records if record.worker not in asking)
     for record in timing.records:
         seconds = record.seconds
+        share = None if record.worker in asking else seconds / total if total else 0.0
         rates = [amount / seconds / 1e9 if seconds else 0.0 for amount in (record.flops, record.bytes)]
-        yield [*(getattr(record, name) for name in _COLUMNS), seconds / total if total else 0.0, *rates]
+        yield [*(getattr(record, name) for name in _COLUMNS), share, *rates]
 
 
 def records_to_pandas(timing: Timing) -> pandas.DataFrame:
@@ -47,7 +50,7 @@ def records_to_pandas(timing: Timing) -> pandas.DataFrame:
         ) from error
     frame = pandas.DataFrame(list(_rows(timing)), columns=[*_COLUMNS, *_DERIVED])
     # An integer where there is a stage, without turning the others into floats.
-    return frame.astype({"stage": "Int64"})
+    return frame.astype({"stage": "Int64", "share": "float64"})
 
 
 def write_csv(timing: Timing, path: Any) -> None:
@@ -78,7 +81,7 @@ def write_text(path: Any, text: str) -> None:
         raise ArgumentError(f"expected a path that is a string or a Path; found {path!r}")
     try:
         Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SavingError(f"expected a path that can be written; found {path} ({error})") from error
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from miai_graph.context import COMMUNICATION, FORWARD, WAIT
 from miai_graph.errors import ArgumentError
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, TimedWorker, TimingRecord, merge_group
+from miai_graph.timing.records import (
+    CALLBACKS,
+    DATA,
+    IDLE,
+    LOOP,
+    OVERHEAD,
+    VALIDATION,
+    TimedWorker,
+    TimingRecord,
+    merge_group,
+)
 
 if TYPE_CHECKING:
     from miai_graph.timing.timing import Timing
@@ -19,7 +29,7 @@ SortBy = Literal["seconds", "order", "name", "calls"]
 
 _T = TypeVar("_T")
 
-BESIDE_NODES = frozenset({OVERHEAD, WAIT, IDLE, DATA, CALLBACKS, LOOP})
+BESIDE_NODES = frozenset({OVERHEAD, WAIT, IDLE, DATA, CALLBACKS, VALIDATION, LOOP})
 """The phases of time that belongs to no layer."""
 
 NOT_COMPUTING = BESIDE_NODES | {COMMUNICATION}
@@ -52,6 +62,22 @@ _NAMES: Mapping[GroupBy, Callable[[TimingRecord], str]] = {
     "host": lambda record: record.host,
     "stage": _stage,
 }
+
+
+def records_of_workers(timing: Timing) -> list[TimingRecord]:
+    """All records but those of a calling process that is no worker."""
+    asking = calling_processes(timing)
+    return [record for record in timing.records if record.worker not in asking]
+
+
+def calling_processes(timing: Timing) -> set[int]:
+    """The number of the process that only gives stages their work, and waits for them; empty where there is none."""
+    staged = {record.worker for record in timing.records if record.stage is not None}
+    staged |= {worker.index for worker in timing.workers if worker.stage is not None}
+    if not staged:
+        return set()
+    computing = {record.worker for record in timing.records if record.phase not in NOT_COMPUTING}
+    return {record.worker for record in timing.records} - staged - computing
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -111,7 +137,7 @@ def sorted_groups(timing: Timing, by: GroupBy = "layer", sort: SortBy = "seconds
         if there is no such grouping or order.
     """
     check_choice("sort", sort, get_args(SortBy))
-    groups = [(name, members) for (name, _), members in split_into_groups(timing.records, by).items()]
+    groups = [(name, members) for (name, _), members in split_into_groups(records_of_workers(timing), by).items()]
     if sort == "seconds":
         groups.sort(key=lambda group: -sum(record.seconds for record in group[1]))
     elif sort == "calls":

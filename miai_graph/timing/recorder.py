@@ -20,7 +20,7 @@ from miai_graph.timing.traces import Label, StepTrace, WorkerTraces
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 ROWS_BESIDE_NODES = 3
-COLLECTED_STAMPS, MOST_STEPS, FEWEST_STEPS = 1 << 14, 128, 8
+COLLECTED_STAMPS, MOST_STEPS, FEWEST_STEPS = 1 << 15, 512, 8
 """The stamps of some steps, as many as fit into a core's own cache, are collected and then added up together."""
 
 

@@ -12,8 +12,8 @@ OVERHEAD = "overhead"
 IDLE = "idle"
 """The phase of a worker to whom nobody had given anything to do."""
 
-DATA, CALLBACKS, LOOP = "data", "callbacks", "loop"
-"""The phases of what training does between steps: drawing batches, callbacks, and its own loop."""
+DATA, CALLBACKS, VALIDATION, LOOP = "data", "callbacks", "validation", "loop"
+"""The phases of what training does between steps: drawing batches, callbacks, validation, and its own loop."""
 
 HISTOGRAM_BINS = 48
 """Bin ``b`` of a histogram counts the calls that took from 2**b to 2**(b + 1) nanoseconds; bin 0 also shorter ones."""

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from miai_graph.errors import ArgumentError
-from miai_graph.timing.grouping import GroupBy, SortBy, group_name, roofline_share, sorted_groups, working
+from miai_graph.timing.grouping import (
+    GroupBy,
+    SortBy,
+    calling_processes,
+    group_name,
+    records_of_workers,
+    roofline_share,
+    sorted_groups,
+    working,
+)
 from miai_graph.timing.records import TimingRecord
-from miai_graph.timing.words import plural, shorten
+from miai_graph.timing.words import percent, plural, printable, shorten, text_cells
 
 if TYPE_CHECKING:
     from miai_graph.timing.timing import Timing
@@ -19,6 +29,7 @@ _GAP = 2
 _NAME_WIDTH = 24
 """To what names are shortened before columns are left out."""
 _LEAST_WIDTH = 8
+_NOTABLE = 0.005
 
 
 @dataclass(frozen=True)
@@ -37,14 +48,14 @@ class Column:
 
     @property
     def width(self) -> int:
-        return max(len(text) for text in (self.title, *self.cells))
+        return max(map(text_cells, (self.title, *self.cells)))
 
 
 def format_table(timing: Timing, by: GroupBy, sort: SortBy, limit: int | None, width: int | None) -> str:
     """The text of `Timing.table`, not wider than `width` if that can be."""
+    check_width(width)
     lines = format_columns(table_columns(timing, by, sort, limit), width)
-    notes = [summarize(timing), *timing.notes]
-    return "\n".join([*lines, *(line for note in notes for line in wrap(note, width))])
+    return "\n".join([*lines, *(line for note in remarks(timing) for line in wrap(note, width))])
 
 
 def table_columns(timing: Timing, by: GroupBy, sort: SortBy, limit: int | None) -> list[Column]:
@@ -60,12 +71,22 @@ def table_columns(timing: Timing, by: GroupBy, sort: SortBy, limit: int | None) 
 
 def check_limit(limit: int | None) -> None:
     """Raise ArgumentError unless it is a positive number of rows, or None."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    if not _is_positive(limit):
         raise ArgumentError(f"expected limit to be a positive number of rows, or None for all; found {limit!r}")
 
 
+def check_width(width: int | None) -> None:
+    """Raise ArgumentError unless it is a positive number of characters, or None."""
+    if not _is_positive(width):
+        raise ArgumentError(f"expected width to be a positive number of characters, or None; found {width!r}")
+
+
+def _is_positive(number: int | None) -> bool:
+    return number is None or (isinstance(number, Integral) and not isinstance(number, bool) and number > 0)
+
+
 def _columns(timing: Timing, by: GroupBy, names: list[str], groups: list[list[TimingRecord]]) -> list[Column]:
-    total = sum(record.seconds for record in timing.records) or 1.0
+    total = sum(record.seconds for record in records_of_workers(timing)) or 1.0
     workers = {worker.index: worker for worker in timing.workers}
     seconds = [sum(record.seconds for record in members) for members in groups]
     shares = [roofline_share(members, workers) for members in groups]
@@ -101,20 +122,24 @@ def _rate(records: Sequence[TimingRecord], amount: str) -> str:
 
 def format_columns(columns: Sequence[Column], width: int | None) -> list[str]:
     """The lines of a table. Where they would be too wide names are shortened, and columns left out."""
-    shown = [column for column in columns if any(column.cells) or not column.rank]
+    shown = [_readable(column) for column in columns if any(column.cells) or not column.rank]
     if width is not None:
         shown = _fit(shown, width)
     rows = zip(*([column.title, *column.cells] for column in shown), strict=True)
     lines = [
-        (" " * _GAP)
-        .join(
-            text.ljust(column.width) if column.is_name else text.rjust(column.width)
-            for text, column in zip(row, shown, strict=True)
-        )
-        .rstrip()
+        (" " * _GAP).join(_padded(text, column) for text, column in zip(row, shown, strict=True)).rstrip()
         for row in rows
     ]
-    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
+    return [lines[0], "─" * max(map(text_cells, lines)), *lines[1:]]
+
+
+def _readable(column: Column) -> Column:
+    return replace(column, cells=[printable(text) for text in column.cells]) if column.is_name else column
+
+
+def _padded(text: str, column: Column) -> str:
+    space = " " * (column.width - text_cells(text))
+    return f"{text}{space}" if column.is_name else f"{space}{text}"
 
 
 def _fit(columns: list[Column], width: int) -> list[Column]:
@@ -147,9 +172,29 @@ def wrap(text: str, width: int | None) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(width, _NAME_WIDTH), subsequent_indent="  ")
 
 
+def remarks(timing: Timing) -> list[str]:
+    """What is said below a table: the whole in one line, who is left out, and what the executor noted."""
+    return [summarize(timing), *left_out(timing), *timing.notes]
+
+
 def summarize(timing: Timing) -> str:
     """One line on all steps together."""
     return (
         f"{plural(timing.steps, 'step')} in {timing.wall_seconds:.3f} s, after {timing.start_up_seconds:.3f} s of "
         f"start-up; peak memory of values {timing.peak_bytes / 1e6:.2f} MB"
     )
+
+
+def left_out(timing: Timing) -> list[str]:
+    """A line on the calling process, where it is no worker."""
+    asking = calling_processes(timing)
+    seconds: dict[str, float] = {}
+    for record in timing.records:
+        if record.worker in asking:
+            seconds[record.phase] = seconds.get(record.phase, 0.0) + record.seconds
+    total = sum(seconds.values())
+    if not total:
+        return []
+    parts = sorted(seconds.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{phase} {percent(value / total)}" for phase, value in parts if value >= _NOTABLE * total)
+    return [f"Not counted: the calling process, which only gives the workers their work ({shown})"]

@@ -10,7 +10,7 @@ from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.grouping import BESIDE_NODES
 from miai_graph.timing.records import IDLE, Slice
-from miai_graph.timing.table import wrap
+from miai_graph.timing.table import check_width, wrap
 from miai_graph.timing.words import duration, percent, shorten
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ _LEGEND = {
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _DEFAULT_WIDTH = 100
 _LEAST_LANE = 10
-_LABEL_WIDTH = 24
 
 
 def format_timeline(timing: Timing, step: int | None, width: int | None) -> str:
     """The text of `Timing.timeline`."""
+    check_width(width)
     slices = slices_of_step(timing, step)
     if not slices:
         return "no step was traced"
@@ -43,7 +43,7 @@ def format_timeline(timing: Timing, step: int | None, width: int | None) -> str:
     lanes: dict[int, list[Slice]] = defaultdict(list)
     for part in slices:
         lanes[part.worker].append(part)
-    labels = _labels(timing, sorted(lanes))
+    labels = _labels(timing, sorted(lanes), (width or _DEFAULT_WIDTH) * 2 // 5)
     shares = {worker: _busy_share(parts, length) for worker, parts in lanes.items()}
     label_width = max(map(len, labels.values()))
     columns = max(_LEAST_LANE, (width or _DEFAULT_WIDTH) - label_width - max(map(len, shares.values())) - 4)
@@ -108,16 +108,19 @@ def _busy_share(slices: Sequence[Slice], length: float) -> str:
     return f"{percent(busy / length)} busy" if length else ""
 
 
-def _labels(timing: Timing, workers: Sequence[int]) -> dict[int, str]:
+def _labels(timing: Timing, workers: Sequence[int], width: int) -> dict[int, str]:
+    """What stands before the lanes: as much about each worker as there is room for."""
     known = {worker.index: worker for worker in timing.workers}
     hosts = {worker.host for worker in timing.workers}
     labels = {}
     for index in workers:
-        label = f"worker {index}"
+        parts = [f"worker {index}"]
         if (worker := known.get(index)) is not None:
-            label += f", stage {worker.stage}" if worker.stage is not None else ""
-            label += f", {worker.host}" if len(hosts) > 1 else ""
-        labels[index] = shorten(label, _LABEL_WIDTH)
+            parts += [f"stage {worker.stage}"] if worker.stage is not None else []
+            parts += [worker.host] if len(hosts) > 1 else []
+        while len(parts) > 1 and len(", ".join(parts)) > width:
+            parts.pop()
+        labels[index] = shorten(", ".join(parts), width)
     return labels
 
 

@@ -26,7 +26,7 @@ from miai_graph.timing.exports import (
 from miai_graph.timing.grouping import GroupBy, SortBy, add_up, group_name, sorted_groups
 from miai_graph.timing.html import html_table
 from miai_graph.timing.records import Slice, TimedWorker, TimingRecord
-from miai_graph.timing.table import format_table, summarize, table_columns
+from miai_graph.timing.table import format_table, remarks, table_columns
 from miai_graph.timing.timeline import format_timeline
 from miai_graph.timing.verdict import Verdict, judge
 
@@ -50,7 +50,8 @@ class Timing:
     ----------
     records : one `TimingRecord` for each node and worker
     steps : how many calls are counted
-    start_up_seconds : spent outside of the steps, on compiling and on preparing for each size of batch
+    start_up_seconds : spent outside of the steps: on compiling, on preparing for each size of batch, and on measuring
+        what the machine can do
     peak_bytes : the most memory that a plan uses for computed values and scratch
     notes : what else is to be known of how the steps were run
     slices : what each worker did, one after the other, in the steps that were traced
@@ -93,8 +94,9 @@ class Timing:
     def grouped(self, by: GroupBy = "layer", sort: SortBy = "seconds") -> list[TimingRecord]:
         """Records added up over nodes and workers, one for each group, with the group's name as `node`.
 
-        Time that belongs to no layer or op stands under its phase's name in parentheses. ``calls`` of a group is that
-        of its most called node. What the members of a group do not have in common is "", None, or -1 for the worker.
+        Time that belongs to no layer or op stands under its phase's name in parentheses. A calling process that only
+        gives the workers their work, and waits for them, is left out. ``calls`` of a group is that of its most called
+        node. What the members of a group do not have in common is "", None, or -1 for the worker.
 
         Parameters
         ----------
@@ -130,7 +132,8 @@ class Timing:
         file : standard output by default
         width : the most characters in a line; None: as many as the terminal has
         """
-        print_text(self.format_table(by, limit, sort=sort, width=width or terminal_width(file)), file)
+        width = terminal_width(file) if width is None else width
+        print_text(self.format_table(by, limit, sort=sort, width=width), file)
 
     def format_table(
         self, by: GroupBy = "layer", limit: int | None = 30, *, sort: SortBy = "seconds", width: int | None = None
@@ -152,7 +155,8 @@ class Timing:
         ArgumentError
             if that step was not traced.
         """
-        print_text(self.format_timeline(step, width=width or terminal_width(file)), file)
+        width = terminal_width(file) if width is None else width
+        print_text(self.format_timeline(step, width=width), file)
 
     def format_timeline(self, step: int | None = None, *, width: int | None = None) -> str:
         """The text that `timeline` prints."""
@@ -191,6 +195,8 @@ class Timing:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A frame with a row for each record, with share, gflops (GFLOP/s) and gbytes (GB/s) besides.
+
+        Shares are of the time of all workers; there is none for a calling process that is no worker.
 
         Raises
         ------
@@ -259,4 +265,4 @@ class Timing:
 
     def _repr_html_(self) -> str:
         columns = table_columns(self, "layer", "seconds", _NOTEBOOK_ROWS)
-        return html_table(columns, [*self.verdict(), summarize(self), *self.notes])
+        return html_table(columns, [*self.verdict(), *remarks(self)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.timing.account import COMPUTING, Account, theoretical_bubble
 from miai_graph.timing.grouping import roofline_share
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, OVERHEAD, TimingRecord
+from miai_graph.timing.records import CALLBACKS, DATA, IDLE, OVERHEAD, VALIDATION, TimingRecord
 from miai_graph.timing.words import duration, enumerate_words, percent, plural
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _KINDS = {
     OVERHEAD: "overhead",
     DATA: "drawing batches",
     CALLBACKS: "callbacks",
+    VALIDATION: "validation",
 }
 _LEAST_SHARE = 0.005
 _LEAST_GAIN = 0.05
@@ -171,6 +172,11 @@ def _callbacks(account: Account) -> Gain:
     return share, f"callbacks take {percent(share)} of the time; let them do less, to be {_up_to(share)}"
 
 
+def _validation(account: Account) -> Gain:
+    share = _of_wall(account, VALIDATION)
+    return share / 2, f"validation takes {percent(share)} of the time; validation_freq=2 halves that"
+
+
 def _overhead(account: Account) -> Gain:
     share = _of_wall(account, OVERHEAD)
     each = duration(account.longest(OVERHEAD) / account.timing.steps)
@@ -203,7 +209,7 @@ def _fewer(account: Account) -> Gain | None:
     """One worker need neither wait nor send."""
     if account.stage_of or len(account.by_worker) < 2:
         return None
-    alone = account.by_kind[COMPUTING] + account.longest(OVERHEAD) + account.longest(DATA) + account.longest(CALLBACKS)
+    alone = account.by_kind[COMPUTING] + sum(map(account.longest, (OVERHEAD, DATA, CALLBACKS, VALIDATION)))
     count = len(account.by_worker)
     return 1 - alone / account.wall_seconds, (
         f"what {count} workers compute takes {duration(account.by_kind[COMPUTING])} in all, and their steps took "
@@ -239,6 +245,7 @@ def _balance(account: Account) -> Gain | None:
 _CANDIDATES: Sequence[Callable[[Account], Gain | None]] = (
     _data,
     _callbacks,
+    _validation,
     _overhead,
     _idle,
     _communication,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from unicodedata import combining, east_asian_width
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -31,9 +33,29 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
+def printable(name: str) -> str:
+    """The name without characters that would break a line, or turn it round."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+
+
+def text_cells(text: str) -> int:
+    """How many places of a terminal's line a text takes."""
+    return sum(map(_cells, text))
+
+
+def _cells(character: str) -> int:
+    return 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+
+
 def shorten(name: str, width: int) -> str:
-    """The name, without its middle if it is longer than that."""
-    if len(name) <= width:
+    """The name, without its middle if it takes more places than that."""
+    if text_cells(name) <= width:
         return name
-    front = (width - 1) // 2
-    return f"{name[:front]}…{name[len(name) - (width - 1 - front) :]}"
+    front = _beginning(name, (width - 1) // 2)
+    back = _beginning(name[::-1], width - 1 - text_cells(front))[::-1]
+    return f"{front}…{back}"
+
+
+def _beginning(text: str, width: int) -> str:
+    """As much of the text as takes no more places."""
+    return text[: sum(taken <= width for taken in accumulate(map(_cells, text)))]

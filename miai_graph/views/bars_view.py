@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import Timing, TimingRecord
-from miai_graph.timing.grouping import GroupBy, split_into_groups
+from miai_graph.timing.grouping import GroupBy, records_of_workers, split_into_groups
 from miai_graph.timing.words import duration, plural
 from miai_graph.views import style
 from miai_graph.views.palette import palette
@@ -58,7 +58,7 @@ class _Row:
 
 
 def draw_bars(timing: Timing, by: GroupBy = "layer", limit: int | None = 30) -> Figure:
-    """The figure. With several workers, times are means of them, and of the calling process if it is none of them.
+    """The figure. With several workers, times are means of them.
 
     Parameters
     ----------
@@ -89,15 +89,16 @@ def draw_bars(timing: Timing, by: GroupBy = "layer", limit: int | None = 30) -> 
 
 def _rows(timing: Timing, by: GroupBy, limit: int | None) -> list[_Row]:
     """The longest first, as many as there is room for, and the rest as one."""
-    groups = split_into_groups(timing.records, by)
+    records = records_of_workers(timing)
+    groups = split_into_groups(records, by)
     parts = sorted(((name, members) for (name, _), members in groups.items()), key=lambda part: -_seconds(part[1]))
     if limit is not None and len(parts) > limit:
         rest = [record for _, members in parts[limit:] for record in members]
         parts = [*parts[:limit], (f"({len(parts) - limit} more)", rest)]
-    total = _seconds(timing.records)
+    total = _seconds(records)
     if not total:
         raise ArgumentError("expected a timing of at least one step to draw; found one without any time")
-    scale = 1 / (max(timing.steps, 1) * len({record.worker for record in timing.records}))
+    scale = 1 / (max(timing.steps, 1) * len({record.worker for record in records}))
     return [
         _Row(
             f"{by} {name}" if by in ("worker", "stage") and name.isdecimal() else style.shortened(name, _LONGEST_NAME),
@@ -128,10 +129,8 @@ def _title(timing: Timing) -> str:
 
 def _whose(timing: Timing) -> str:
     """Of whom the times are, if not of one worker."""
-    workers, processes = count_workers(timing), len({record.worker for record in timing.records})
-    if processes == 1:
-        return ""
-    return f", mean of {plural(workers, 'worker')}{' and the calling process' if processes > workers else ''}"
+    workers = count_workers(timing)
+    return f", mean of {plural(workers, 'worker')}" if workers > 1 else ""
 
 
 def _draw_rows(axes: Axes, rows: Sequence[_Row], phases: Sequence[str], whose: str) -> None:

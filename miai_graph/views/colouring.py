@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from miai_graph.context import WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import Timing, TimingRecord
 from miai_graph.timing.difference import TimingDifference
-from miai_graph.timing.grouping import NOT_COMPUTING
+from miai_graph.timing.grouping import NOT_COMPUTING, records_of_workers
 from miai_graph.timing.words import duration
 from miai_graph.views import style
 from miai_graph.views.canvas import Bar, Sample
@@ -200,7 +201,7 @@ class _StepSeconds:
 
     def __init__(self, timing: Timing) -> None:
         self._steps = timing.steps
-        self._records = drawn_records(timing.records)
+        self._records = drawn_records([record for record in records_of_workers(timing) if record.phase != WAIT])
         self._by_node: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for record in self._records:
             self._by_node[record.node][record.worker] += record.seconds

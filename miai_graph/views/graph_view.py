@@ -17,6 +17,7 @@ from miai_graph.timing.difference import TimingDifference
 from miai_graph.views import style
 from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_sheet
 from miai_graph.views.colouring import Colouring, colouring_of
+from miai_graph.views.columns import UPDATE_COLUMN, columns_of
 from miai_graph.views.folding import Piece, fold_by_layer, outer_scope
 from miai_graph.views.layout import Edge, layered
 from miai_graph.views.palette import palette, paper
@@ -31,7 +32,6 @@ MOST_NODES = 120
 
 INPUT, VARIABLE, SMALL = "input", "variable", "constant or view"
 
-_COLUMNS = {FORWARD: 0, BACKWARD: 1, UPDATE: 2}
 _LONGEST_NAME = 34
 
 
@@ -118,7 +118,7 @@ def _values(pieces: Sequence[Piece], names: Mapping[Node, str], colouring: Colou
 
 def _sheet(graph: Graph, pieces: Sequence[Piece], colouring: Colouring | None, by_layer: bool) -> Sheet:
     links = links_between(graph, pieces)
-    columns = _columns(pieces, links)
+    columns = columns_of(pieces, links)
     maker = CardMaker(graph, by_layer)
     cards = [maker.card(number, piece, columns[number]) for number, piece in enumerate(pieces)]
     samples = legend(cards, [kind_of(piece, by_layer) for piece in pieces], filled=colouring is None)
@@ -153,32 +153,13 @@ def _coloured(card: Card, value: Any, colouring: Colouring) -> Card:
     return replace(card, lines=lines, fill=colouring.fill(value) or palette().paper)
 
 
-def _columns(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[int]:
-    """Forward in the first column, where links run down; backward, and what needs it, beside, where they run up."""
-    columns = [_COLUMNS.get(piece.phase, 0) for piece in pieces]
-    users: dict[int, list[int]] = defaultdict(list)
-    sources: dict[int, list[int]] = defaultdict(list)
-    for source, target in links:
-        users[source].append(target)
-        sources[target].append(source)
-    order = sorted(range(len(pieces)), key=lambda number: pieces[number].nodes[-1].index)
-    for number in order:
-        if columns[number] == 0 and any(columns[source] > 0 for source in sources[number]):
-            columns[number] = _COLUMNS[UPDATE]
-    for number in reversed(order):
-        # Constants and the like stand with those that use them.
-        if columns[number] == 0 and users[number] and not sources[number] and is_small(pieces[number].nodes[0]):
-            columns[number] = min(columns[user] for user in users[number])
-    return columns
-
-
 def _never_used_backward(columns: Sequence[int], links: Sequence[tuple[int, int]]) -> set[int]:
     """The updates that no gradient needs: they stand above all else, so that backward can stand beside forward."""
     sources: dict[int, list[int]] = defaultdict(list)
     for source, target in links:
         sources[target].append(source)
     needed: set[int] = set()
-    waiting = [number for number, column in enumerate(columns) if column != _COLUMNS[UPDATE]]
+    waiting = [number for number, column in enumerate(columns) if column != UPDATE_COLUMN]
     while waiting:
         number = waiting.pop()
         if number not in needed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.errors import ArgumentError
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD
+from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ LIGHT = Palette(
         OVERHEAD: "#8b95a1",
         DATA: "#8a55b5",
         CALLBACKS: "#f6efa6",
+        VALIDATION: "#fcc5fc",
         LOOP: "#d3d8de",
         IDLE: "#ffffff",
     },
@@ -142,6 +143,7 @@ DARK = Palette(
         OVERHEAD: "#8a94a0",
         DATA: "#a56cd2",
         CALLBACKS: "#f5efb0",
+        VALIDATION: "#e3b5da",
         LOOP: "#4b545e",
         IDLE: "#14181d",
     },

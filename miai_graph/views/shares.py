@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.timing import Timing, TimingRecord
+from miai_graph.timing.grouping import records_of_workers
 
 MEASURES: dict[str, tuple[str, Callable[[TimingRecord], float]]] = {
     "time": ("the time", lambda record: record.seconds),
@@ -29,9 +30,14 @@ class Shares:
 
     def __init__(self, timing: Timing, of: str = "time") -> None:
         _, measured = MEASURES[of]
-        drawn = drawn_records(timing.records)
-        self._parts = [(place, measured(record)) for place, record in zip(drawn, timing.records, strict=True)]
-        self._total = sum(part for _, part in self._parts)
+        records = records_of_workers(timing)
+        self._total = sum(measured(record) for record in records)
+        # Who waits is not slow itself: as in tables, waits are of no layer, unless they are what is asked for.
+        self._parts = [
+            (place, measured(record))
+            for place, record in zip(drawn_records(records), records, strict=True)
+            if of != "time" or record.phase != WAIT
+        ]
         self._by_node: dict[str, float] = defaultdict(float)
         for record, part in self._parts:
             self._by_node[record.node] += part

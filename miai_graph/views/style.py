@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from miai_graph.errors import ArgumentError, SavingError
+from miai_graph.timing.words import printable
 from miai_graph.views.palette import palette
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def save(figure: Figure, path: Path | None, dpi: float = DPI) -> Figure:
             figure.savefig(
                 path, format=path.suffix.lower()[1:], dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SavingError(f"expected to write a picture to {path}; found: {error}") from error
     return figure
 
@@ -131,14 +132,14 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     """The width of a text in points."""
     from matplotlib.textpath import text_to_path
 
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font(size, bold), ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(printable(text), font(size, bold), ismath=False)
     return float(width)
 
 
 def plain_text(axes: Axes, x: float, y: float, text: str, size: float, *, bold: bool = False, **options: Any) -> Any:
     """A text that is drawn as it is, whatever characters it has."""
     properties = {"color": palette().text, "parse_math": False, "usetex": False, **options}
-    return axes.text(x, y, text, fontproperties=font(size, bold), **properties)
+    return axes.text(x, y, printable(text), fontproperties=font(size, bold), **properties)
 
 
 def text_beside(
@@ -147,7 +148,7 @@ def text_beside(
     """A text at so many points to the right of, and above, a point of the axes; it may stand outside of them."""
     properties = {"color": palette().text, "parse_math": False, "va": "center_baseline", **options}
     return axes.annotate(
-        text,
+        printable(text),
         point,
         shift,
         textcoords="offset points",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.timing import Timing
 from miai_graph.timing.account import Account
-from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD
+from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
 from miai_graph.views import style
 from miai_graph.views.palette import palette
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PHASES = (FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT, OVERHEAD, DATA, CALLBACKS, LOOP, IDLE)
+PHASES = (FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT, OVERHEAD, DATA, CALLBACKS, VALIDATION, LOOP, IDLE)
 """In the order in which they are stacked."""
 
 MARGIN = 16.0

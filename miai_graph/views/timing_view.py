@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import Timing
 from miai_graph.timing.grouping import GroupBy
+from miai_graph.timing.table import check_limit
 from miai_graph.views import style
 from miai_graph.views.bars_view import draw_bars
 from miai_graph.views.palette import paper
@@ -59,8 +60,7 @@ def plot_timing(
     target = style.check_path(path)
     if not isinstance(timing, Timing):
         raise ArgumentError(f"expected a Timing, such as history.timing; found {timing!r}")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ArgumentError(f"expected limit to be a positive integer, or None; found {limit!r}")
+    check_limit(limit)
     with paper(dark=dark):
         if kind == "layers":
             figure = draw_bars(timing, by, limit)

@@ -56,6 +56,8 @@ def traced_steps(slices: Iterable[Slice], numbers: Collection[int] | None, most:
             "expected a timing with traced steps to draw a timeline; found none. "
             "The first and the last step are traced, and those of fit(..., trace_steps=...)"
         )
+    if not isinstance(numbers, Collection | None):
+        raise ArgumentError(f"expected steps to be the numbers of traced steps, such as [0, 5]; found {numbers!r}")
     known = sorted(by_step)
     wanted = [*known[: most - 1], known[-1]] if numbers is None else list(numbers)
     unknown = [number for number in wanted if number not in by_step]

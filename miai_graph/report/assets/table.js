@@ -8,7 +8,7 @@ const COLUMNS = [
   { key: "title", title: "Name", width: 170, isText: true },
   { key: "op", title: "Op", width: 104, isText: true, only: ["node"] },
   { key: "phase", title: "Phase", width: 94, isText: true, only: ["node"] },
-  { key: "share", title: "Share", width: 84, text: percent, hint: "of the time of all workers, waits included" },
+  { key: "share", title: "Share", width: 84, text: percent, hint: "of the time of all workers" },
   { key: "seconds", title: "Time", width: 74, text: duration, hint: "a step, without waits, all workers together" },
   { key: "wait", title: "Wait", width: 74, text: duration, hint: "a step, all workers together" },
   { key: "difference", title: "Difference", width: 88, text: (value) => `${value > 0 ? "+" : ""}${duration(value)}`, hint: "of the time of a step, to the other run, by the worker that takes longest in each" },
@@ -81,6 +81,8 @@ class Table {
     const node = this.store.nodes[number];
     if (this.by === "node") return String(number);
     if (this.by === "op") return ASIDE.has(node.phase) && node.phase !== WAIT ? `(${node.phase})` : node.op;
+    // Who waits is not slow itself.
+    if (node.phase === WAIT) return `(${WAIT})`;
     return node.outer || (ASIDE.has(node.phase) || node.phase === COMMUNICATION ? `(${node.phase})` : NO_LAYER);
   }
 
@@ -227,6 +229,8 @@ class Table {
     const { selection } = this.store;
     if (!selection) return false;
     if (this.by === "worker") return selection.worker === row.worker;
+    // A layer's own waits are among its nodes, but its row is another one.
+    if (row.key === `layer (${WAIT})`) return [...selection.nodes].every((number) => this.store.nodes[number].phase === WAIT);
     return row.nodes.some((number) => selection.nodes.has(number));
   }
 
