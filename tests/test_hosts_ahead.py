@@ -220,6 +220,22 @@ def test_a_host_that_is_lost_while_steps_are_ordered_ahead(place: int) -> None:
         assert_close(model.values(), undisturbed(range(STEPS)))
 
 
+@pytest.mark.parametrize("are_lost", [False, True], ids=["", "after a loss"])
+def test_what_was_timed_can_be_read_when_the_executor_is_closed(are_lost: bool) -> None:
+    model = Layered()
+    with Watched() as cluster:
+        with Hosts(cluster, 2) as executor:
+            step = model.function(executor)
+            run(step, range(STEPS))
+            before = step.timing
+            if are_lost:
+                cluster.kill(cluster.addresses[0])
+        assert step.timing.steps == before.steps == STEPS
+        if not are_lost:
+            assert [record.node for record in step.timing.records] == [record.node for record in before.records]
+            assert step.timing.slices
+
+
 def test_after_steps_that_were_ordered_in_vain_there_are_longer_and_longer_pauses() -> None:
     foresight = Foresight()
     pauses, length = [], 0

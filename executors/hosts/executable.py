@@ -79,6 +79,7 @@ class HostsExecutable(Executable):
         self._steps_seconds = 0.0
         self._ended_at = 0.0
         self._traced = TraceChoice()
+        self._last_timing: Timing | None = None
         self._plans = Plans(executor, simpler, analysis, self._inputs)
         self._start_up_seconds = perf_counter() - start
 
@@ -330,6 +331,8 @@ class HostsExecutable(Executable):
     @property
     def timing(self) -> Timing:
         with state.lock:
+            if self._last_timing is not None:
+                return self._last_timing
             answers = [] if self._owner.closed else self._plans.ask_timing()
             layout, crew = self._plans.layout, self._owner.crew
             workers = workers_of(crew, [] if layout is None else layout.hosts) if answers else []
@@ -345,9 +348,15 @@ class HostsExecutable(Executable):
                 graph=self.graph,
             )
 
+    def keep_timing(self) -> None:
+        """Ask hosts for the last time what they have timed, before they are let go of."""
+        if self._steps:
+            self._last_timing = self.timing
+
     def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
             self._traced = TraceChoice(self.step, trace_steps)
+            self._last_timing = None
             self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
             self._plans.timed.clear()
             layout = self._plans.layout
