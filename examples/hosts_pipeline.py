@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 import miai_graph as mg
@@ -17,17 +16,7 @@ from miai_graph import layers, losses
 from miai_graph.executor import Executor
 from miai_graph.timing import Timing
 
-matplotlib.use("agg")
-from matplotlib import pyplot as plt
-
 WIDTH, LAYERS, CLASSES = 512, 8, 10
-COLOURS = {
-    "forward": "#1f6fb5",
-    "backward": "#b85c00",
-    "update": "#00795c",
-    "communication": "#b3261e",
-    "wait": "#eceff2",
-}
 
 
 def train(executor: Executor, steps: int, batch_size: int) -> tuple[list[np.ndarray], Timing]:
@@ -43,32 +32,13 @@ def train(executor: Executor, steps: int, batch_size: int) -> tuple[list[np.ndar
     return model.get_weights(), history.timing
 
 
-def draw(timing: Timing, file: Path) -> None:
-    """The last step: a lane a host, and what it did when."""
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.7 * len({s.worker for s in timing.slices})), layout="constrained")
-    for phase, colour in COLOURS.items():
-        for worker in sorted({part.worker for part in timing.slices}):
-            spans = [
-                (1e3 * part.start_seconds, 1e3 * part.seconds)
-                for part in timing.slices
-                if part.worker == worker and part.phase == phase
-            ]
-            axes.broken_barh(spans, (worker - 0.4, 0.8), color=colour, label=phase if worker == 0 else None)
-    workers = sorted({(part.worker, part.stage) for part in timing.slices})
-    axes.set_yticks([worker for worker, _ in workers], [f"host {worker}, stage {stage}" for worker, stage in workers])
-    axes.invert_yaxis()
-    axes.set_xlabel("milliseconds since the step began")
-    axes.legend(ncols=len(COLOURS), loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
-    figure.savefig(file, dpi=120)
-
-
 def main(address: str | None, stages: int, steps: int, batch_size: int, picture: Path) -> None:
     with mg.executor("serial", threads=1) as serial:
         expected, _ = train(serial, steps, batch_size)
     with mg.executor("hosts", address=address, stages=stages, micro_batches=8) as hosts:
         found, timing = train(hosts, steps, batch_size)
     timing.table(by="phase")
-    draw(timing, picture)
+    timing.plot(picture, "timeline", steps=[timing.steps - 1])
     largest = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
     print(f"The last step is drawn in {picture}.")
     print(f"The weights differ from those of one process by {largest:.1e} at most.")
