@@ -1,0 +1,172 @@
+"""Native code: LLVM's language compiled for this processor, and kept on disk as object code.
+
+Compiling takes tens of milliseconds a module, loading what was compiled before about one. The folder is the user's
+cache folder, or the one that the environment variable ``MIAI_GRAPH_CACHE`` names; each object file lies beside the
+source that it was made from. ``MIAI_GRAPH_NATIVE=0`` does without native code.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from ctypes import CFUNCTYPE
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
+
+Signatures = Mapping[str, Sequence[Any]]
+"""The types of each function's parameters, of `ctypes`. Functions return nothing."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What native code is made for.
+
+    Attributes
+    ----------
+    vector_bytes : the width of a vector register
+    registers : how many of them there are
+    """
+
+    vector_bytes: int
+    registers: int
+
+    def width(self, itemsize: int) -> int:
+        """How many numbers of so many bytes a vector holds."""
+        return self.vector_bytes // itemsize
+
+
+def processor_with(features: Mapping[str, bool]) -> Processor | None:
+    """The processor with these features, by LLVM's names; None where native code would not be faster than NumPy."""
+    if features.get("avx512f") and features.get("avx512vl"):
+        return Processor(64, 32)
+    if features.get("avx2") and features.get("fma"):
+        return Processor(32, 16)
+    if features.get("neon"):
+        return Processor(16, 32)
+    return None
+
+
+@functools.cache
+def processor() -> Processor | None:
+    """This one; None where there is to be no native code."""
+    if os.environ.get(SWITCH_VARIABLE, "1") == "0":
+        return None
+    try:
+        import llvmlite.binding as llvm
+
+        return processor_with(llvm.get_host_cpu_features())
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Functions of native code.
+
+    Attributes
+    ----------
+    functions : by name. Each keeps the GIL free while it runs
+    seconds : how long it took to compile; 0 if that was done before
+    """
+
+    functions: Mapping[str, Callable[..., None]]
+    seconds: float
+    _engine: Any = field(repr=False)  # owns the code
+
+
+_libraries: dict[str, Library] = {}
+
+
+def library(text: str, signatures: Signatures, source: str = "") -> Library:
+    """The functions of a module, compiled or from the disk. Needs a `processor`.
+
+    Parameters
+    ----------
+    text : the module, in LLVM's language
+    source : what it was made from, for readers of the cache folder
+    """
+    key = hashlib.sha256(f"{_compiler_key()}\n{text}".encode()).hexdigest()[:32]
+    if key not in _libraries:
+        _libraries[key] = _load(key, text, signatures, source)
+    return _libraries[key]
+
+
+def is_ready(text: str) -> bool:
+    """Whether a module need not be compiled any more."""
+    key = hashlib.sha256(f"{_compiler_key()}\n{text}".encode()).hexdigest()[:32]
+    return key in _libraries or (cache_folder() / f"{key}.o").exists()
+
+
+def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
+    import llvmlite.binding as llvm
+
+    path, start, seconds = cache_folder() / f"{key}.o", perf_counter(), 0.0
+    try:
+        code = path.read_bytes()
+    except OSError:
+        code = _machine().emit_object(llvm.parse_assembly(text))
+        seconds = perf_counter() - start
+        # Who cannot write there compiles each time.
+        with suppress(OSError):
+            _write(path.with_suffix(".ll"), f"{_as_comment(source)}{text}".encode())
+            _write(path, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    functions = {
+        name: CFUNCTYPE(None, *parameters)(engine.get_function_address(name)) for name, parameters in signatures.items()
+    }
+    return Library(functions, seconds, engine)
+
+
+def _as_comment(source: str) -> str:
+    return "".join(f"; {line}\n" for line in source.splitlines())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of it or nothing, whoever else writes or reads the same."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    os.replace(file.name, path)
+
+
+def cache_folder() -> Path:
+    """Where native code is kept."""
+    import platformdirs
+
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("miai_graph")) / "native"
+
+
+@functools.cache
+def _compiler_key() -> str:
+    """What object code depends on besides its source."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    versions = f"{llvmlite.__version__} {llvm.llvm_version_info}"
+    return f"{versions} {llvm.get_default_triple()} {llvm.get_host_cpu_name()} {_features()}"
+
+
+def _features() -> str:
+    import llvmlite.binding as llvm
+
+    features: str = llvm.get_host_cpu_features().flatten()
+    return features
+
+
+def _machine() -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, jit=True)
