@@ -292,11 +292,10 @@ class TestTraces:
         sliced: Counter[tuple[str, str, int]] = Counter()
         for piece in timing.slices:
             sliced[piece.node, piece.phase, piece.worker] += piece.seconds
-        booked = {
-            (record.node, record.phase, record.worker): record.seconds
-            for record in timing.records
-            if record.phase != IDLE
-        }
+        booked: Counter[tuple[str, str, int]] = Counter()
+        for record in timing.records:
+            if record.phase != IDLE:
+                booked[record.kernel or record.node, record.phase, record.worker] += record.seconds
         assert sliced.keys() == booked.keys()
         for key, seconds in booked.items():
             assert sliced[key] == pytest.approx(seconds, abs=1e-8)

@@ -94,6 +94,7 @@ class HostProgram:
             frozenset(nodes[number] for number in content["per_part"]),
             adds_up_alone=content["adds_up_alone"],
             copied_bytes=COPIED_BYTES,
+            kind=self.segments.__getitem__,
         )
         self.state = State()
         for key, variable in zip(content["variables"], self.variables, strict=True):

@@ -16,6 +16,7 @@ from contextlib import suppress
 from ctypes import CFUNCTYPE
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -83,6 +84,9 @@ class Library:
 
 
 _libraries: dict[str, Library] = {}
+"""They stay: kernels hold addresses of their code."""
+
+_lock = Lock()
 
 
 def library(text: str, signatures: Signatures, source: str = "") -> Library:
@@ -94,9 +98,10 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
     source : what it was made from, for readers of the cache folder
     """
     key = hashlib.sha256(f"{_compiler_key()}\n{text}".encode()).hexdigest()[:32]
-    if key not in _libraries:
-        _libraries[key] = _load(key, text, signatures, source)
-    return _libraries[key]
+    with _lock:
+        if key not in _libraries:
+            _libraries[key] = _load(key, text, signatures, source)
+        return _libraries[key]
 
 
 def is_ready(text: str) -> bool:

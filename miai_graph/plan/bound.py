@@ -22,6 +22,7 @@ from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
+from miai_graph.plan.fusion import fusion_kernel
 from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
@@ -152,9 +153,10 @@ class BoundPlan:
         """An array for each node, for each part, apart from those that move with the state."""
         self._block_bytes: dict[str, int] = {}
         self.unshared_bytes = 0
-        own = self._place_own("values", 0, [node for node in self.program.steps if node not in self.program.per_part])
+        computed = self.program.computed_at
+        own = self._place_own("values", 0, [node for node in computed if not self._is_per_part(node)])
         blocks = self._blocks_of_parts()
-        per_part = [node for node in self.program.steps if self._is_per_part(node)]
+        per_part = [node for node in computed if self._is_per_part(node)]
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
         own_parts += [{} for _ in self._deferral.groups]
         kept = self._place_kept()
@@ -167,7 +169,7 @@ class BoundPlan:
             numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
-                if self._moves(node) or self.program.storage[node] is Storage.GATHERED:
+                if self._moves(node) or self.program.storage[node] in (Storage.GATHERED, Storage.PASSING):
                     continue
                 if place >= len(self.parts) and self._is_per_part(node) and not self._is_for_all_parts(node):
                     continue
@@ -244,15 +246,14 @@ class BoundPlan:
         program = self.program
         kept = self._deferral.kept
         own = (node for node in nodes if program.storage[node] is Storage.OWN and node not in kept)
-        types = {node: self._type(node, part) for node in own}
-        positions = {node: position for position, node in enumerate(program.steps)}
+        types = {node: self._type(node, part) for node in sorted(own, key=program.computed_at.__getitem__)}
         holders: dict[Node, Node] = {}
         lifetimes: dict[Node, list[int]] = {}
         for node in types:
             root = program.takes_over.get(node)
             holder = node if root is None or root in kept else holders[root]
             holders[node] = holder
-            lifetimes.setdefault(holder, [positions[node], 0])[1] = program.last_use[node]
+            lifetimes.setdefault(holder, [program.computed_at[node], 0])[1] = program.last_use[node]
         spans = [Lifetime(first, last, types[node].size_bytes) for node, (first, last) in lifetimes.items()]
         offsets, size_bytes = assign_offsets(spans)
         self._block_bytes[purpose] = max(size_bytes, self._block_bytes.get(purpose, 0))
@@ -324,7 +325,7 @@ class BoundPlan:
     def _kernel(self, position: Position, arrays: Arrays) -> Kernel:
         """What computes a node for a part. Those that touch no state are the same wherever it lies."""
         node, _ = position
-        if any(map(self._moves, (node, *node.inputs))):
+        if any(map(self._moves, (*self.program.results_of(node), *self.program.operands_of(node)))):
             return self._prepare(position, arrays)
         if position not in self._kernels:
             self._kernels[position] = self._prepare(position, arrays)
@@ -339,6 +340,11 @@ class BoundPlan:
         if node.op in EFFECTS:
             return self._barrier or _nothing
         scratch = Scratch(self._workspace)
+        fusion = self.program.fusions.get(node)
+        if fusion is not None:
+            kernel = fusion_kernel(fusion, arrays, scratch.take)
+            self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
+            return kernel
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
         request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.products)
@@ -376,7 +382,8 @@ class BoundPlan:
             raise
         except Exception as error:
             node, part = self._positions[place - 1]
-            raise execution_error(node, [binding.arrays[part][source] for source in node.inputs], error) from error
+            inputs = [binding.arrays[part][source] for source in self.program.operands_of(node)]
+            raise execution_error(node, inputs, error) from error
         for target, source in binding.copies:
             np.copyto(target, source)
 

@@ -63,7 +63,7 @@ def _held_back(order: Sequence[Position], program: Program) -> list[Position]:
     """The same with what waits for the commit of the step before right before the first new value of a variable."""
     waiting = [position for position in order if position[0].op is _await_commit]
     others = [position for position in order if position[0].op is not _await_commit]
-    stored = [program.storage[node] is Storage.NEXT for node, _ in others]
+    stored = [any(program.storage[result] is Storage.NEXT for result in program.results_of(node)) for node, _ in others]
     place = stored.index(True) if True in stored else len(others)
     return [*others[:place], *waiting, *others[place:]]
 

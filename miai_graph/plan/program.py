@@ -8,10 +8,11 @@ of its own, which it may take over from an input that nobody needs any more.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from miai_graph.graph import Graph
+from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
@@ -19,6 +20,7 @@ from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.partition import partition
+from miai_graph.plan.fusion import Fusion, Use, find_fusions
 from miai_graph.types import Shape
 
 
@@ -39,6 +41,8 @@ class Storage(enum.Enum):
     GATHERED = "gathered"
     """Nowhere in one piece: each worker has its slice in the next value of a variable."""
     OWN = "own"
+    PASSING = "passing"
+    """Nowhere: a kernel that computes several nodes needs it while it runs."""
 
 
 COMPUTED = (Storage.OWN, Storage.NEXT, Storage.EXPORT)
@@ -61,6 +65,8 @@ class Program:
     roots : the node whose memory a node's value lies in: itself, unless it is a view
     steps : the nodes that are computed in each step, in order
     last_use : for each root with memory of its own, the position in `steps` after which it is free; outputs stay
+    fusions : what one kernel computes, by the node of `steps` in whose place it does
+    computed_at : the position in `steps` at which a node is computed, with the others of its fusion
     takes_over : nodes that are computed in the memory of an input
     updates : what the state gets
     prepared : the updates by node, of nodes that are computed where a variable's next value is prepared
@@ -73,11 +79,23 @@ class Program:
     roots: Mapping[Node, Node]
     steps: tuple[Node, ...]
     last_use: Mapping[Node, int]
+    fusions: Mapping[Node, Fusion]
+    computed_at: Mapping[Node, int]
     takes_over: Mapping[Node, Node]
     updates: tuple[Update, ...]
     prepared: Mapping[Node, Update]
     exports: Mapping[Node, int]
     per_part: frozenset[Node]
+
+    def results_of(self, node: Node) -> Sequence[Node]:
+        """What gets its value where a node of `steps` is computed: it, or the results of its fusion."""
+        fusion = self.fusions.get(node)
+        return (node,) if fusion is None else fusion.results
+
+    def operands_of(self, node: Node) -> Sequence[Node]:
+        """What is read where a node of `steps` is computed."""
+        fusion = self.fusions.get(node)
+        return node.inputs if fusion is None else fusion.operands
 
 
 def make_program(
@@ -87,6 +105,7 @@ def make_program(
     *,
     adds_up_alone: bool = False,
     copied_bytes: int = 0,
+    kind: Callable[[Node], Hashable] = lambda node: True,
 ) -> Program:
     """Decide all that does not depend on the batch size. The graph should be simplified already.
 
@@ -96,6 +115,7 @@ def make_program(
     adds_up_alone : whether what is owed is complete where it is exported, because nobody else contributes
     copied_bytes : new values up to this size are copied to where they belong when all else is done: counters are raised
         early in a step, and must not be seen before it may change anything
+    kind : nodes for which it differs are not computed by one kernel
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
     numbers = {node: number for number, node in enumerate(exports)}
@@ -106,10 +126,25 @@ def make_program(
         if storage[update.value] is Storage.OWN and update.value not in per_part and not is_copied:
             storage[update.value] = Storage.NEXT
             prepared[update.value] = update
-    steps = tuple(node for node in graph.nodes if storage[node] in COMPUTED)
-    last_use = _last_uses(graph, storage, roots, steps)
-    takes_over = _takeovers(storage, roots, steps, last_use, per_part)
-    return Program(graph, storage, roots, steps, last_use, takes_over, updates, prepared, numbers, per_part)
+    every = tuple(node for node in graph.nodes if storage[node] in COMPUTED)
+    fusions = _fuse(graph, storage, roots, every, prepared, per_part, kind)
+    steps, computed_at = _with_fusions(every, fusions)
+    last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
+    takes_over = _takeovers(storage, roots, steps, last_use, per_part, fusions)
+    return Program(
+        graph,
+        storage,
+        roots,
+        steps,
+        last_use,
+        fusions,
+        computed_at,
+        takes_over,
+        updates,
+        prepared,
+        numbers,
+        per_part,
+    )
 
 
 def make_worker_program(graph: Graph, worker: int, workers: int, *, is_reproducible: bool) -> Program:
@@ -188,15 +223,64 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(dim for dim in shape if dim != 1)
 
 
-def _last_uses(
-    graph: Graph, storage: Mapping[Node, Storage], roots: Mapping[Node, Node], steps: tuple[Node, ...]
-) -> dict[Node, int]:
-    last_use = {node: position for position, node in enumerate(steps)}
-    for position, node in enumerate(steps):
+def _fuse(
+    graph: Graph,
+    storage: dict[Node, Storage],
+    roots: Mapping[Node, Node],
+    steps: Sequence[Node],
+    prepared: Mapping[Node, Update],
+    per_part: frozenset[Node],
+    kind: Callable[[Node], Hashable],
+) -> dict[Node, Fusion]:
+    """What is computed by one kernel. Values that nothing else reads are stored nowhere from now on."""
+    if processor() is None:
+        return {}
+    uses: dict[Node, list[Use]] = {node: [] for node in steps}
+    for place, node in enumerate(steps):
         for source in node.inputs:
+            if roots[source] in uses:
+                uses[roots[source]].append(Use(place, node if source is roots[source] else None))
+    for node in _kept(graph):
+        if roots[node] in uses:
+            uses[roots[node]].append(Use(len(steps), None))
+
+    def kind_of(node: Node) -> Hashable:
+        return None if storage[node] is Storage.EXPORT else (node in per_part, kind(node))
+
+    fusions = find_fusions(steps, uses, prepared.__contains__, kind_of)
+    for fusion in fusions.values():
+        for node in set(fusion.nodes).difference(fusion.results):
+            storage[node] = Storage.PASSING
+    return fusions
+
+
+def _with_fusions(nodes: Sequence[Node], fusions: Mapping[Node, Fusion]) -> tuple[tuple[Node, ...], dict[Node, int]]:
+    """Of each fusion only the leader, and where all nodes are computed then."""
+    leaders = {member: fusion.leader for fusion in fusions.values() for member in fusion.nodes}
+    steps = tuple(node for node in nodes if leaders.get(node, node) is node)
+    positions = {node: position for position, node in enumerate(steps)}
+    return steps, {node: positions[leaders.get(node, node)] for node in nodes}
+
+
+def _kept(graph: Graph) -> Iterable[Node]:
+    """What is read after all is computed."""
+    return (*graph.outputs, *(_update(*update).value for update in graph.updates.items()))
+
+
+def _last_uses(
+    graph: Graph,
+    storage: Mapping[Node, Storage],
+    roots: Mapping[Node, Node],
+    steps: tuple[Node, ...],
+    fusions: Mapping[Node, Fusion],
+    computed_at: Mapping[Node, int],
+) -> dict[Node, int]:
+    last_use = {node: position for node, position in computed_at.items() if storage[node] in COMPUTED}
+    for position, node in enumerate(steps):
+        for source in fusions[node].operands if node in fusions else node.inputs:
             if storage[roots[source]] in COMPUTED:
                 last_use[roots[source]] = position
-    for node in (*graph.outputs, *(_update(*update).value for update in graph.updates.items())):
+    for node in _kept(graph):
         if storage[roots[node]] in COMPUTED:
             last_use[roots[node]] = len(steps)
     return last_use
@@ -208,23 +292,38 @@ def _takeovers(
     steps: tuple[Node, ...],
     last_use: Mapping[Node, int],
     per_part: frozenset[Node],
+    fusions: Mapping[Node, Fusion],
 ) -> dict[Node, Node]:
     """Which nodes may be computed in the memory of an input that they are the last to use."""
     result: dict[Node, Node] = {}
-    for position, node in enumerate(steps):
-        if storage[node] is not Storage.OWN or not works_in_place(node):
-            continue
-        for source in node.inputs:
+
+    def find(node: Node, inputs: Sequence[Node], position: int) -> Node | None:
+        for source in inputs:
             root = roots[source]
             if (
                 storage[root] is Storage.OWN
                 and last_use[root] == position
                 and (root in per_part) == (node in per_part)
+                and root not in taken
                 and _same_layout(source, root, node)
-                and all(roots[other] is not root or other is source for other in node.inputs)
+                and all(roots[other] is not root or other is source for other in inputs)
             ):
+                return root
+        return None
+
+    for position, leader in enumerate(steps):
+        taken: set[Node] = set()
+        fusion = fusions.get(leader)
+        if fusion is not None and len(fusion.chains) > 1:
+            # What one chain writes another one may have yet to read.
+            continue
+        for node in (leader,) if fusion is None else fusion.results:
+            if storage[node] is not Storage.OWN or (fusion is None and not works_in_place(node)):
+                continue
+            root = find(node, node.inputs if fusion is None else fusion.operands, position)
+            if root is not None:
                 result[node] = root
-                break
+                taken.add(root)
     return result
 
 

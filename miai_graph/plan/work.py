@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from miai_graph.node import Node
+from miai_graph.op import Cost
 from miai_graph.ops.communication import _receive, _send
 from miai_graph.plan.order import Position
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage
-from miai_graph.timing.recorder import Work
+from miai_graph.timing.recorder import Member, Work
 from miai_graph.types import TensorType
 
 
@@ -37,15 +39,40 @@ def kernel_work(
     known: set[tuple[Node, int]] = set()
     for node, place in positions:
         is_per_part = node in program.per_part
-        types = (type_of(source, place) for source in node.inputs)
-        cost = node.op.cost(type_of(node, place), *types, **node.attributes)
+        members = _members(program, node, lambda node: type_of(node, place))
+        cost = Cost(sum(member.cost.flops for member in members), sum(member.cost.bytes for member in members))
         number = places[place].number if is_per_part and len(blocks) > 1 else None
         links = is_linked and node.op in (_send, _receive)
         link = f"{node.attributes['value']}:{places[place].number}" if links else None
         block = node, place if node in kept or place >= len(blocks) else blocks[place] if is_per_part else 0
-        memory_bytes = 0 if block in known else _memory_bytes(program, node, type_of(node, place))
+        if block in known:
+            members = [replace(member, memory_bytes=0) for member in members]
         known.add(block)
-        result.append(Work(node, cost, memory_bytes, number, link))
+        memory_bytes = sum(member.memory_bytes for member in members)
+        result.append(Work(node, cost, memory_bytes, number, link, members if len(members) > 1 else ()))
+    return result
+
+
+def _members(program: Program, node: Node, type_of: Callable[[Node], TensorType]) -> list[Member]:
+    """The node, or all that its kernel computes, of which those that stay in registers move no bytes."""
+
+    def cost(node: Node) -> Cost:
+        return node.op.cost(type_of(node), *map(type_of, node.inputs), **node.attributes)
+
+    fusion = program.fusions.get(node)
+    if fusion is None:
+        return [Member(node, cost(node), _memory_bytes(program, node, type_of(node)))]
+    result = []
+    for chain in fusion.chains:
+        unread, results = set(chain.operands), set(chain.results)
+        for member in chain.nodes:
+            moved = [source for source in member.inputs if source in unread]
+            moved += [member] if member in results else []
+            unread.difference_update(member.inputs)
+            moved_bytes = sum(type_of(value).size_bytes for value in moved)
+            result.append(
+                Member(member, Cost(cost(member).flops, moved_bytes), _memory_bytes(program, member, type_of(member)))
+            )
     return result
 
 

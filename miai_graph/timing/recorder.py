@@ -20,6 +20,7 @@ from miai_graph.timing.traces import Label, StepTrace, WorkerTraces
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 ROWS_BESIDE_NODES = 3
+NO_COST = Cost(0, 0)
 COLLECTED_STAMPS, MOST_STEPS, FEWEST_STEPS = 1 << 15, 512, 8
 """The stamps of some steps, as many as fit into a core's own cache, are collected and then added up together."""
 
@@ -32,6 +33,7 @@ class Work:
     memory_bytes : of the value, where it has memory of its own
     micro_batch : its number; None for what is computed once
     link : what a `send` has in common with the `receive` of another worker
+    members : of a kernel that computes several nodes, each of them; the costs add up to `cost`
     """
 
     node: Node
@@ -39,6 +41,16 @@ class Work:
     memory_bytes: int = 0
     micro_batch: int | None = None
     link: str | None = None
+    members: Sequence[Member] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node of those that one kernel computes, with its part of the work. Its time is told by its part of the flops."""
+
+    node: Node
+    cost: Cost
+    memory_bytes: int
 
 
 _Step = tuple[int, int, int, int, int, bytes]
@@ -159,37 +171,68 @@ class Recorder:
         histograms = self._histogram.reshape(-1, HISTOGRAM_BINS).tolist()
         return [
             TimingRecord(
-                node=name,
-                op=op,
-                layer=layer,
-                phase=phase,
+                node=part.name,
+                op=part.op,
+                layer=part.layer,
+                phase=part.phase,
                 worker=worker,
                 host=host,
                 calls=self.calls,
-                seconds=int(self._total_ns[place]) / 1e9,
-                min_seconds=int(self._min_ns[place]) / 1e9,
-                max_seconds=int(self._max_ns[place]) / 1e9,
-                flops=cost.flops * self.calls,
-                bytes=cost.bytes * self.calls,
-                memory_bytes=memory_bytes,
-                histogram=tuple(histograms[place]),
+                seconds=int(self._total_ns[place]) * part.share / 1e9,
+                min_seconds=int(self._min_ns[place]) * part.share / 1e9,
+                max_seconds=int(self._max_ns[place]) * part.share / 1e9,
+                flops=part.cost.flops * self.calls,
+                bytes=part.cost.bytes * self.calls,
+                memory_bytes=part.memory_bytes,
+                histogram=tuple(histograms[place]) if not part.kernel else (),
+                kernel=part.kernel,
             )
-            for place, (name, op, layer, phase, cost, memory_bytes) in enumerate(self._described())
-            if phase != WAIT or op != WAIT or self._total_ns[place]
+            for place, parts in enumerate(self._described())
+            for part in parts
+            if part.phase != WAIT or part.op != WAIT or self._total_ns[place]
         ]
 
-    def _described(self) -> Iterator[tuple[str, str, str, str, Cost, int]]:
-        """Name, op, layer, phase, work and memory of what each row of the totals is of."""
-        work: dict[Node, tuple[int, int, int]] = dict.fromkeys(self._nodes, (0, 0, 0))
+    def _described(self) -> Iterator[Sequence[_Part]]:
+        """What each row of the totals is of."""
+        work: dict[Node, list[Work]] = {}
         for item in self._work:
-            flops, traffic, memory = work[item.node]
-            work[item.node] = flops + item.cost.flops, traffic + item.cost.bytes, memory + item.memory_bytes
-        names, nothing = self._graph.names, Cost(0, 0)
-        yield "wait", WAIT, "", WAIT, nothing, 0
-        yield "feed", "feed", "", OVERHEAD, nothing, 0
-        for node, (flops, traffic, memory) in work.items():
-            yield names[node], node.op.name, node.scope, node.phase, Cost(flops, traffic), memory
-        yield "commit", "commit", "", OVERHEAD, nothing, 0
+            work.setdefault(item.node, []).append(item)
+        yield [_Part("wait", WAIT, "", WAIT)]
+        yield [_Part("feed", "feed", "", OVERHEAD)]
+        for items in work.values():
+            yield self._parts_of(items)
+        yield [_Part("commit", "commit", "", OVERHEAD)]
+
+    def _parts_of(self, items: Sequence[Work]) -> Sequence[_Part]:
+        """The nodes among whom the time of one node's kernels is shared."""
+        names, first = self._graph.names, items[0]
+        members: dict[Node, list[Member]] = {}
+        for item in items:
+            for member in item.members or (Member(item.node, item.cost, item.memory_bytes),):
+                members.setdefault(member.node, []).append(member)
+        flops = sum(member.cost.flops for group in members.values() for member in group)
+        result = []
+        for node, group in members.items():
+            cost = Cost(sum(member.cost.flops for member in group), sum(member.cost.bytes for member in group))
+            memory_bytes = sum(member.memory_bytes for member in group)
+            share = cost.flops / flops if len(members) > 1 and flops else 1 / len(members)
+            kernel = names[first.node] if len(members) > 1 else ""
+            result.append(_Part(names[node], node.op.name, node.scope, node.phase, cost, memory_bytes, share, kernel))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of those among whom the time of a row is shared, with its share."""
+
+    name: str
+    op: str
+    layer: str
+    phase: str
+    cost: Cost = NO_COST
+    memory_bytes: int = 0
+    share: float = 1.0
+    kernel: str = ""
 
 
 def _trace_of(step: _Step) -> StepTrace:

@@ -32,6 +32,8 @@ class TimingRecord:
     stage : of a pipeline; None where there is none
     memory_bytes : of its value, where it has memory of its own
     histogram : of the time of its calls, see `HISTOGRAM_BINS`; empty where it is not kept
+    kernel : where one kernel computes several nodes, the name of the one that stands for them in traces; their seconds
+        are shares of the kernel's, by flops. Empty for a node that is computed alone
     """
 
     node: str
@@ -49,6 +51,7 @@ class TimingRecord:
     stage: int | None = None
     memory_bytes: int = 0
     histogram: tuple[int, ...] = ()
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

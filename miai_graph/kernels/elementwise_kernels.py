@@ -1,0 +1,175 @@
+"""Kernels of formulas: where the operands of a formula lie in memory, written down for its native code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from miai_graph.kernels import native
+from miai_graph.kernels.elementwise_code import Formula, Operand, Step, module_text
+from miai_graph.op import Array
+
+Kernel = Callable[[], Any]
+Scratch = Callable[[tuple[int, ...], Any], Array]
+
+STREAMED_BYTES = 1 << 24
+"""Results that take more memory than this are not kept in the caches anyway: they are written past them."""
+
+FEW_COLUMNS, ENOUGH_COLUMNS = 64, 256
+"""Rows of fewer columns are joined to rows of about so many, repeating what is the same in each."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows and columns of memory, one element behind the other along the columns.
+
+    Attributes
+    ----------
+    addresses : of each operand and result
+    row_strides : bytes from a row to the next
+    """
+
+    rows: int
+    columns: int
+    addresses: tuple[int, ...]
+    row_strides: tuple[int, ...]
+
+    @property
+    def words(self) -> list[int]:
+        """The line of the table."""
+        pairs = zip(self.addresses, self.row_strides, strict=True)
+        return [self.rows, self.columns, *(word for pair in pairs for word in pair)]
+
+
+class FormulaKernels:
+    """Collects what one kernel computes by one rule: of one set of arrays, or of several.
+
+    Parameters
+    ----------
+    steps, results : see `Formula`
+    scratch : gives memory for use while the kernel runs
+    source : what is computed, for readers of the code
+    """
+
+    def __init__(self, steps: Sequence[Step], results: Sequence[int], scratch: Scratch, source: str) -> None:
+        self._steps = tuple(steps)
+        self._results = tuple(results)
+        self._scratch = scratch
+        self._source = source
+        self._copies: list[tuple[Array, Array]] = []
+        self._tables: dict[Formula, list[Stretch]] = {}
+        self._streams: dict[Formula, bool] = {}
+        self._arrays: list[Array] = []
+        self._result_bytes = 0
+
+    def add(self, operands: Sequence[Array], results: Sequence[Array]) -> None:
+        """Arrays of one shape. Results may lie where operands do, element by element, or apart from all."""
+        if not results[0].size:
+            return
+        operands = self._fitting(operands, results)
+        layout = Layout.of([*operands, *results])
+        numbers = [not stride for stride in layout.strides[-1][: len(operands)]]
+        formula = Formula(
+            tuple(Operand(array.dtype, is_number) for array, is_number in zip(operands, numbers, strict=True)),
+            self._steps,
+            self._results,
+        )
+        self._tables.setdefault(formula, []).extend(layout.stretches())
+        self._arrays += [*operands, *results]
+        self._result_bytes += sum(result.nbytes for result in results)
+
+    def _fitting(self, operands: Sequence[Array], results: Sequence[Array]) -> list[Array]:
+        """The arrays, or copies of those whose elements do not lie one behind the other where those of results do."""
+        last_strides = Layout.of([*operands, *results]).strides[-1]
+        fitting = list(operands)
+        for place, (operand, stride) in enumerate(zip(operands, last_strides, strict=False)):
+            if stride not in (0, operand.itemsize):
+                fitting[place] = self._scratch(operand.shape, operand.dtype)
+                self._copies.append((fitting[place], operand))
+        return fitting
+
+    def kernel(self) -> Kernel:
+        """What computes it all."""
+        calls = [self._call(formula, stretches) for formula, stretches in self._tables.items()]
+        calls = [*(partial(np.copyto, copy, source) for copy, source in self._copies), *calls]
+        if len(calls) == 1:
+            return calls[0]
+        return partial(_all, calls)
+
+    def _call(self, formula: Formula, stretches: Sequence[Stretch]) -> Kernel:
+        processor = native.processor()
+        assert processor is not None
+        code = native.library(module_text(formula, processor), SIGNATURES, self._source)
+        table = np.array([stretch.words for stretch in stretches], np.int64)
+        address: Any = table.ctypes.data_as(c_void_p)
+        address.arrays = self._arrays
+        name = "stream" if self._streamed(formula, stretches, processor) else "run"
+        return partial(code.functions[name], address, c_int64(len(table)))
+
+    def _streamed(self, formula: Formula, stretches: Sequence[Stretch], processor: native.Processor) -> bool:
+        if self._result_bytes < STREAMED_BYTES:
+            return False
+        places = range(len(formula.operands), len(formula.operands) + len(formula.results))
+        words = [stretch.addresses[place] for stretch in stretches for place in places]
+        words += [stretch.row_strides[place] for stretch in stretches for place in places if stretch.rows > 1]
+        return not any(word % processor.vector_bytes for word in words)
+
+
+SIGNATURES: native.Signatures = {"run": (c_void_p, c_int64), "stream": (c_void_p, c_int64)}
+
+
+def _all(calls: Sequence[Kernel]) -> None:
+    for call in calls:
+        call()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How arrays of one shape lie in memory, in the fewest axes that tell it.
+
+    Attributes
+    ----------
+    strides : for each axis, those of all arrays, in bytes
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    addresses: tuple[int, ...]
+
+    @classmethod
+    def of(cls, arrays: Sequence[Array]) -> Layout:
+        """Neighbouring axes become one where all arrays go on as they would within one."""
+        addresses = tuple(array.ctypes.data for array in arrays)
+        shape: list[int] = []
+        strides: list[tuple[int, ...]] = []
+        for axis in reversed(range(arrays[0].ndim)):
+            length, steps = arrays[0].shape[axis], tuple(array.strides[axis] for array in arrays)
+            if length == 1:
+                continue
+            if shape and steps == tuple(stride * shape[0] for stride in strides[0]):
+                shape[0] *= length
+                continue
+            shape.insert(0, length)
+            strides.insert(0, steps)
+        if not shape:
+            return cls((1,), (tuple(array.itemsize for array in arrays),), addresses)
+        return cls(tuple(shape), tuple(strides), addresses)
+
+    def stretches(self) -> Iterator[Stretch]:
+        """The rows and columns of it: a matrix for each index on the axes before the last two."""
+        columns = self.shape[-1]
+        rows, row_strides = 1, (0,) * len(self.addresses)
+        if len(self.shape) > 1:
+            rows, row_strides = self.shape[-2], self.strides[-2]
+        for index in np.ndindex(self.shape[:-2]):
+            offsets = [
+                sum(place * axis[array] for place, axis in zip(index, self.strides, strict=False))
+                for array in range(len(self.addresses))
+            ]
+            addresses = (address + offset for address, offset in zip(self.addresses, offsets, strict=True))
+            yield Stretch(rows, columns, tuple(addresses), row_strides)

@@ -1,0 +1,227 @@
+"""Which nodes are computed together, by one kernel.
+
+Element-wise nodes of one shape that use each other's values form a chain: what is between them never gets to memory.
+Chains of an update that compute the same of different parameters are done in one go. All nodes of a fusion are computed
+where the last of them stands, so nothing outside that reads one of them may stand before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from miai_graph.context import UPDATE
+from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS, Step
+from miai_graph.kernels.elementwise_kernels import FormulaKernels, Kernel, Scratch
+from miai_graph.node import Node
+from miai_graph.op import Array
+from miai_graph.ops.elementwise import ElementwiseOp
+
+MOST_NODES = 48
+"""In a chain: the more there are, the fewer of their values fit into registers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Element-wise nodes of one shape, each of which uses another one's value, or is used by it.
+
+    Attributes
+    ----------
+    nodes : in order
+    operands : what they read of others
+    results : those of them that others read
+    """
+
+    nodes: tuple[Node, ...]
+    operands: tuple[Node, ...]
+    results: tuple[Node, ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        """What is computed, whatever it is computed of."""
+        numbers = {node: number for number, node in enumerate((*self.operands, *self.nodes))}
+        return tuple(
+            Step(node.op.name, tuple(numbers[source] for source in node.inputs), node.dtype, _options(node))
+            for node in self.nodes
+        )
+
+    def result_numbers(self) -> tuple[int, ...]:
+        """The numbers of the results in a formula."""
+        numbers = {node: number for number, node in enumerate(self.nodes, len(self.operands))}
+        return tuple(numbers[result] for result in self.results)
+
+    def signature(self) -> Hashable:
+        """Equal for chains that compute the same."""
+        dtypes = tuple(operand.dtype for operand in self.operands)
+        return dtypes, self.steps(), self.result_numbers()
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """Chains that one kernel computes, one after another; all have one signature.
+
+    Attributes
+    ----------
+    leader : the last of the nodes, in whose place all are computed
+    """
+
+    chains: tuple[Chain, ...]
+    leader: Node
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Of all chains."""
+        return [node for chain in self.chains for node in chain.nodes]
+
+    @property
+    def operands(self) -> list[Node]:
+        """What is read, each once."""
+        return list(dict.fromkeys(operand for chain in self.chains for operand in chain.operands))
+
+    @property
+    def results(self) -> list[Node]:
+        """What is written."""
+        return [result for chain in self.chains for result in chain.results]
+
+
+@dataclass(frozen=True)
+class Use:
+    """That a step reads a node's value, itself or a view of it.
+
+    Attributes
+    ----------
+    place : of the reader among the steps; after all steps for what outlives them
+    reader : None for what is read through a view, or after the steps
+    """
+
+    place: int
+    reader: Node | None
+
+
+def can_be_fused(node: Node) -> bool:
+    """Is it an element-wise op that there is code for, of dtypes that there is code for?"""
+    if not isinstance(node.op, ElementwiseOp) and node.op.name != "cast":
+        return False
+    if node.op.name not in OPERATIONS and node.op.name not in WITH_OPTIONS:
+        return False
+    dtypes = [node.dtype, *(source.dtype for source in node.inputs)]
+    return all(dtype in DTYPES for dtype in dtypes) and any(dtype.kind == "f" for dtype in dtypes)
+
+
+def find_fusions(
+    steps: Sequence[Node],
+    uses: Mapping[Node, Sequence[Use]],
+    is_stored: Callable[[Node], bool],
+    kind: Callable[[Node], Hashable],
+) -> dict[Node, Fusion]:
+    """The fusions of a program, by leader.
+
+    Parameters
+    ----------
+    steps : the nodes that are computed, in order
+    uses : of each of them
+    is_stored : whether a node's value must be in memory whoever reads it
+    kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
+    """
+    finder = _Finder(steps, uses, kind)
+    chains = [_chain(nodes, uses, is_stored) for nodes in finder.chains()]
+    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, kind)}
+
+
+def _is_update(node: Node) -> bool:
+    return node.phase == UPDATE
+
+
+class _Finder:
+    def __init__(
+        self, steps: Sequence[Node], uses: Mapping[Node, Sequence[Use]], kind: Callable[[Node], Hashable]
+    ) -> None:
+        self._steps = steps
+        self._places = {node: place for place, node in enumerate(steps)}
+        self._uses = uses
+        self._kinds = {node: (node.type.shape, node.phase, kind(node)) for node in steps if kind(node) is not None}
+        self._chains: dict[Node, list[Node]] = {}
+        """The chain of each node so far, in order."""
+
+    def chains(self) -> list[list[Node]]:
+        """Nodes join the chains of their inputs, where that is possible."""
+        for place, node in enumerate(self._steps):
+            if node in self._kinds and can_be_fused(node):
+                self._chains[node] = [node]
+                self._join_inputs(node, place)
+        return list({id(chain): chain for chain in self._chains.values()}.values())
+
+    def _join_inputs(self, node: Node, place: int) -> None:
+        for source in dict.fromkeys(node.inputs):
+            chain, own = self._chains.get(source), self._chains[node]
+            if chain is None or chain is own or self._kinds[source] != self._kinds[node]:
+                continue
+            joined = sorted([*chain, *own], key=self._places.__getitem__)
+            if len(joined) <= MOST_NODES and self._can_wait(joined, place):
+                for member in joined:
+                    self._chains[member] = joined
+
+    def _can_wait(self, nodes: Sequence[Node], place: int) -> bool:
+        """Whether all who read these nodes, and are not among them, stand behind a place."""
+        members = set(nodes)
+        return all(use.reader in members or use.place > place for member in nodes for use in self._uses[member])
+
+
+def _chain(nodes: Sequence[Node], uses: Mapping[Node, Sequence[Use]], is_stored: Callable[[Node], bool]) -> Chain:
+    members = set(nodes)
+    operands = dict.fromkeys(source for node in nodes for source in node.inputs if source not in members)
+    results = (node for node in nodes if is_stored(node) or any(use.reader not in members for use in uses[node]))
+    return Chain(tuple(nodes), tuple(operands), tuple(results))
+
+
+def _merged(
+    chains: Sequence[Chain],
+    steps: Sequence[Node],
+    uses: Mapping[Node, Sequence[Use]],
+    kind: Callable[[Node], Hashable],
+) -> Iterator[Fusion]:
+    """Chains of updates that compute the same together, where nobody waits for one of them; the others alone."""
+    places = {node: place for place, node in enumerate(steps)}
+    alike: dict[Hashable, list[Chain]] = {}
+    for chain in chains:
+        if _is_update(chain.nodes[0]) and chain.nodes[0].dtype.kind == "f":
+            alike.setdefault((chain.signature(), kind(chain.nodes[0])), []).append(chain)
+        else:
+            yield Fusion((chain,), chain.nodes[-1])
+    for group in alike.values():
+        while group:
+            last = max((chain.nodes[-1] for chain in group), key=places.__getitem__)
+            together = [chain for chain in group if _first_use(chain, uses) > places[last]]
+            taken = together or [group[0]]
+            yield Fusion(tuple(taken), max((chain.nodes[-1] for chain in taken), key=places.__getitem__))
+            group = [chain for chain in group if chain not in taken]
+
+
+def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
+    """Where the first stands who reads a result."""
+    members = set(chain.nodes)
+    return min((use.place for node in chain.nodes for use in uses[node] if use.reader not in members), default=np.inf)
+
+
+def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch) -> Kernel:
+    """What computes a fusion, with its operands and results in these arrays."""
+    first = fusion.chains[0]
+    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first))
+    for chain in fusion.chains:
+        kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
+    return kernels.kernel()
+
+
+def describe_chain(chain: Chain) -> str:
+    """A line for each node: its name, and what it is computed of."""
+    return "\n".join(
+        f"{node.name} = {node.op.name}({', '.join(source.name for source in node.inputs)})" for node in chain.nodes
+    )
+
+
+def _options(node: Node) -> tuple[float, ...]:
+    if node.op.name == "clip":
+        low, high = node.attributes["low"], node.attributes["high"]
+        return -np.inf if low is None else low, np.inf if high is None else high
+    return ()
