@@ -201,10 +201,8 @@ class Vector:
         target = self.lines.type(_TYPES[dtype])
         if dtype == BOOL:
             return self.compare("une", 0.0)
-        if self.dtype == BOOL:
-            instruction = "uitofp"
-        else:
-            instruction = "fpext" if dtype == FLOAT64 else "fptrunc"
+        widens = "fpext" if dtype == FLOAT64 else "fptrunc"
+        instruction = "uitofp" if self.dtype == BOOL else widens
         return Vector(self.lines, self.lines.value(f"{instruction} {self.type} {self.name} to {target}"), dtype)
 
     def bits(self) -> str:

@@ -105,7 +105,7 @@ def make_program(
     *,
     adds_up_alone: bool = False,
     copied_bytes: int = 0,
-    kind: Callable[[Node], Hashable] = lambda node: True,
+    kind: Callable[[Node], Hashable] = type,
 ) -> Program:
     """Decide all that does not depend on the batch size. The graph should be simplified already.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 from miai_graph.node import Node
 from miai_graph.op import Cost
@@ -21,7 +22,7 @@ def kernel_work(
     places: Sequence[Part],
     blocks: Sequence[int],
     kept: Collection[Node],
-    type_of: Callable[[Node, int], TensorType],
+    type_of: Callable[..., TensorType],
     *,
     is_linked: bool,
 ) -> list[Work]:
@@ -39,7 +40,7 @@ def kernel_work(
     known: set[tuple[Node, int]] = set()
     for node, place in positions:
         is_per_part = node in program.per_part
-        members = _members(program, node, lambda node: type_of(node, place))
+        members = _members(program, node, partial(type_of, part=place))
         cost = Cost(sum(member.cost.flops for member in members), sum(member.cost.bytes for member in members))
         number = places[place].number if is_per_part and len(blocks) > 1 else None
         links = is_linked and node.op in (_send, _receive)
