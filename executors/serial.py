@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from weakref import finalize
 
 from executors.planned import PlannedExecutable, check_flag, check_positive
-from executors.threads import blas_limits, blas_threads, limited_blas
+from executors.threads import blas_limits, blas_threads, can_limit, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
@@ -97,7 +97,8 @@ class SerialExecutable(PlannedExecutable):
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         state.place(map(variable_of, self.variables), map(variable_of, self.updated))
         if self._shards is None:
-            return BoundPlan(self._program, batch_size, state, self._workspace)
+            threads = blas_threads() if can_limit() else None
+            return BoundPlan(self._program, batch_size, state, self._workspace, threads=threads)
         parts = cut_batch(batch_size, self._shards)
         exchange = Exchange(self._program, batch_size, len(parts), aligned_bytes)
         return BoundPlan(self._program, batch_size, state, self._workspace, parts, exchange)

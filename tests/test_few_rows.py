@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,11 +20,8 @@ from miai_graph.kernels.few_rows import (
     LEAST_ELEMENTS,
     MOST_ROWS,
     Products,
-    Switch,
-    compile_for,
-    compile_products,
-    switch,
-    target_for,
+    products,
+    products_for,
 )
 from miai_graph.kernels.few_rows_code import Target
 from miai_graph.ops.leaves import variable_of
@@ -39,13 +34,8 @@ TARGETS = (Target(4, 16), Target(4, 32), Target(8, 16), Target(16, 32))
 SENTINEL = 7.0
 
 
-@functools.cache
-def products_for(target: Target) -> Products:
-    return compile_for(target)
-
-
 @pytest.fixture(params=TARGETS, ids=str)
-def products(request) -> Products:
+def few_rows(request) -> Products:
     """For vectors of each width: LLVM takes those apart that the processor does not have."""
     return products_for(request.param)
 
@@ -58,55 +48,55 @@ def matrix(rng: np.random.Generator, rows: int, columns: int, gap: int = 0, offs
     return result
 
 
-def assert_product(products: Products, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    assert products.can(a, b, out)
-    products.kernel(a, b, out)()
+def assert_product(few_rows: Products, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    assert few_rows.can(a, b, out)
+    few_rows.kernel(a, b, out)()
     magnitude = np.abs(a.astype("f8")) @ np.abs(b.astype("f8"))
     error = np.abs(out - a.astype("f8") @ b.astype("f8"))
     assert (error <= 1e-6 * magnitude).all()
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])
-def test_any_shape_and_layout(products: Products, rng: np.random.Generator, is_transposed: bool) -> None:
-    least = products.target.least
+def test_any_shape_and_layout(few_rows: Products, rng: np.random.Generator, is_transposed: bool) -> None:
+    least = few_rows.target.least
     for _ in range(60):
         rows, (depth, columns) = int(rng.integers(1, 101)), map(int, rng.integers(least, 200, 2))
         gaps, offset = rng.integers(0, 4, 3), int(rng.integers(0, 16))
         a = matrix(rng, rows, depth, gaps[0], offset)
         b = matrix(rng, *((columns, depth) if is_transposed else (depth, columns)), gaps[1], offset)
         whole = np.full((rows + 1, columns + gaps[2]), SENTINEL, np.float32)
-        assert_product(products, a, b.T if is_transposed else b, whole[:rows, :columns])
+        assert_product(few_rows, a, b.T if is_transposed else b, whole[:rows, :columns])
         assert (whole[rows:] == SENTINEL).all()
         assert (whole[:, columns:] == SENTINEL).all()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 31, 64, 97])
 @pytest.mark.parametrize("is_transposed", [False, True])
-def test_large_matrices(products: Products, rng: np.random.Generator, rows: int, is_transposed: bool) -> None:
+def test_large_matrices(few_rows: Products, rng: np.random.Generator, rows: int, is_transposed: bool) -> None:
     for depth, columns in ((1024, 1024), (2500, 301), (130, 5003)):
         b = matrix(rng, *((columns, depth) if is_transposed else (depth, columns)))
         out = np.empty((rows, columns), np.float32)
-        assert_product(products, matrix(rng, rows, depth), b.T if is_transposed else b, out)
+        assert_product(few_rows, matrix(rng, rows, depth), b.T if is_transposed else b, out)
 
 
-def test_rows_may_repeat_or_lie_backwards(products: Products, rng: np.random.Generator) -> None:
+def test_rows_may_repeat_or_lie_backwards(few_rows: Products, rng: np.random.Generator) -> None:
     b, out = matrix(rng, 100, 100), np.empty((5, 100), np.float32)
-    assert_product(products, matrix(rng, 5, 100)[::-1], b[::-1], out)
-    assert_product(products, np.broadcast_to(matrix(rng, 1, 100), (5, 100)), b, out)
+    assert_product(few_rows, matrix(rng, 5, 100)[::-1], b[::-1], out)
+    assert_product(few_rows, np.broadcast_to(matrix(rng, 1, 100), (5, 100)), b, out)
 
 
-def test_what_is_not_finite_stays_in_its_row_and_column(products: Products, rng: np.random.Generator) -> None:
+def test_what_is_not_finite_stays_in_its_row_and_column(few_rows: Products, rng: np.random.Generator) -> None:
     a, b, out = matrix(rng, 9, 70), matrix(rng, 70, 90), np.empty((9, 90), np.float32)
     a[3, 5], b[69, 89] = np.nan, np.inf
-    products.kernel(a, b, out)()
+    few_rows.kernel(a, b, out)()
     expected = np.isfinite(a @ b)
     assert (np.isfinite(out) == expected).all()
     assert expected.sum() == 8 * 89
 
 
-def test_what_they_cannot_compute(products: Products) -> None:
+def test_what_they_cannot_compute(few_rows: Products) -> None:
     def can(a: np.ndarray, b: np.ndarray) -> bool:
-        return products.can(a, b, np.empty((len(a), b.shape[-1]), np.float32))
+        return few_rows.can(a, b, np.empty((len(a), b.shape[-1]), np.float32))
 
     a, b = np.ones((20, 64), np.float32), np.ones((64, 64), np.float32)
     assert can(a, b)
@@ -120,17 +110,17 @@ def test_what_they_cannot_compute(products: Products) -> None:
     assert not can(a[:, ::2], b[:32])
     assert not can(a[:, :32], b[::2, ::2])
     assert not can(np.ones((3, 20, 64), np.float32), np.ones((3, 64, 64), np.float32))
-    assert not products.can(a, b, np.empty((20, 128), np.float32)[:, ::2])
+    assert not few_rows.can(a, b, np.empty((20, 128), np.float32)[:, ::2])
     crooked = np.ones(20 * 64 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(20, 64)
     assert not can(crooked, b)
 
 
 def test_they_suit_few_rows_and_large_matrices() -> None:
-    products = products_for(Target(16, 32))
+    few_rows = products_for(Target(16, 32))
     b = np.ones((1024, 1024), np.float32)
 
     def suits(rows: int, b: np.ndarray) -> bool:
-        return products.suits(np.ones((rows, len(b)), np.float32), b, np.empty((rows, b.shape[1]), np.float32))
+        return few_rows.suits(np.ones((rows, len(b)), np.float32), b, np.empty((rows, b.shape[1]), np.float32))
 
     most = MOST_ROWS[16]
     assert [suits(rows, b) for rows in (1, 2, 32, most, most + 1)] == [False, True, True, True, False]
@@ -140,16 +130,19 @@ def test_they_suit_few_rows_and_large_matrices() -> None:
     assert suits(32, b.T)
 
 
-def test_vectors_are_as_wide_as_the_processor_s() -> None:
-    assert target_for({"avx512f": True, "avx2": True, "fma": True}) == Target(16, 32)
-    assert target_for({"avx512f": False, "avx2": True, "fma": True}) == Target(8, 16)
-    assert target_for({"avx2": True}) is None
-    assert target_for({"neon": True}) is None
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_share_the_columns(rng: np.random.Generator, threads: int) -> None:
+    few_rows = products_for(Target(8, 16))
+    a, b = matrix(rng, 20, 100), matrix(rng, 100, 333)
+    alone, shared = np.empty((20, 333), np.float32), np.empty((20, 333), np.float32)
+    few_rows.kernel(a, b, alone)()
+    few_rows.kernel(a, b, shared, threads=threads)()
+    np.testing.assert_array_equal(shared, alone)
 
 
-def test_kernels_run_in_threads(products: Products, rng: np.random.Generator) -> None:
+def test_kernels_run_in_threads(few_rows: Products, rng: np.random.Generator) -> None:
     operands = [(matrix(rng, 32, 300), matrix(rng, 300, 200), np.empty((32, 200), np.float32)) for _ in range(4)]
-    kernels = [products.kernel(*arrays) for arrays in operands]
+    kernels = [few_rows.kernel(*arrays) for arrays in operands]
     with ThreadPoolExecutor(4) as threads:
         for _ in range(20):
             list(threads.map(lambda kernel: kernel(), kernels))
@@ -157,26 +150,19 @@ def test_kernels_run_in_threads(products: Products, rng: np.random.Generator) ->
         np.testing.assert_allclose(out, a @ b, rtol=1e-4, atol=1e-4)
 
 
-def test_a_kernel_keeps_its_arrays(products: Products, rng: np.random.Generator) -> None:
+def test_a_kernel_keeps_its_arrays(few_rows: Products, rng: np.random.Generator) -> None:
     a, b, out = matrix(rng, 32, 64), matrix(rng, 64, 64), np.empty((32, 64), np.float32)
     expected = a @ b
-    kernel = products.kernel(a.copy(), b.copy(), out, lambda shape, dtype: np.empty(shape, dtype))
+    kernel = few_rows.kernel(a.copy(), b.copy(), out, lambda shape, dtype: np.empty(shape, dtype))
     others = [np.full((64, 64), SENTINEL, np.float32) for _ in range(100)]
     kernel()
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
     del others
 
 
-def test_the_switch_is_off_until_it_is_turned_on() -> None:
-    switch = Switch()
-    assert switch.products is None
-    switch.enable()
-    assert switch.products is compile_products()
-    switch.disable()
-    assert switch.products is None
-
-
-def test_a_step_is_the_interpreter_s(rng: np.random.Generator) -> None:
+@pytest.mark.skipif(products() is None, reason="this processor has no such products")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_step_is_the_interpreter_s(rng: np.random.Generator, threads: int) -> None:
     x = mg.input("x", (None, 300))
     hidden = mg.parameter(rng.standard_normal((300, 400)).astype("f4") / 17, "hidden")
     last = mg.parameter(rng.standard_normal((400, 300)).astype("f4") / 20, "last")
@@ -185,39 +171,30 @@ def test_a_step_is_the_interpreter_s(rng: np.random.Generator) -> None:
     graph = mg.Graph([loss, *gradients])
     batch = rng.standard_normal((32, 300)).astype("f4")
     state.place(map(variable_of, graph.variables), map(variable_of, graph.updates))
-    plan = BoundPlan(make_program(graph), 32, state, Workspace())
-    (feed,) = (*plan.feeds.values(), *plan.part_feeds[0].values())
 
-    def results() -> list[np.ndarray]:
+    def results(plan: BoundPlan) -> list[np.ndarray]:
+        (feed,) = (*plan.feeds.values(), *plan.part_feeds[0].values())
         feed[...] = batch
         binding = plan.bind(plan.turns())
         plan.run(0, binding)
         return [output.copy() for output in binding.outputs]
 
-    def of_matmul() -> list[object]:
+    def of_matmul(plan: BoundPlan) -> list[object]:
         (binding,) = plan.bindings.values()
         return [kernel for place, kernel in binding.kernels if plan.nodes[place - 1].op.name == "matmul"]
 
-    by_blas, kernels_of_blas = results(), of_matmul()
-    plan.use(products_for(Target(16, 32)))
-    native, kernels = results(), of_matmul()
-    assert sum(old.func is not new.func for old, new in zip(kernels_of_blas, kernels, strict=True)) == 3
+    blas, native = (BoundPlan(make_program(graph), 32, state, Workspace(), threads=count) for count in (None, threads))
+    by_blas, by_native = results(blas), results(native)
+    pairs = zip(of_matmul(blas), of_matmul(native), strict=True)
+    assert sum(old.func is not new.func for old, new in pairs) == 3
     interpreted, _ = evaluate(graph, {x: batch}, batch_size=32)
-    for expected, blas, result in zip(interpreted, by_blas, native, strict=True):
+    for expected, other, result in zip(interpreted, by_blas, by_native, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(result, blas, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture
-def switched_on() -> Iterator[None]:
-    switch.enable()
-    with limited_blas(1):
-        yield
-    switch.disable()
-
-
-def trained(executor: Executor) -> tuple[list[np.ndarray], set[Products | None]]:
-    """The weights after two steps, what the model then predicts, and the products that hosts here have used."""
+def trained(executor: Executor) -> tuple[list[np.ndarray], set[int | None]]:
+    """The weights after two steps, what the model then predicts, and the threads of the plans of hosts here."""
     mg.set_seed(0)
     x = layers.Input((300,))
     hidden = layers.Dense(300, activation="tanh")(layers.Dense(400, activation="relu")(x))
@@ -231,19 +208,18 @@ def trained(executor: Executor) -> tuple[list[np.ndarray], set[Products | None]]
         model.fit(rows, labels, batch_size=64, epochs=1, verbose=0)
         results = [*model.get_weights(), model.predict(rows[:64], batch_size=64, verbose=0)]
         plans = [found for found in gc.get_objects() if isinstance(found, HostPlan) and found.bound.recorder.calls]
-        return results, {plan.bound.products for plan in plans}
+        return results, {plan.bound.threads for plan in plans}
 
 
-@pytest.mark.usefixtures("switched_on")
 def test_hosts_use_them() -> None:
-    expected, _ = trained(Serial())
-    results, used = trained(hosts_here(2, 1, micro_batches=2))
-    assert used == {switch.products}
+    with limited_blas(1):
+        expected, _ = trained(Serial())
+        results, used = trained(hosts_here(2, 1, micro_batches=2))
+    assert used == {1}
     for result, value in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, value, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.usefixtures("switched_on")
 def test_reproducible_hosts_do_not() -> None:
     expected, _ = trained(Serial(reproducible=True, shards=2))
     results, used = trained(hosts_here(2, 1, reproducible=True, shards=2))

@@ -17,7 +17,7 @@ from executors.hosts.mailbox import Mailbox, StepAborted
 from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
 from miai_graph.errors import ArgumentError, ExecutionError, MiaiGraphError
-from miai_graph.kernels.few_rows import switch
+from miai_graph.kernels.few_rows import products
 from miai_graph.plan.memory import Workspace
 
 FORGET_SECONDS = 60.0
@@ -30,8 +30,8 @@ Found = TypeVar("Found")
 
 
 def make_service(channel: Channel) -> HostService:
-    """The service of a host that is a process of its own. Kernels are compiled meanwhile; until then others serve."""
-    Thread(target=switch.enable, name="compiler of kernels", daemon=True).start()
+    """The service of a host that is a process of its own. Kernels that most graphs need are compiled meanwhile."""
+    Thread(target=products, name="compiler of kernels", daemon=True).start()
     return HostService(channel)
 
 

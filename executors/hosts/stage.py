@@ -15,7 +15,6 @@ from executors.hosts.links import Post, StageLinks
 from executors.hosts.mailbox import Mailbox
 from executors.threads import blas_threads, can_limit, limited_blas
 from miai_graph.graph_data import GraphData, graph_from_data
-from miai_graph.kernels.few_rows import switch
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS
 from miai_graph.passes.pipeline import Segment
@@ -175,6 +174,7 @@ class HostPlan:
             links=self._links,
             order=order,
             deferral=deferral,
+            threads=blas_threads() if can_limit() and not self._is_reproducible else None,
         )
         key = content["batch_size"], self.bound.nodes
         self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
@@ -196,7 +196,6 @@ class HostPlan:
         waited_ns = perf_counter_ns() - start_ns
         program, bound = self.program, self.bound
         program.state.versions[program.numbers] = order["versions"]
-        self._use_products()
         turns = bound.turns()
         binding = bound.bindings.get(turns) or bound.bind(turns)
         self._links.ticket, self._links.is_ahead = order["ticket"], order["is_ahead"]
@@ -207,12 +206,6 @@ class HostPlan:
         end_ns, timing = perf_counter_ns(), order["timing"]
         bound.recorder.add(start_ns, bound.stamps, end_ns, waited_ns, 0, timing["number"], timing["is_traced"])
         return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
-
-    def _use_products(self) -> None:
-        """As soon as they are compiled; they are for one thread, and may differ from BLAS in the last bits."""
-        is_new = self.bound.products is None and switch.products is not None
-        if is_new and not self._is_reproducible and can_limit() and blas_threads() == 1:
-            self.bound.use(switch.products)
 
     def _outputs(self) -> list[Any]:
         nodes = self.program.program.graph.outputs

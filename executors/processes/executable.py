@@ -26,7 +26,7 @@ from executors.processes.messages import (
 from executors.processes.pool import Pool
 from executors.processes.sharing import SharedPlan, Staged, Tables, numbers
 from executors.splitting import analyse_parts
-from executors.threads import limited_blas
+from executors.threads import blas_threads, can_limit, limited_blas
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.errors import MiaiGraphError, WorkerLostError
 from miai_graph.feeding import Batch, CheckedBatch, Rows, Table, check_batch
@@ -78,6 +78,10 @@ class ProcessesExecutable(PlannedExecutable):
         # What this process computes alone may have all cores, unless bits count.
         is_limited = self._is_shared or self._owner.shards is not None
         return limited_blas(self._owner.threads) if is_limited else nullcontext()
+
+    def _kernel_threads(self) -> int | None:
+        """How many threads kernels may use in each worker; None where only BLAS is to compute matrix products."""
+        return blas_threads() if can_limit() and self._owner.shards is None else None
 
     def forget_plans(self) -> None:
         """Let go of all that lies in a pool's memory."""
@@ -143,7 +147,7 @@ class ProcessesExecutable(PlannedExecutable):
             with self._ready_pool().preparing():
                 return self._make_shared_plan(program, batch_size, workers)
         if self._owner.shards is None or not self._is_shared:
-            return BoundPlan(program, batch_size, state, self._workspace)
+            return BoundPlan(program, batch_size, state, self._workspace, threads=self._kernel_threads())
         parts = cut_batch(batch_size, self._owner.shards)
         exchange = Exchange(program, batch_size, len(parts), aligned_bytes)
         return BoundPlan(program, batch_size, state, self._workspace, parts, exchange)
@@ -177,12 +181,16 @@ class ProcessesExecutable(PlannedExecutable):
                 where(shared.turns),
                 where(shared.indices),
                 where(shared.stamps),
+                self._kernel_threads(),
                 tuple(tuple(map(where, slot)) for slot in shared.slots),
             )
         )
         # The others prepare theirs meanwhile.
         own = parts_of(0, workers, parts)
-        plan = BoundPlan(program, batch_size, state, self._workspace, own, exchange, pool.leader.barrier)
+        threads = self._kernel_threads()
+        plan = BoundPlan(
+            program, batch_size, state, self._workspace, own, exchange, pool.leader.barrier, threads=threads
+        )
         self._shared[plan] = shared
         pool.ask(AreYouReady())
         return plan

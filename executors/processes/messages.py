@@ -83,6 +83,7 @@ class NewPlan:
     exchange : the memory of the exchange
     turns, indices, stamps : where worker 0 writes which arrays hold the values, and row numbers; and where the
         workers write the times, each into its row
+    threads : see `BoundPlan`
     slots : for the inputs, by place, the whole batch: two, in turn
     """
 
@@ -97,6 +98,7 @@ class NewPlan:
     turns: Location
     indices: Location
     stamps: Location
+    threads: int | None
     slots: tuple[tuple[Location, ...], ...]
 
 

@@ -99,6 +99,7 @@ class _Plan:
             parts_of(worker.index, message.workers, parts),
             exchange,
             worker.follower.barrier,
+            threads=message.threads,
         )
         stamps = found(message.stamps)[worker.index]
         if stamps.size >= self.bound.stamps.size:

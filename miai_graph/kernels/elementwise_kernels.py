@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels import native
+from miai_graph.kernels.crew import WORTH_SHARING, together
 from miai_graph.kernels.elementwise_code import Formula, Operand, Step, module_text
 from miai_graph.op import Array
 
@@ -19,6 +20,9 @@ Scratch = Callable[[tuple[int, ...], Any], Array]
 
 STREAMED_BYTES = 1 << 24
 """Results that take more memory than this are not kept in the caches anyway: they are written past them."""
+
+ELEMENTS_OF_A_CUT = 64
+"""Threads share a row by so many elements at a time."""
 
 FEW_COLUMNS, ENOUGH_COLUMNS = 64, 256
 """Rows of fewer columns are joined to rows of about so many, repeating what is the same in each."""
@@ -38,6 +42,26 @@ class Stretch:
     columns: int
     addresses: tuple[int, ...]
     row_strides: tuple[int, ...]
+
+    def cut(self, elements: float, itemsizes: Sequence[int]) -> tuple[Stretch | None, Stretch | None]:
+        """About so many elements of it, and the rest: whole rows, or cache lines of a single row.
+
+        Parameters
+        ----------
+        itemsizes : bytes from an element of each operand and result to the next one
+        """
+        has_rows = self.rows > 1
+        total = self.rows if has_rows else self.columns
+        count = round(elements / self.columns) if has_rows else round(elements / ELEMENTS_OF_A_CUT) * ELEMENTS_OF_A_CUT
+        if count <= 0:
+            return None, self
+        if count >= total:
+            return self, None
+        steps = self.row_strides if has_rows else itemsizes
+        addresses = tuple(address + count * step for address, step in zip(self.addresses, steps, strict=True))
+        if has_rows:
+            return replace(self, rows=count), replace(self, rows=total - count, addresses=addresses)
+        return replace(self, columns=count), replace(self, columns=total - count, addresses=addresses)
 
     @property
     def words(self) -> list[int]:
@@ -93,13 +117,22 @@ class FormulaKernels:
                 self._copies.append((fitting[place], operand))
         return fitting
 
-    def kernel(self) -> Kernel:
-        """What computes it all."""
-        calls = [self._call(formula, stretches) for formula, stretches in self._tables.items()]
+    def kernel(self, threads: int = 1) -> Kernel:
+        """What computes it all, in up to so many threads."""
+        calls = [self._shared(formula, stretches, threads) for formula, stretches in self._tables.items()]
         calls = [*(partial(np.copyto, copy, source) for copy, source in self._copies), *calls]
         if len(calls) == 1:
             return calls[0]
         return partial(_all, calls)
+
+    def _shared(self, formula: Formula, stretches: Sequence[Stretch], threads: int) -> Kernel:
+        """The call, or several by as many threads, where there is enough to do."""
+        row_bytes = sum(operand.dtype.itemsize for operand in formula.operands if not operand.is_number)
+        elements = sum(stretch.rows * stretch.columns for stretch in stretches)
+        shares = min(threads, elements * row_bytes // WORTH_SHARING + 1)
+        if shares == 1:
+            return self._call(formula, stretches)
+        return together([self._call(formula, share) for share in shared(stretches, formula, shares)])
 
     def _call(self, formula: Formula, stretches: Sequence[Stretch]) -> Kernel:
         processor = native.processor()
@@ -118,6 +151,24 @@ class FormulaKernels:
         words = [stretch.addresses[place] for stretch in stretches for place in places]
         words += [stretch.row_strides[place] for stretch in stretches for place in places if stretch.rows > 1]
         return not any(word % processor.vector_bytes for word in words)
+
+
+def shared(stretches: Sequence[Stretch], formula: Formula, shares: int) -> list[list[Stretch]]:
+    """The stretches in so many shares of about the same size."""
+    itemsizes = [operand.dtype.itemsize * (not operand.is_number) for operand in formula.operands]
+    itemsizes += [formula.dtypes[result].itemsize for result in formula.results]
+    left = [sum(stretch.rows * stretch.columns for stretch in stretches) / shares] * shares
+    result: list[list[Stretch]] = [[] for _ in range(shares)]
+    share = 0
+    for stretch in stretches:
+        rest: Stretch | None = stretch
+        while rest is not None:
+            taken, rest = rest.cut(left[share], itemsizes) if share < shares - 1 else (rest, None)
+            if taken is not None:
+                result[share].append(taken)
+                left[share] -= taken.rows * taken.columns
+            share += rest is not None
+    return [stretches for stretches in result if stretches]
 
 
 SIGNATURES: native.Signatures = {"run": (c_void_p, c_int64), "stream": (c_void_p, c_int64)}

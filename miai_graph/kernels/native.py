@@ -97,7 +97,7 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
     text : the module, in LLVM's language
     source : what it was made from, for readers of the cache folder
     """
-    key = hashlib.sha256(f"{_compiler_key()}\n{text}".encode()).hexdigest()[:32]
+    key = _key(text)
     with _lock:
         if key not in _libraries:
             _libraries[key] = _load(key, text, signatures, source)
@@ -106,23 +106,44 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
 
 def is_ready(text: str) -> bool:
     """Whether a module need not be compiled any more."""
-    key = hashlib.sha256(f"{_compiler_key()}\n{text}".encode()).hexdigest()[:32]
-    return key in _libraries or (cache_folder() / f"{key}.o").exists()
+    key = _key(text)
+    return key in _libraries or _read(_path(key)) is not None
+
+
+def _key(text: str) -> str:
+    return _digest(f"{_compiler_key()}\n{text}".encode()).hex()[:32]
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / f"{key}.code"
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _read(path: Path) -> bytes | None:
+    """The object code, if it is there and whole: what is damaged would crash the process. Its digest precedes it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    length = hashlib.sha256().digest_size
+    return content[length:] if len(content) > length and content[:length] == _digest(content[length:]) else None
 
 
 def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
     import llvmlite.binding as llvm
 
-    path, start, seconds = cache_folder() / f"{key}.o", perf_counter(), 0.0
-    try:
-        code = path.read_bytes()
-    except OSError:
+    path, start, seconds = _path(key), perf_counter(), 0.0
+    code = _read(path)
+    if code is None:
         code = _machine().emit_object(llvm.parse_assembly(text))
         seconds = perf_counter() - start
         # Who cannot write there compiles each time.
         with suppress(OSError):
             _write(path.with_suffix(".ll"), f"{_as_comment(source)}{text}".encode())
-            _write(path, code)
+            _write(path, _digest(code) + code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.few_rows import Products
+from miai_graph.kernels.few_rows import products
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
@@ -28,7 +28,7 @@ class Request:
 
     attributes : with the batch size filled in
     scratch : gives memory of a shape and dtype, for use while the kernel runs; other kernels use the same
-    products : of few rows, for those that they suit
+    threads : how many there are to use; None: as many as BLAS takes, for BLAS alone
     """
 
     node: Node
@@ -36,7 +36,7 @@ class Request:
     output: Array
     attributes: Mapping[str, Any]
     scratch: Callable[[tuple[int, ...], Any], Array]
-    products: Products | None = None
+    threads: int | None = None
 
 
 Preparer = Callable[[Request], Kernel]
@@ -219,8 +219,9 @@ def _concatenate(request: Request) -> Kernel:
 def _matmul(request: Request) -> Kernel:
     """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
     a, b = request.inputs
-    if request.products is not None and request.products.suits(a, b, request.output):
-        return request.products.kernel(a, b, request.output, request.scratch)
+    few_rows = products() if request.threads is not None else None
+    if few_rows is not None and few_rows.suits(a, b, request.output):
+        return few_rows.kernel(a, b, request.output, request.scratch, request.threads or 1)
     copies: list[tuple[Array, Array]] = []
     operands = []
     for array in request.inputs:

@@ -14,7 +14,6 @@ import numpy as np
 
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
-from miai_graph.kernels.few_rows import Products
 from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -69,6 +68,7 @@ class BoundPlan:
     links : to workers with whom no memory is shared
     order : in which to compute; by default each run of nodes that depend on rows for one part after another
     deferral : what is computed for groups of parts
+    threads : how many kernels may use, each; None: as many as BLAS takes, for matrix products alone
 
     Attributes
     ----------
@@ -80,7 +80,6 @@ class BoundPlan:
     scratch_bytes : the memory that kernels use for themselves
     bindings : what is prepared, by `turns`
     recorder : adds up the stamps
-    products : of few rows, for kernels to use
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class BoundPlan:
         links: Links | None = None,
         order: Sequence[Position] | None = None,
         deferral: Deferral = NO_DEFERRAL,
+        threads: int | None = None,
     ) -> None:
         self.program = program
         self.batch_size = batch_size
@@ -112,7 +112,7 @@ class BoundPlan:
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
-        self.products: Products | None = None
+        self.threads = threads
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
         self.bindings: dict[bytes, Binding] = {}
@@ -133,12 +133,6 @@ class BoundPlan:
         """Write the times into this array from now on."""
         self.stamps = stamps
         self._stamps = memoryview(stamps.data)
-
-    def use(self, products: Products | None) -> None:
-        """Prepare products of matrices anew, by these where they suit."""
-        self.products = products
-        self._kernels = {at: kernel for at, kernel in self._kernels.items() if at[0].op.name != "matmul"}
-        self.bindings.clear()
 
     def turns(self) -> bytes:
         """Which of its two arrays holds the value now, for each of the graph's variables."""
@@ -342,12 +336,12 @@ class BoundPlan:
         scratch = Scratch(self._workspace)
         fusion = self.program.fusions.get(node)
         if fusion is not None:
-            kernel = fusion_kernel(fusion, arrays, scratch.take)
+            kernel = fusion_kernel(fusion, arrays, scratch.take, self.threads or 1)
             self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
             return kernel
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
-        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.products)
+        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.threads)
         if node.op in (_all_reduce, _reduce_scatter):
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:

@@ -204,13 +204,13 @@ def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
     return min((use.place for node in chain.nodes for use in uses[node] if use.reader not in members), default=np.inf)
 
 
-def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch) -> Kernel:
-    """What computes a fusion, with its operands and results in these arrays."""
+def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch, threads: int) -> Kernel:
+    """What computes a fusion, with its operands and results in these arrays, in up to so many threads."""
     first = fusion.chains[0]
     kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first))
     for chain in fusion.chains:
         kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
-    return kernels.kernel()
+    return kernels.kernel(threads)
 
 
 def describe_chain(chain: Chain) -> str:

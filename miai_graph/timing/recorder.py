@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node of those that one kernel computes, with its part of the work. By its part of the flops its time is told."""
+    """A node of those that one kernel computes, with its part of the work. Its time is by its part of the flops."""
 
     node: Node
     cost: Cost
