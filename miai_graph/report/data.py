@@ -15,9 +15,10 @@ nodes      all nodes of the graph and all else that was timed: name, op, layer, 
            attributes, and box, the number of the box that shows it, or null
 edges      pairs of numbers of nodes: which one is an input of which
 drawing    width and height of the outermost drawing
-boxes      scope (its layer), phase, type (of what comes out), parent (the number of the box it is in, or null), x and y
-           of its centre in the drawing within its parent, width, height, and inside: width and height of the drawing
-           that is seen when it is opened, or null if it is a single node
+boxes      scope (its layer; "first … last" of several that look alike), phase, type (of what comes out), parent (the
+           number of the box it is in, or null), x and y of its centre in the drawing within its parent, width, height,
+           inside: width and height of the drawing that is seen when it is opened, or null if it is a single node; and
+           times: of how many blocks that look alike it consists, 1 for all other boxes
 links      arrows between boxes of one parent: from, to, and points, the corners of the line; none for links that are
            only shown for a box that is marked, such as those from forward to backward
 records    columns: node, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all calls
@@ -69,7 +70,8 @@ class GraphData:
         self.boxes_of_names = {self.names[node]: box for node, box in self.drawing.box_of.items()}
         self.boxes_of_layers: dict[NodeKey, int] = {}
         for number, box in enumerate(self.drawing.boxes):
-            if box["parent"] is None and box["scope"]:
+            is_outermost = box["parent"] is None or self.drawing.boxes[box["parent"]]["times"] > 1
+            if is_outermost and box["times"] == 1 and box["scope"]:
                 self.boxes_of_layers.setdefault((outer_scope(box["scope"]), box["phase"]), number)
                 self.boxes_of_layers.setdefault((outer_scope(box["scope"]), ""), number)
 

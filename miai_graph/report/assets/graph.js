@@ -13,6 +13,8 @@ const LEAST_TEXT = 0.36;
 const LEAST_DETAIL = 0.2;
 const MARGIN = 24;
 const DOUBLE_CLICK = 400;
+const PILE = 4;
+const REPEATED = " … ";
 
 class GraphView {
   constructor(canvas, store, colours) {
@@ -183,6 +185,7 @@ class GraphView {
     const node = box.inside === null ? store.nodes[store.nodesOfBox[number][0]] : null;
     return [
       store.boxTitle(number),
+      box.times > 1 && `${box.times} times, one like the other`,
       node ? `${node.op}, ${box.phase}` : `${box.phase}, ${this.count(number)} nodes`,
       box.type,
       `${duration(seconds)} a step, ${percent(store.share(seconds))} of the time of all workers`,
@@ -220,6 +223,7 @@ class GraphView {
     const isSeen = (box) =>
       box.x < seen.right && box.x + box.width > seen.left && box.y < seen.bottom && box.y + box.height > seen.top;
     this.most = this.greatest();
+    this.marked = this.markedBoxes();
     for (const box of this.layout.frames) if (isSeen(box)) this.drawFrame(context, box);
     this.drawLines(context, seen);
     for (const box of this.layout.leaves) if (isSeen(box)) this.drawBox(context, box);
@@ -245,8 +249,14 @@ class GraphView {
   }
 
   isMarked(number) {
+    return this.marked.has(number);
+  }
+
+  // What is marked, or the closed boxes that it is in.
+  markedBoxes() {
     const { selection } = this.store;
-    return Boolean(selection) && (selection.boxes.has(number) || this.markedBox() === number);
+    const boxes = selection ? [...selection.boxes, selection.box ?? null].filter((box) => box !== null) : [];
+    return new Set(boxes.map((box) => this.layout.shown(box)));
   }
 
   drawFrame(context, box) {
@@ -268,7 +278,9 @@ class GraphView {
       const start = box.x + 20 + context.measureText(title).width;
       context.fillStyle = colours.faint;
       context.font = `11px ${colours.font}`;
-      context.fillText(fitted(context, store.boxes[box.number].phase, box.x + box.width - start - 8), start, box.y + 19);
+      const { phase, times } = store.boxes[box.number];
+      const about = times > 1 ? `×${times} · ${phase}` : phase;
+      context.fillText(fitted(context, about, box.x + box.width - start - 8), start, box.y + 19);
     }
     context.globalAlpha = 1;
   }
@@ -282,6 +294,7 @@ class GraphView {
     context.fillStyle = fill;
     context.strokeStyle = colours.phase(data.phase);
     context.lineWidth = isGroup ? 2 : 1.2;
+    if (data.times > 1) this.drawPile(context, box);
     if (this.port.scale > LEAST_DETAIL) {
       context.beginPath();
       context.roundRect(box.x, box.y, box.width, box.height, isGroup ? 7 : 4);
@@ -296,6 +309,16 @@ class GraphView {
     context.globalAlpha = 1;
   }
 
+  // The edges of what lies below a box that stands for several.
+  drawPile(context, box) {
+    for (const shift of [PILE, PILE / 2]) {
+      context.beginPath();
+      context.roundRect(box.x + shift, box.y + shift, box.width, box.height, 7);
+      context.fill();
+      context.stroke();
+    }
+  }
+
   drawTexts(context, box, data, ink) {
     const { colours } = this;
     const isGroup = data.inside !== null;
@@ -306,13 +329,25 @@ class GraphView {
     context.font = `11px ${colours.font}`;
     const wide = figure ? context.measureText(figure).width + 8 : 0;
     if (figure) context.fillText(figure, box.x + box.width - 2 - wide, isGroup ? top + 17 : top);
-    const rows = isGroup ? [data.phase, data.type] : [this.opText(box.number, data)];
+    const { title, rows, badge } = this.texts(context, box.number, data, room);
     rows.forEach((text, place) => {
       const free = room - (isGroup && place === 0 ? wide : 0);
       context.fillText(fitted(context, text, free), box.x + 10, top + 17 + 16 * place);
     });
     context.font = `600 12px ${colours.font}`;
-    context.fillText(fitted(context, this.shortTitle(box.number, data), isGroup ? room : room - wide), box.x + 10, top);
+    const taken = badge ? context.measureText(badge).width + 8 : 0;
+    if (badge) context.fillText(badge, box.x + box.width - 2 - taken, top);
+    context.fillText(fitted(context, title, isGroup ? room - taken : room - wide), box.x + 10, top);
+  }
+
+  // What stands in a box. Where there is no room for the names of the first and the last of several, they get two rows.
+  texts(context, number, data, room) {
+    const title = this.shortTitle(number, data);
+    if (data.inside === null) return { title, rows: [this.opText(number, data)], badge: "" };
+    const badge = data.times > 1 ? `×${data.times}` : "";
+    const [first, last] = title.split(REPEATED);
+    if (!badge || !last || context.measureText(title).width + 60 < room) return { title, rows: [data.phase, data.type], badge };
+    return { title: `${first} …`, rows: [last, data.phase], badge };
   }
 
   // Within an opened layer, names need not begin with its own.
