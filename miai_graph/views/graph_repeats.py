@@ -85,7 +85,8 @@ def repeats_of(graph: Graph, pieces: Sequence[Piece]) -> list[Repeat]:
 
 def outermost_names(pieces: Sequence[Piece]) -> list[str]:
     """The layers of the first piece and of the last, in the order of forward: one if that is the same; none for ""."""
-    scopes = [piece.scope for piece in sorted(pieces, key=lambda piece: piece.nodes[0].origin) if piece.scope]
+    ordered = sorted(pieces, key=lambda piece: max(node.origin for node in piece.nodes))
+    scopes = [piece.scope for piece in ordered if piece.scope]
     return list(dict.fromkeys((*scopes[:1], *scopes[-1:])))
 
 
