@@ -97,7 +97,9 @@ def test_few_layers_are_not_folded(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_a_folded_box_has_the_sums_of_its_layers(opened: Opened, forward: int) -> None:
-    within = "store.nodes.forEach(({ outer, phase }, number) => { if (COND) total += store.nodeValue('time', number); })"
+    within = (
+        "store.nodes.forEach(({ outer, phase }, number) => { if (COND) total += store.nodeValue('time', number); })"
+    )
     condition = "outer.startsWith('block_') && outer !== 'block_0' && phase === 'forward'"
     total = opened.ask(f"const {{ store }} = report; let total = 0; {within.replace('COND', condition)}; return total")
     assert total > 0
@@ -113,7 +115,9 @@ def test_clicking_a_folded_box_marks_the_slices_and_rows_of_all_its_layers(opene
     rows = marked_rows(opened)
     assert rows
     assert all(map(is_repeated, rows))
-    marked = opened.ask("return report.table.rows.filter((row) => report.table.isMarked(row)).map(({ title }) => title)")
+    marked = opened.ask(
+        "return report.table.rows.filter((row) => report.table.isMarked(row)).map(({ title }) => title)"
+    )
     assert sorted(marked) == sorted(f"block_{number}" for number in range(1, BLOCKS))
     own = "node.phase === 'forward' && node.outer.startsWith('block_') && node.outer !== 'block_0'"
     expected = slices_of(opened, own)

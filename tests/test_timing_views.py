@@ -413,7 +413,7 @@ def test_layers_of_other_sizes_are_not_folded() -> None:
 
 def test_backward_stands_beside_forward_and_updates_above() -> None:
     mg.set_seed(0)
-    figure = plot_graph(dense_graph(6), by="layer")
+    figure = plot_graph(dense_graph(6), by="layer", fold=False)
     places: dict[str, list[tuple[float, float]]] = {}
     for text in figure.axes[0].texts:
         places.setdefault(text.get_text(), []).append(text.get_position())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miai_graph.views import style
+from miai_graph.views import fonts, style
 from miai_graph.views.layout import Box, Drawing, Point
 from miai_graph.views.palette import palette
 
@@ -288,6 +288,6 @@ def _draw_bar(figure: Figure, bar: Bar, top: float, height: float) -> None:
     drawn.outline.set(edgecolor=palette().line, linewidth=0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bar.format_tick(value)))
     axes.tick_params(
-        labelsize=DETAIL_SIZE, labelcolor=palette().text, color=palette().line, length=2, labelfontfamily=style.FONT
+        labelsize=DETAIL_SIZE, labelcolor=palette().text, color=palette().line, length=2, labelfontfamily=fonts.FONT
     )
     style.plain_text(axes, 0.0, 1.25, bar.text, DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left")

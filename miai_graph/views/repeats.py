@@ -105,9 +105,7 @@ def _segments(units: Sequence[Repeatable], links: Sequence[Link]) -> list[range]
     return segments
 
 
-def _signatures(
-    units: Sequence[Repeatable], links: Sequence[Link], segments: Sequence[range]
-) -> list[Hashable]:
+def _signatures(units: Sequence[Repeatable], links: Sequence[Link], segments: Sequence[range]) -> list[Hashable]:
     """What segments have in common if they look alike; None for one that is like no other."""
     place = {unit.key: number for number, unit in enumerate(units)}
     sources: dict[int, list[int]] = {number: [] for number in range(len(units))}

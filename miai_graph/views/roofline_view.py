@@ -11,7 +11,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import TimedWorker, Timing
 from miai_graph.timing.grouping import GroupBy, split_into_groups
-from miai_graph.views import style
+from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette
 from miai_graph.views.shares import format_share
 
@@ -137,7 +137,7 @@ def _draw_roof(axes: Axes, roof: _Roof, place: int) -> None:
         color=palette().text if place == 0 else palette().line,
         linestyle="-" if place == 0 else "--",
         linewidth=1.5,
-        label=f"{roof.name}: {roof.flops / 1e9:,.0f} GFLOP/s, {roof.bytes / 1e9:,.1f} GB/s",
+        label=fonts.drawable(roof.name) + f": {roof.flops / 1e9:,.0f} GFLOP/s, {roof.bytes / 1e9:,.1f} GB/s",
     )
 
 
