@@ -46,7 +46,7 @@ def test_names_in_any_script_are_drawn_without_warnings(tmp_path: Path, suffix: 
             plot_graph(mg.Graph(model.outputs), tmp_path / f"graph.{suffix}"),
             timing.plot(tmp_path / f"layers.{suffix}"),
             timing.plot(tmp_path / f"roofline.{suffix}", "roofline"),
-            mg.plot_scaling({name: timing for name in NAMES[:2]}, tmp_path / f"scaling.{suffix}"),
+            mg.plot_scaling(dict.fromkeys(NAMES[:2], timing), tmp_path / f"scaling.{suffix}"),
             plot_history({"损失 🚀": [3.0, 2.0]}, tmp_path / f"history.{suffix}"),
         ]
     for figure in figures:
