@@ -14,8 +14,9 @@ from miai_graph import layers
 from miai_graph.context import UPDATE, build_context
 from miai_graph.errors import ArgumentError
 from miai_graph.graph import Graph
+from miai_graph.model import Model
 from miai_graph.timing import Timing
-from miai_graph.views import plot_graph
+from miai_graph.views import plot_graph, plot_model
 from miai_graph.views.folding import fold_by_layer
 from miai_graph.views.graph_repeats import joined_links, links_between, repeats_of
 from miai_graph.views.layout import Box, Edge, layered
@@ -179,3 +180,19 @@ def test_two_columns_that_run_down_and_up_are_cut_together() -> None:
 def test_fold_is_told_apart_from_other_things() -> None:
     with pytest.raises(ArgumentError, match="expected fold to be True, False or None; found 'all'"):
         plot_graph(chain(["tanh"]), fold="all")
+
+
+def test_single_ops_are_parts_of_blocks_that_repeat() -> None:
+    node = inputs = layers.Input((WIDTH,), name="x")
+    for _ in range(9):
+        node = layers.LayerNormalization()(node + layers.Dense(WIDTH, activation="relu")(node))
+    written = texts(plot_model(Model(inputs, node)))
+    assert written.count("×9") == 3
+    assert written.count("add (None, 8)") == 1
+    node = inputs = layers.Input((WIDTH, WIDTH), name="x")
+    for axis in (1, 2, 1, 2, 1, 2):
+        node = layers.ReLU()(node + mg.sum(node, axis=axis, keepdims=True))
+    figure = plot_model(Model(inputs, node), fold=True)
+    assert texts(figure).count("sum (None, 8, 1)") == 1
+    assert texts(figure).count("sum (None, 1, 8)") == 1
+    assert_texts_are_apart_and_inside(figure)
