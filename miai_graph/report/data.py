@@ -8,7 +8,7 @@ a dictionary of lists, all of one length.
 format     "miai_graph report", and version, of this description
 title      of the page
 run        of the timing: steps, wall_seconds, start_up_seconds, peak_bytes, notes, and verdict, a list of lines
-workers    those that compute: index, host, pid, stage, replica, flops_per_second, bytes_per_second,
+workers    those that compute, by stages: index, host, pid, stage, replica, flops_per_second, bytes_per_second,
            clock_uncertainty_seconds (as in `TimedWorker`; null where not known) and parts: seconds by phase, which add
            up to wall_seconds
 nodes      all nodes of the graph and all else that was timed: name, op, layer, phase, type, source (file and line),
@@ -219,7 +219,7 @@ def _run(timing: Timing) -> dict[str, Any]:
 
 
 def _workers(timing: Timing) -> list[dict[str, Any]]:
-    """All workers that anything is known of, in order."""
+    """All workers that anything is known of, in the order of their stages, if they have any, and numbers."""
     asking = calling_processes(timing)
     known = {worker.index: worker for worker in timing.workers if worker.index not in asking}
     parts: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -228,7 +228,8 @@ def _workers(timing: Timing) -> list[dict[str, Any]]:
         parts[record.worker][record.phase] += record.seconds
     for piece in timing.slices:
         known.setdefault(piece.worker, TimedWorker(piece.worker, "", stage=piece.stage))
-    return [{**asdict(known[index]), "parts": dict(parts[index])} for index in sorted(known)]
+    ordered = sorted(known.values(), key=lambda worker: (worker.stage or 0, worker.index))
+    return [{**asdict(worker), "parts": dict(parts[worker.index])} for worker in ordered]
 
 
 def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
