@@ -18,8 +18,8 @@ Row = tuple[str, str, str, str, float]
 """Node, op, layer, phase, and seconds on one worker in one step."""
 
 
-def made_graph(blocks: int, *, name: str = "block") -> Graph:
-    """The graph of a training step of a chain of small layers, with skips over some of them."""
+def made_graph(blocks: int, *, name: str = "block", has_skips: bool = True) -> Graph:
+    """The graph of a training step of a chain of small layers, with skips over some of them, or without."""
     mg.set_seed(0)
     x = mg.input("x", (None, WIDTH))
     value, before, parameters = x, x, []
@@ -28,7 +28,7 @@ def made_graph(blocks: int, *, name: str = "block") -> Graph:
             weight = mg.parameter(np.zeros((WIDTH, WIDTH), "f4"), name=f"{name}_{number}/weight")
             bias = mg.parameter(np.zeros(WIDTH, "f4"), name=f"{name}_{number}/bias")
             hidden = mg.tanh(value @ weight + bias)
-            value, before = (hidden + before if number % 3 == 2 else hidden), value
+            value, before = (hidden + before if has_skips and number % 3 == 2 else hidden), value
         parameters += [weight, bias]
     with mg.name_scope("loss"):
         loss = mg.mean(mg.square(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -166,3 +167,11 @@ def test_a_calling_process_that_only_waits_is_no_worker(tmp_path: Path) -> None:
     assert data["run"]["notes"] == [
         "Not counted: the calling process, which only gives the workers their work (wait 100 %)"
     ]
+
+
+def test_workers_stand_in_the_order_of_stages(tmp_path: Path) -> None:
+    timing = pipeline_timing()
+    workers = [replace(worker, stage=1 - worker.index) for worker in timing.workers if worker.stage is not None]
+    other = Timing(timing.records, timing.steps, slices=timing.slices, workers=workers)
+    data = data_of(mg.report(made_graph(1), other, tmp_path / "report.html"))
+    assert [worker["stage"] for worker in data["workers"] if worker["stage"] is not None] == [0, 1]

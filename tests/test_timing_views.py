@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,14 @@ def test_a_timeline_names_workers_steps_layers_and_micro_batches() -> None:
     assert any(text.startswith("step 0: ") for text in written)
     assert any(text.startswith("step 63: ") for text in written)
     assert "The clocks of the workers agree within 2.00 µs." in written
+
+
+def test_lanes_stand_in_the_order_of_stages() -> None:
+    timing = made_timing(5, 3)
+    workers = [replace(worker, stage=2 - worker.index) for worker in timing.workers]
+    figure = plot_timing(Timing(timing.records, 64, slices=timing.slices, workers=workers), kind="timeline")
+    heights = {text.get_text(): text.get_window_extent().y0 for axes in figure.axes for text in axes.texts}
+    assert heights["worker 2"] > heights["stage 0"] > heights["worker 1"] > heights["worker 0"] > heights["stage 2"]
 
 
 def test_sending_is_joined_to_receiving() -> None:
@@ -413,7 +422,7 @@ def test_layers_of_other_sizes_are_not_folded() -> None:
 
 def test_backward_stands_beside_forward_and_updates_above() -> None:
     mg.set_seed(0)
-    figure = plot_graph(dense_graph(6), by="layer")
+    figure = plot_graph(dense_graph(6), by="layer", fold=False)
     places: dict[str, list[tuple[float, float]]] = {}
     for text in figure.axes[0].texts:
         places.setdefault(text.get_text(), []).append(text.get_position())

@@ -8,16 +8,17 @@ a dictionary of lists, all of one length.
 format     "miai_graph report", and version, of this description
 title      of the page
 run        of the timing: steps, wall_seconds, start_up_seconds, peak_bytes, notes, and verdict, a list of lines
-workers    those that compute: index, host, pid, stage, replica, flops_per_second, bytes_per_second,
+workers    those that compute, by stages: index, host, pid, stage, replica, flops_per_second, bytes_per_second,
            clock_uncertainty_seconds (as in `TimedWorker`; null where not known) and parts: seconds by phase, which add
            up to wall_seconds
 nodes      all nodes of the graph and all else that was timed: name, op, layer, phase, type, source (file and line),
            attributes, and box, the number of the box that shows it, or null
 edges      pairs of numbers of nodes: which one is an input of which
 drawing    width and height of the outermost drawing
-boxes      scope (its layer), phase, type (of what comes out), parent (the number of the box it is in, or null), x and y
-           of its centre in the drawing within its parent, width, height, and inside: width and height of the drawing
-           that is seen when it is opened, or null if it is a single node
+boxes      scope (its layer; "first … last" of several that look alike), phase, type (of what comes out), parent (the
+           number of the box it is in, or null), x and y of its centre in the drawing within its parent, width, height,
+           inside: width and height of the drawing that is seen when it is opened, or null if it is a single node; and
+           times: of how many blocks that look alike it consists, 1 for all other boxes
 links      arrows between boxes of one parent: from, to, and points, the corners of the line; none for links that are
            only shown for a box that is marked, such as those from forward to backward
 records    columns: node, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all calls
@@ -69,7 +70,8 @@ class GraphData:
         self.boxes_of_names = {self.names[node]: box for node, box in self.drawing.box_of.items()}
         self.boxes_of_layers: dict[NodeKey, int] = {}
         for number, box in enumerate(self.drawing.boxes):
-            if box["parent"] is None and box["scope"]:
+            is_outermost = box["parent"] is None or self.drawing.boxes[box["parent"]]["times"] > 1
+            if is_outermost and box["times"] == 1 and box["scope"]:
                 self.boxes_of_layers.setdefault((outer_scope(box["scope"]), box["phase"]), number)
                 self.boxes_of_layers.setdefault((outer_scope(box["scope"]), ""), number)
 
@@ -217,7 +219,7 @@ def _run(timing: Timing) -> dict[str, Any]:
 
 
 def _workers(timing: Timing) -> list[dict[str, Any]]:
-    """All workers that anything is known of, in order."""
+    """All workers that anything is known of, in the order of their stages, if they have any, and numbers."""
     asking = calling_processes(timing)
     known = {worker.index: worker for worker in timing.workers if worker.index not in asking}
     parts: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -226,7 +228,8 @@ def _workers(timing: Timing) -> list[dict[str, Any]]:
         parts[record.worker][record.phase] += record.seconds
     for piece in timing.slices:
         known.setdefault(piece.worker, TimedWorker(piece.worker, "", stage=piece.stage))
-    return [{**asdict(known[index]), "parts": dict(parts[index])} for index in sorted(known)]
+    ordered = sorted(known.values(), key=lambda worker: (worker.stage or 0, worker.index))
+    return [{**asdict(worker), "parts": dict(parts[worker.index])} for worker in ordered]
 
 
 def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:

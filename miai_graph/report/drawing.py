@@ -1,5 +1,7 @@
 """Where the boxes of the report's graph stand: those of layers, within each of them its layers, and within these ops.
 
+Blocks of layers that come again and again are one box too, within which all of them stand.
+
 Each box that can be opened has a drawing of its own inside. The page makes room for those that are opened, so nothing
 is laid out again there, and what the reader has seen stays where it was.
 """
@@ -7,15 +9,16 @@ is laid out again there, and what the reader has seen stays where it was.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from miai_graph.graph import Graph
 from miai_graph.node import Node
-from miai_graph.views.columns import BACKWARD_COLUMN, UPDATE_COLUMN, columns_of
+from miai_graph.views.columns import BACKWARD_COLUMN, UPDATE_COLUMN, columns_of, lines_of
 from miai_graph.views.folding import Piece, fold_by_layer
+from miai_graph.views.graph_repeats import MOST_PIECES, Repeat, outermost_names, repeats_of
 from miai_graph.views.layout import Box, Edge, Point, Spacing, layered
 from miai_graph.views.wrapping import wrapped
 
@@ -25,7 +28,6 @@ NODE_SIZE = 156.0, 42.0
 
 _SPACING = Spacing(beside=20.0, below=30.0, edge=10.0)
 _WANTED_RATIO = 1.6
-_MOST_LINKS = 8
 
 Pair = tuple[int, int]
 
@@ -35,9 +37,11 @@ class Group(Piece):
     """Nodes that are one box until it is opened.
 
     parts : what is seen when it is opened; empty for a box of a single node
+    times : of how many blocks that look alike it consists
     """
 
     parts: Sequence[Group] = ()
+    times: int = 1
 
 
 @dataclass
@@ -65,7 +69,24 @@ def layer_tree(graph: Graph) -> list[Group]:
     """Layers by phase; a graph without layers is the nodes themselves."""
     if not any(node.scope for node in graph.nodes):
         return [_single(node) for node in graph.nodes]
-    return [_group(piece.scope, piece.phase, piece.nodes) for piece in fold_by_layer(graph)]
+    pieces = fold_by_layer(graph)
+    groups = [_group(piece.scope, piece.phase, piece.nodes) for piece in pieces]
+    return _folded(groups, repeats_of(graph, pieces)) if len(pieces) > MOST_PIECES else groups
+
+
+def _folded(groups: Sequence[Group], repeats: Sequence[Repeat]) -> list[Group]:
+    """The groups, with those of each repeat as one, in the place of its first."""
+    folded = {min(repeat.members): _repeated(groups, repeat) for repeat in repeats}
+    within = {number for repeat in repeats for number in repeat.members}
+    return [
+        folded.get(number, group) for number, group in enumerate(groups) if number in folded or number not in within
+    ]
+
+
+def _repeated(groups: Sequence[Group], repeat: Repeat) -> Group:
+    parts = [groups[number] for number in repeat.members]
+    nodes = [node for part in parts for node in part.nodes]
+    return Group(" … ".join(outermost_names(parts)), parts[0].phase, nodes, parts, repeat.times)
 
 
 def _single(node: Node) -> Group:
@@ -156,23 +177,11 @@ class _Placed:
     height: float
 
 
-def _drawn_pairs(pairs: Sequence[Pair], columns: Sequence[int]) -> list[Pair]:
-    """The links that get lines: not what forward gives to backward and updates but where backward begins, and not where
-    very many come together, as in an optimizer; these would hide all else."""
-    counts = Counter(target for _, target in pairs)
-    goes_on = {target for source, target in pairs if columns[source] > 0}
-    return [
-        (source, target)
-        for source, target in pairs
-        if counts[target] <= _MOST_LINKS and not (columns[source] == 0 < columns[target] and target in goes_on)
-    ]
-
-
 def _placed_parts(groups: Sequence[Group], all_pairs: Sequence[Pair], columns: Sequence[int]) -> list[_Placed]:
     """A drawing of each part that nothing links with the others."""
     import networkx
 
-    pairs = _drawn_pairs(all_pairs, columns)
+    pairs = lines_of(all_pairs, columns)
     linked = networkx.Graph(pairs)
     linked.add_nodes_from(range(len(groups)))
     leads_back = any(
@@ -232,6 +241,7 @@ def _box(group: Group, parent: int | None, x: float, y: float) -> dict[str, Any]
         "height": height,
         "type": str(group.nodes[-1].type),
         "inside": None,
+        "times": group.times,
     }
 
 

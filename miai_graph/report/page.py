@@ -25,6 +25,7 @@ _SCRIPTS = (
     "colours.js",
     "viewport.js",
     "layout.js",
+    "boxes.js",
     "graph.js",
     "slices.js",
     "timeline.js",

@@ -9,7 +9,7 @@ import numpy as np
 
 from miai_graph.errors import ArgumentError
 from miai_graph.op import Array
-from miai_graph.views import style
+from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette, paper
 from miai_graph.views.samples_view import as_numbers
 
@@ -127,7 +127,7 @@ def _draw_probabilities(figure: Figure, axes: Axes, across: Array, up: Array, va
         axes.contour(across, up, values.reshape(shape), levels=[0.5], colors=palette().text, linewidths=1.4)
     bar = figure.colorbar(filled, ax=axes, ticks=levels[::2], format=PercentFormatter(1.0, decimals=0, symbol=" %"))
     bar.outline.set(edgecolor=palette().line, linewidth=0.8)
-    bar.ax.tick_params(labelsize=8, labelcolor=palette().text, color=palette().line, labelfontfamily=style.FONT)
+    bar.ax.tick_params(labelsize=8, labelcolor=palette().text, color=palette().line, labelfontfamily=fonts.FONT)
     bar.set_label("probability of class 1", fontproperties=style.font(8.5), color=palette().text)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miai_graph.views import style
+from miai_graph.views import fonts, style
 from miai_graph.views.layout import Box, Drawing, Point
 from miai_graph.views.palette import palette
 
@@ -24,6 +24,7 @@ ARROW = 5.0
 NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
 _LEADING = 1.38
 _PILE = 5.0
+_BADGE_HEIGHT = 14.0
 _CORNER = 4.0
 _EDGE_WIDTH = 0.9
 _LEGEND_WIDTH = 420.0
@@ -72,8 +73,9 @@ class Card:
         """The place that it needs."""
         pile = _PILE if self.badge else 0.0
         width = max(line.width for line in self.lines) + 2 * PADDING + pile + self.badge_width
-        height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7) + pile
-        return Box(self.key, width, height, self.column, self.group)
+        height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7)
+        least = _BADGE_HEIGHT + PADDING if self.badge else 0.0
+        return Box(self.key, width, max(height, least) + pile, self.column, self.group)
 
     @property
     def badge_width(self) -> float:
@@ -235,8 +237,8 @@ def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
         line_top += line.height
     if card.badge:
         corner = left + width - card.badge_width - 3, top + 3
-        _draw_box(axes, (*corner, card.badge_width, 14), palette().paper, card.frame, 0.9)
-        place = corner[0] + card.badge_width / 2, corner[1] + 7
+        _draw_box(axes, (*corner, card.badge_width, _BADGE_HEIGHT), palette().paper, card.frame, 0.9)
+        place = corner[0] + card.badge_width / 2, corner[1] + _BADGE_HEIGHT / 2
         style.plain_text(axes, *place, card.badge, NAME_SIZE, bold=True, ha="center", va="center_baseline")
 
 
@@ -288,6 +290,6 @@ def _draw_bar(figure: Figure, bar: Bar, top: float, height: float) -> None:
     drawn.outline.set(edgecolor=palette().line, linewidth=0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bar.format_tick(value)))
     axes.tick_params(
-        labelsize=DETAIL_SIZE, labelcolor=palette().text, color=palette().line, length=2, labelfontfamily=style.FONT
+        labelsize=DETAIL_SIZE, labelcolor=palette().text, color=palette().line, length=2, labelfontfamily=fonts.FONT
     )
     style.plain_text(axes, 0.0, 1.25, bar.text, DETAIL_SIZE, transform=axes.transAxes, va="bottom", ha="left")

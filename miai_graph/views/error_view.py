@@ -14,7 +14,9 @@ from miai_graph.messages import Failure
 from miai_graph.views import style
 from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_sheet
 from miai_graph.views.folding import Piece
-from miai_graph.views.graph_view import CardMaker, kind_of, legend, links_between, pieces_of
+from miai_graph.views.graph_cards import CardMaker, kind_of, legend
+from miai_graph.views.graph_repeats import links_between
+from miai_graph.views.graph_view import pieces_of
 from miai_graph.views.layout import Edge, layered
 from miai_graph.views.palette import palette, paper
 from miai_graph.views.wrapping import wrapped
@@ -75,7 +77,7 @@ def _sheet(error: MiaiGraphError, failure: Failure, graph: Graph, pieces: Sequen
     joined = [number for number, piece in enumerate(pieces) if set(piece.nodes) & set(failure.inputs)]
     shown = _nearest(joined, links)
     maker = CardMaker(graph, by_layer)
-    cards = [replace(maker.card(number, pieces[number], 0), frame_width=0.9, group=None) for number in shown]
+    cards = [replace(maker.card(number, [pieces[number]], 0), frame_width=0.9, group=None) for number in shown]
     samples = legend(cards, [kind_of(pieces[number], by_layer) for number in shown], filled=True)
     cards.append(_failed_card(error, failure))
     sound = [(source, target) for source, target in links if source in shown and target in shown]

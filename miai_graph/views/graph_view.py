@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from miai_graph.context import BACKWARD, FORWARD, UPDATE
 from miai_graph.errors import ArgumentError
-from miai_graph.graph import Graph, format_attribute
+from miai_graph.graph import Graph
 from miai_graph.node import Node
-from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
 from miai_graph.timing import Timing
 from miai_graph.timing.difference import TimingDifference
 from miai_graph.views import style
-from miai_graph.views.canvas import NAME_SIZE, Card, Line, Sample, Sheet, draw_sheet
+from miai_graph.views.canvas import Card, Line, Sheet, draw_sheet
 from miai_graph.views.colouring import Colouring, colouring_of
-from miai_graph.views.columns import UPDATE_COLUMN, columns_of
-from miai_graph.views.folding import Piece, fold_by_layer, outer_scope
+from miai_graph.views.columns import MOST_LINKS, UPDATE_COLUMN, columns_of, lines_of
+from miai_graph.views.folding import Piece, fold_by_layer
+from miai_graph.views.graph_cards import CardMaker, kind_of, legend
+from miai_graph.views.graph_repeats import MOST_PIECES, Repeat, carrying_links, links_between, repeats_of
 from miai_graph.views.layout import Edge, layered
 from miai_graph.views.palette import palette, paper
 from miai_graph.views.regions import outlined_regions
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 MOST_NODES = 120
 """Larger graphs are drawn by layer, unless the caller says otherwise."""
 
-INPUT, VARIABLE, SMALL = "input", "variable", "constant or view"
-
-_LONGEST_NAME = 34
-
 
 def plot_graph(
     graph: Graph,
@@ -42,6 +38,7 @@ def plot_graph(
     by: str | None = None,
     timing: Timing | TimingDifference | None = None,
     colour_by: str | None = None,
+    fold: bool | None = None,
     dark: bool = False,
     dpi: float = style.DPI,
 ) -> Figure:
@@ -56,6 +53,8 @@ def plot_graph(
     timing : colours the boxes; a difference of two timings colours them by what changed
     colour_by : what the colours tell of the timing: shares of the "time" (by default), of the time of "wait", of
         "bytes" moved or of the "memory" of values; or which "stage" or "worker" it was on
+    fold : whether blocks that come again and again are drawn once, with how often they come. By default those of
+        layers, where there are more than 24 boxes
     dark : whether for dark paper
     dpi : pixels an inch, for .png
 
@@ -71,12 +70,16 @@ def plot_graph(
         if the file cannot be written.
     """
     target = style.check_path(path)
+    if not isinstance(fold, bool | None):
+        raise ArgumentError(f"expected fold to be True, False or None; found {fold!r}")
     if not isinstance(graph, Graph):
         raise ArgumentError(f"expected a Graph to draw, such as mg.Graph([loss]); found {graph!r}")
     colouring = colouring_of(timing, colour_by)
     pieces, by_layer = pieces_of(graph, by)
+    folds = (by_layer and len(pieces) > MOST_PIECES) if fold is None else fold
+    repeats = repeats_of(graph, pieces) if folds else []
     with paper(dark=dark):
-        figure = draw_sheet(_sheet(graph, pieces, colouring, by_layer))
+        figure = draw_sheet(_sheet(graph, pieces, repeats, colouring, by_layer))
     return style.save(figure, target, dpi)
 
 
@@ -96,13 +99,6 @@ def pieces_of(graph: Graph, by: str | None) -> tuple[list[Piece], bool]:
     return [Piece(node.scope, node.phase, [node]) for node in graph.nodes], False
 
 
-def links_between(graph: Graph, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
-    """Which pieces need which others, by their numbers."""
-    piece_of = {node: number for number, piece in enumerate(pieces) for node in piece.nodes}
-    links = dict.fromkeys((piece_of[source], piece_of[node]) for node in graph.nodes for source in node.inputs)
-    return [(source, target) for source, target in links if source != target]
-
-
 def _values(pieces: Sequence[Piece], names: Mapping[Node, str], colouring: Colouring, by_layer: bool) -> list[Any]:
     """The value of each piece: by its layer and phase where it is all there is of them, else by its nodes' names."""
     kinds = Counter((piece.scope, piece.phase) for piece in pieces)
@@ -116,21 +112,65 @@ def _values(pieces: Sequence[Piece], names: Mapping[Node, str], colouring: Colou
     ]
 
 
-def _sheet(graph: Graph, pieces: Sequence[Piece], colouring: Colouring | None, by_layer: bool) -> Sheet:
-    links = links_between(graph, pieces)
-    columns = columns_of(pieces, links)
+@dataclass(frozen=True)
+class _Stack:
+    """Pieces that are drawn as one card; mostly one piece.
+
+    repeat : the number of the repeat that they are of, or None
+    """
+
+    members: Sequence[int]
+    repeat: int | None = None
+
+
+def _stacks(pieces: Sequence[Piece], repeats: Sequence[Repeat]) -> list[_Stack]:
+    folded = {number for repeat in repeats for number in repeat.members}
+    single = [_Stack([number]) for number in range(len(pieces)) if number not in folded]
+    alike = [
+        _Stack(members, number)
+        for number, repeat in enumerate(repeats)
+        for members in zip(*repeat.copies, strict=True)
+    ]  # fmt: skip
+    return sorted([*single, *alike], key=lambda stack: min(stack.members))
+
+
+def _links_of_stacks(stacks: Sequence[_Stack], links: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The links between stacks, by their numbers; without those from one block to the next that looks like it."""
+    place = {member: (number, copy) for number, stack in enumerate(stacks) for copy, member in enumerate(stack.members)}
+    pairs: dict[tuple[int, int], None] = {}
+    for source, target in links:
+        (first, first_copy), (second, second_copy) = place[source], place[target]
+        is_within = stacks[first].repeat is not None and stacks[first].repeat == stacks[second].repeat
+        if first != second and (not is_within or first_copy == second_copy):
+            pairs[first, second] = None
+    return list(pairs)
+
+
+def _sheet(
+    graph: Graph, pieces: Sequence[Piece], repeats: Sequence[Repeat], colouring: Colouring | None, by_layer: bool
+) -> Sheet:
+    all_links = links_between(graph, pieces)
+    stacks = _stacks(pieces, repeats)
+    piece_columns = columns_of(pieces, all_links)
+    columns = [piece_columns[stack.members[0]] for stack in stacks]
+    links = lines = _links_of_stacks(stacks, all_links)
+    if len(pieces) > MOST_PIECES:
+        lines = _links_of_stacks(stacks, carrying_links(graph, pieces))
+    if len(stacks) > MOST_PIECES:
+        lines = lines_of(lines, columns)
     maker = CardMaker(graph, by_layer)
-    cards = [maker.card(number, piece, columns[number]) for number, piece in enumerate(pieces)]
-    samples = legend(cards, [kind_of(piece, by_layer) for piece in pieces], filled=colouring is None)
-    notes: list[str] = []
+    cards = [_card(maker, number, stack, pieces, columns[number]) for number, stack in enumerate(stacks)]
+    samples = legend(cards, [kind_of(pieces[stack.members[0]], by_layer) for stack in stacks], filled=colouring is None)
+    notes = _left_out(len(links) - len(lines))
     if colouring is not None:
-        values = _values(pieces, maker.names, colouring, by_layer)
+        of_pieces = _values(pieces, maker.names, colouring, by_layer)
+        values = [_joined([of_pieces[member] for member in stack.members], colouring) for stack in stacks]
         colouring.scale(values)
         cards = [_coloured(card, value, colouring) for card, value in zip(cards, values, strict=True)]
         samples += colouring.samples
-        notes = colouring.notes(values)
-    last = _never_used_backward(columns, links)
-    edges = [Edge(source, target, upward=columns[source] > 0 or target in last) for source, target in links]
+        notes += colouring.notes(values)
+    last = _never_used_backward(columns, lines)
+    edges = [Edge(source, target, upward=columns[source] > 0 or target in last) for source, target in lines]
     boxes = [card.box for card in cards]
     drawing = wrapped(layered(boxes, edges), boxes, edges)
     return Sheet(
@@ -139,10 +179,29 @@ def _sheet(graph: Graph, pieces: Sequence[Piece], colouring: Colouring | None, b
         title=_title(graph, by_layer),
         samples=samples,
         regions=outlined_regions(boxes, drawing),
-        edge_colours=[palette().phase_lines.get(pieces[target].phase, palette().line) for _, target in links],
+        edge_colours=[
+            palette().phase_lines.get(pieces[stacks[target].members[0]].phase, palette().line) for _, target in lines
+        ],
         bar=None if colouring is None else colouring.bar,
         notes=notes,
     )
+
+
+def _card(maker: CardMaker, key: int, stack: _Stack, pieces: Sequence[Piece], column: int) -> Card:
+    card = maker.card(key, [pieces[member] for member in stack.members], column)
+    return card if stack.repeat is None else replace(card, group=("repeat", stack.repeat))
+
+
+def _joined(values: Sequence[Any], colouring: Colouring) -> Any:
+    return values[0] if len(values) == 1 else colouring.joined(values)
+
+
+def _left_out(lines: int) -> list[str]:
+    if not lines:
+        return []
+    what = "1 line is" if lines == 1 else f"{lines} lines are"
+    why = f"of shared constants, from forward to backward, or where over {MOST_LINKS} come together"
+    return [f"{what} left out: {why}"]
 
 
 def _coloured(card: Card, value: Any, colouring: Colouring) -> Card:
@@ -175,118 +234,3 @@ def _title(graph: Graph, by_layer: bool) -> str:
     parts = [count(len(graph.inputs), "input"), count(len(graph.outputs), "output")]
     parts += [count(len(graph.updates), "update")] if graph.updates else []
     return f"Graph of {count(len(graph), 'node')}{', by layer' if by_layer else ''}: {', '.join(parts)}"
-
-
-class CardMaker:
-    """Makes the cards of one graph's pieces."""
-
-    def __init__(self, graph: Graph, by_layer: bool) -> None:
-        self.by_layer = by_layer
-        self.names = graph.names
-        self.outputs = set(graph.outputs)
-        self.updated: dict[Node, list[str]] = {}
-        for variable, value in graph.updates.items():
-            self.updated.setdefault(value, []).append(self.names[variable])
-        scopes = {outer_scope(node.scope) for node in graph.nodes if node.scope}
-        self.outlined = scopes if not by_layer else set()
-
-    def card(self, key: int, piece: Piece, column: int) -> Card:
-        """The card of a piece, in the colours of its kind."""
-        node = piece.nodes[0]
-        kind = kind_of(piece, self.by_layer)
-        alone = not self.by_layer or kind in (INPUT, VARIABLE) or (len(piece.nodes) == 1 and not piece.scope)
-        lines = self._node_lines(node) if alone else self._layer_lines(piece)
-        fill, frame = _colours(piece, kind)
-        lines += self._update_lines(piece)
-        is_output = any(node in self.outputs for node in piece.nodes)
-        scope = outer_scope(node.scope)
-        return Card(
-            key,
-            lines,
-            fill,
-            frame,
-            frame_width=2.2 if is_output else 0.9,
-            column=column,
-            group=scope if scope in self.outlined else None,
-        )
-
-    def _node_lines(self, node: Node) -> list[Line]:
-        name, type = self.names[node], str(node.type)
-        title = style.shortened(name, _LONGEST_NAME)
-        if is_input(node) or is_variable(node):
-            return [Line(title, NAME_SIZE, bold=True), Line(type, colour=palette().faint_text)]
-        if node.op.name == "constant":
-            return [Line(f"{_value(node)} {type}", colour=palette().faint_text)]
-        if is_small(node):
-            return [Line(f"{node.op.name} {type}", colour=palette().faint_text)]
-        naming = [] if name == node.op.name else [Line(title)]
-        return [Line(node.op.name, NAME_SIZE, bold=True), *naming, Line(type, colour=palette().faint_text)]
-
-    def _layer_lines(self, piece: Piece) -> list[Line]:
-        worked = [node for node in piece.nodes if node.inputs] or list(piece.nodes)
-        ops = list(dict.fromkeys(node.op.name for node in worked if not is_small(node)))
-        listed = _listed(ops or list(dict.fromkeys(node.op.name for node in worked)))
-        title = style.shortened(piece.scope, _LONGEST_NAME) or listed
-        lines = [Line(title, NAME_SIZE, bold=True)]
-        lines += [Line(listed)] if piece.scope else []
-        size = f"{len(piece.nodes)} nodes" if len(piece.nodes) > 1 else str(piece.nodes[0].type)
-        return [*lines, Line(size, colour=palette().faint_text)]
-
-    def _update_lines(self, piece: Piece) -> list[Line]:
-        targets = [name for node in piece.nodes for name in self.updated.get(node, [])]
-        shown = [Line(f"new {style.shortened(name, _LONGEST_NAME)}", bold=True) for name in targets[:3]]
-        return shown + ([Line(f"and {len(targets) - 3} more", bold=True)] if len(targets) > 3 else [])
-
-
-def _value(node: Node) -> str:
-    value = node.attributes["value"]
-    return f"{value.item():.6g}" if value.size == 1 else format_attribute(value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The names, or as many as there is room for and the number of the others."""
-    shown = 1
-    while shown < len(names) and len(", ".join(names[: shown + 1])) <= _LONGEST_NAME:
-        shown += 1
-    return ", ".join(names[:shown]) + (f" + {len(names) - shown} more" if shown < len(names) else "")
-
-
-def is_small(node: Node) -> bool:
-    """Whether a node does no arithmetic worth a large box: constants, views, numbers of the run."""
-    return node.op.name in ("constant", "full", "broadcast_to", *RUN_NUMBERS) or node.op.is_view
-
-
-def kind_of(piece: Piece, by_layer: bool) -> str:
-    """What the legend calls it: its phase, unless it is a single node of a kind of its own."""
-    node = piece.nodes[0]
-    if is_input(node):
-        return INPUT
-    if len(piece.nodes) > 1 or (by_layer and piece.scope):
-        return piece.phase
-    if is_variable(node):
-        return VARIABLE
-    return SMALL if is_small(node) else piece.phase
-
-
-def _colours(piece: Piece, kind: str) -> tuple[str, str]:
-    """Fill and frame."""
-    if kind == INPUT:
-        return palette().yellow, palette().yellow_line
-    if kind == VARIABLE:
-        return palette().purple, palette().purple_line
-    fill = palette().paper if kind == SMALL else palette().phase_fills.get(piece.phase, palette().grey)
-    return fill, palette().phase_frames.get(piece.phase, palette().line)
-
-
-def legend(cards: Sequence[Card], kinds: Sequence[str], filled: bool) -> list[Sample]:
-    """The entries for kinds of cards. `filled` says whether the fills tell them apart too, beside the frames."""
-    samples = {
-        kind: Sample(kind, card.fill if filled else palette().paper, card.frame)
-        for card, kind in zip(cards, kinds, strict=True)
-    }
-    known = [INPUT, VARIABLE, FORWARD, BACKWARD, UPDATE, SMALL]
-    order = [*known, *sorted(set(samples) - set(known))]
-    shown = [samples[kind] for kind in order if kind in samples]
-    if any(card.frame_width > 1 for card in cards):
-        shown.append(Sample("output (thick frame)", palette().paper, palette().line, 2.2))
-    return shown

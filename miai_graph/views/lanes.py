@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
@@ -34,6 +34,12 @@ Area = tuple[float, float, float, float]
 """Left and right in the unit of the axes, top and height in points."""
 
 
+def _from_first_stage(timing: Timing, workers: Collection[int]) -> list[int]:
+    """The workers in the order in which a pipeline hands on its work; where there is none, by their numbers."""
+    stages = {known.index: known.stage or 0 for known in timing.workers}
+    return sorted(workers, key=lambda worker: (stages.get(worker, 0), worker))
+
+
 class Lanes:
     """How the lanes of all steps look.
 
@@ -41,6 +47,7 @@ class Lanes:
     ----------
     looks : how each kind of block is filled, as matplotlib's options, by its name: those of the legend. Where there are
         many layers, those of a kind look alike
+    workers : from top to bottom
     height : of all lanes, in points
     """
 
@@ -49,7 +56,7 @@ class Lanes:
         if len(set(self._layers.values())) > len(palette().layer_fills):
             self._layers = _layers_of_nodes(timing, _kind_of_layer)
         self.looks = self._chosen_looks(steps)
-        self.workers = sorted({worker for step in steps for worker in step.slices})
+        self.workers = _from_first_stage(timing, {worker for step in steps for worker in step.slices})
         self.is_high = len(self.workers) <= _MOST_LANES_OF_FULL_HEIGHT
         scale = 1.0 if self.is_high else _LOW
         self.block, self.strip, self._lane, self._top = (scale * size for size in (_BLOCK, _STRIP, _LANE, _TOP))
@@ -197,7 +204,7 @@ class _LaneDrawing:
     def _link_end(self, piece: Slice, other: Slice) -> tuple[float, float]:
         """The end of the slice, at the side of its lane that is nearer to the other one."""
         x = (piece.start_seconds + piece.seconds - self._step.start) / self._factor
-        is_above = piece.worker < other.worker
+        is_above = self._lanes.top(piece.worker) < self._lanes.top(other.worker)
         return x, self._lanes.bottom(piece.worker) if is_above else self._lanes.top(piece.worker)
 
     def _fits(self, text: str, block: Block, size: float) -> bool:

@@ -21,7 +21,8 @@ class Unit:
     """An input, a call of a layer, or a single op.
 
     key : what links call it
-    kind : what two units have in common if they look the same: class, configuration but for the name, and shapes
+    kind : what two units have in common if they look the same: class or op, configuration but for the name, and shapes;
+        None for inputs
     name : of the layer or the node
     title : its class or op
     shape : of the output, as text
@@ -68,7 +69,9 @@ def _unit(
 ) -> Unit:
     shape = _shape(outputs)
     if isinstance(part, Node):
-        return Unit(key, None, part.name, part.op.name, shape, is_output=is_output)
+        attributes = tuple(sorted((name, repr(value)) for name, value in part.attributes.items()))
+        kind = part.op.name, str(part.type), attributes
+        return Unit(key, kind, part.name, part.op.name, shape, is_output=is_output)
     layer = part.layer
     shared = layer.name if calls[layer] > 1 else None
     kind = (type(layer).__name__, _configuration(layer), shape, layer.count_params(), str(part.arguments), shared)

@@ -87,7 +87,7 @@ def plot_model(
     return style.save(figure, target, dpi)
 
 
-def _sheet(model: Model, runs: Sequence[Run], links: Sequence[Link], maker: _CardMaker) -> Sheet:
+def _sheet(model: Model, runs: Sequence[Run[Unit]], links: Sequence[Link], maker: _CardMaker) -> Sheet:
     cards = [maker.card(number, run) for number, run in enumerate(runs)]
     edges = [Edge(source, target) for source, target in relinked(runs, links)]
     boxes = [card.box for card in cards]
@@ -112,7 +112,7 @@ class _CardMaker:
     """
 
     def __init__(
-        self, runs: Sequence[Run], colouring: Colouring | None, show_shapes: bool, show_parameters: bool
+        self, runs: Sequence[Run[Unit]], colouring: Colouring | None, show_shapes: bool, show_parameters: bool
     ) -> None:
         self._show_shapes = show_shapes
         self._show_parameters = show_parameters
@@ -127,7 +127,7 @@ class _CardMaker:
             self.samples, self.bar = list(colouring.samples), colouring.bar
             self.notes = colouring.notes(self._values.values())
 
-    def card(self, key: int, run: Run) -> Card:
+    def card(self, key: int, run: Run[Unit]) -> Card:
         lines: list[Line] = []
         for place in range(len(run.pattern)):
             lines += [Line("↓", colour=palette().faint_text)] if place else []

@@ -1,4 +1,4 @@
-"""Folding a model: what comes again and again, one behind the other, is drawn once, with how often it comes.
+"""Folding a model, or a graph: what comes again and again, one behind the other, is drawn once, with how often.
 
 That is layers in a chain, drawn as one box; or blocks with branches, such as residual ones, drawn box by box.
 """
@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from miai_graph.views.model_units import Link, Unit
+from miai_graph.views.model_units import Link
 
 _LONGEST_PERIOD = 12
 _LEAST_SAVED = 2
 
 
+class Repeatable(Protocol):
+    """What is to be known of a unit here; see `miai_graph.views.model_units.Unit`. No two of kind None look alike."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+    @property
+    def kind(self) -> Hashable: ...
+
+    @property
+    def is_output(self) -> bool: ...
+
+
+Unit = TypeVar("Unit", bound=Repeatable)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Unit]):
     """Units one after another that occur several times, one after another; mostly one unit, once.
 
     units : all of them, in order: `times` times as many as are drawn
@@ -36,12 +53,12 @@ class Run:
         return list(self.units[place :: len(self.units) // self.times])
 
 
-def single_runs(units: Sequence[Unit]) -> list[Run]:
+def single_runs(units: Sequence[Unit]) -> list[Run[Unit]]:
     """Each unit alone."""
     return [Run([unit]) for unit in units]
 
 
-def folded_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run]:
+def folded_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run[Unit]]:
     """Units in runs, where the same blocks, or the same layers of a chain, come again and again.
 
     In a chain each unit but the first has the one before as its only input, and nobody else uses that.
@@ -58,10 +75,10 @@ def folded_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run]:
     return sorted(runs, key=lambda run: order[run.units[0].key])
 
 
-def _block_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run]:
+def _block_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run[Unit]]:
     """The runs of blocks with branches that come again and again: one for each unit of a block."""
     segments = _segments(units, links)
-    runs: list[Run] = []
+    runs: list[Run[Unit]] = []
     place = 0
     for block, (period, times) in enumerate(_repetitions(_signatures(units, links, segments))):
         own = segments[place : place + period * times]
@@ -73,7 +90,7 @@ def _block_runs(units: Sequence[Unit], links: Sequence[Link]) -> list[Run]:
     return runs
 
 
-def _segments(units: Sequence[Unit], links: Sequence[Link]) -> list[range]:
+def _segments(units: Sequence[Repeatable], links: Sequence[Link]) -> list[range]:
     """The places between joints: units through which all goes that comes before them."""
     place = {unit.key: number for number, unit in enumerate(units)}
     last_use = list(range(len(units)))
@@ -88,7 +105,7 @@ def _segments(units: Sequence[Unit], links: Sequence[Link]) -> list[range]:
     return segments
 
 
-def _signatures(units: Sequence[Unit], links: Sequence[Link], segments: Sequence[range]) -> list[Hashable]:
+def _signatures(units: Sequence[Repeatable], links: Sequence[Link], segments: Sequence[range]) -> list[Hashable]:
     """What segments have in common if they look alike; None for one that is like no other."""
     place = {unit.key: number for number, unit in enumerate(units)}
     sources: dict[int, list[int]] = {number: [] for number in range(len(units))}
@@ -151,7 +168,7 @@ def _repetition(kinds: Sequence[Hashable], start: int) -> tuple[int, int]:
     return best
 
 
-def relinked(runs: Sequence[Run], links: Sequence[Link]) -> list[tuple[int, int]]:
+def relinked(runs: Sequence[Run[Unit]], links: Sequence[Link]) -> list[tuple[int, int]]:
     """The links between runs, by their numbers; without those from one block to the next that looks like it."""
     place = {unit.key: (number, copy) for number, run in enumerate(runs) for copy, unit in enumerate(run.units)}
     pairs: dict[tuple[int, int], None] = {}

@@ -11,7 +11,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import TimedWorker, Timing
 from miai_graph.timing.grouping import GroupBy, split_into_groups
-from miai_graph.views import style
+from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette
 from miai_graph.views.shares import format_share
 
@@ -137,7 +137,7 @@ def _draw_roof(axes: Axes, roof: _Roof, place: int) -> None:
         color=palette().text if place == 0 else palette().line,
         linestyle="-" if place == 0 else "--",
         linewidth=1.5,
-        label=f"{roof.name}: {roof.flops / 1e9:,.0f} GFLOP/s, {roof.bytes / 1e9:,.1f} GB/s",
+        label=fonts.drawable(roof.name) + f": {roof.flops / 1e9:,.0f} GFLOP/s, {roof.bytes / 1e9:,.1f} GB/s",
     )
 
 
@@ -182,13 +182,13 @@ def _label(figure: Figure, axes: Axes, points: Sequence[_Point], roofs: Sequence
     named = 0
     for number, point in enumerate(points):
         text = f"{point.name} {format_share(point.share)}"
-        size = style.text_width(text, _LABEL_SIZE), _LABEL_SIZE * 1.25
+        size = style.text_width(text, _LABEL_SIZE), _LABEL_SIZE * 1.15
         box = _free_box(places[number], radii[number], size, [*taken[:number], *taken[number + 1 :]], inside)
         if box is None:
             continue
         taken.append(box)
         shift = box[0] - places[number][0], (box[2] + box[3]) / 2 - places[number][1]
-        style.text_beside(axes, (point.intensity, point.speed / 1e9), shift, text, _LABEL_SIZE, zorder=4)
+        style.text_beside(axes, (point.intensity, point.speed / 1e9), shift, text, _LABEL_SIZE, va="center", zorder=4)
         named += 1
         if named == _MOST_NAMED:
             return
@@ -213,7 +213,7 @@ def _free_box(
     (x, y), (width, height) = place, size
     for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
         left = x + across * (radius + 2) - (1 - across) / 2 * width
-        bottom = y + up * (radius + 2 if not across else radius + 1) - (1 - up) / 2 * height
+        bottom = y + up * radius - (1 - up) / 2 * height
         box = (left, left + width, bottom, bottom + height)
         is_inside = inside[0] <= box[0] and box[1] <= inside[2] and inside[1] <= box[2] and box[3] <= inside[3]
         if is_inside and not any(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from miai_graph.errors import ArgumentError, SavingError
-from miai_graph.timing.words import printable
+from miai_graph.views.fonts import FONT, drawable, families
 from miai_graph.views.palette import palette
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
     from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-FONT = "DejaVu Sans"
-"""Comes with matplotlib, so pictures are the same everywhere."""
 
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -122,9 +119,10 @@ def _drawable(figure: Figure, dpi: float) -> float:
 
 @lru_cache
 def font(size: float, bold: bool = False) -> FontProperties:
+    """The font of all texts, with those that step in for characters that it lacks."""
     from matplotlib.font_manager import FontProperties
 
-    return FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
+    return FontProperties(family=families(), size=size, weight="bold" if bold else "normal")
 
 
 @lru_cache(maxsize=4096)
@@ -132,14 +130,14 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     """The width of a text in points."""
     from matplotlib.textpath import text_to_path
 
-    width, _, _ = text_to_path.get_text_width_height_descent(printable(text), font(size, bold), ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(drawable(text), font(size, bold), ismath=False)
     return float(width)
 
 
 def plain_text(axes: Axes, x: float, y: float, text: str, size: float, *, bold: bool = False, **options: Any) -> Any:
     """A text that is drawn as it is, whatever characters it has."""
     properties = {"color": palette().text, "parse_math": False, "usetex": False, **options}
-    return axes.text(x, y, printable(text), fontproperties=font(size, bold), **properties)
+    return axes.text(x, y, drawable(text), fontproperties=font(size, bold), **properties)
 
 
 def text_beside(
@@ -148,7 +146,7 @@ def text_beside(
     """A text at so many points to the right of, and above, a point of the axes; it may stand outside of them."""
     properties = {"color": palette().text, "parse_math": False, "va": "center_baseline", **options}
     return axes.annotate(
-        printable(text),
+        drawable(text),
         point,
         shift,
         textcoords="offset points",
@@ -227,9 +225,9 @@ def class_fill(place: int) -> str:
 def axes_style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Titles, ticks and a faint grid, the same in all diagrams."""
     plain: dict[str, Any] = {"parse_math": False, "usetex": False, "color": palette().text}
-    axes.set_title(title, fontproperties=font(10, True), loc="left", **plain)
-    axes.set_xlabel(x_label, fontproperties=font(8.5), **plain)
-    axes.set_ylabel(y_label, fontproperties=font(8.5), **plain)
+    axes.set_title(drawable(title), fontproperties=font(10, True), loc="left", **plain)
+    axes.set_xlabel(drawable(x_label), fontproperties=font(8.5), **plain)
+    axes.set_ylabel(drawable(y_label), fontproperties=font(8.5), **plain)
     axes.tick_params(colors=palette().line, labelcolor=palette().text, labelsize=8, labelfontfamily=FONT, length=3)
     axes.tick_params(which="minor", color=palette().line, length=1.5)
     axes.grid(True, color=palette().grid, linewidth=0.7)

@@ -12,11 +12,14 @@ _TALLEST = 2.2
 """Drawings are left alone up to this ratio of height to width."""
 _LEAST_HEIGHT = 900.0
 _WANTED = 1.3
-_MOST_LINES = 3
-"""Where more lines than this run down, there is no cut."""
+_MOST_LINES = 4
+"""Where more lines than this run down or up, there is no cut."""
 _AIR, _LANE = 14.0, 6.0
 _COST_OF_LINE = 80.0
 _NEAR = 1e-6
+
+_Way = tuple[Hashable, bool]
+"""The source of edges that share their way, and whether they run up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,13 @@ class _Cut:
 
     row : the last one above the cut
     above, below : the y at which that row ends and the next one begins
-    lines : the sources of the edges that cross it, from left to right
+    lines : the ways that cross it, from left to right
     """
 
     row: int
     above: float
     below: float
-    lines: Sequence[Hashable]
+    lines: Sequence[_Way]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ def wrapped(drawing: Drawing, boxes: Sequence[Box], edges: Sequence[Edge]) -> Dr
         return drawing
     pieces = _placed_pieces(drawing, boxes, cuts)
     piece_of = {key: sum(row > cut.row for cut in cuts) for key, row in drawing.rows.items()}
-    routes = [
-        _wrapped_route(route, edge.source, piece_of[edge.source], piece_of[edge.target], pieces, cuts)
-        for route, edge in zip(drawing.routes, edges, strict=True)
-    ]
+    routes = []
+    for route, edge in zip(drawing.routes, edges, strict=True):
+        first, last = sorted((piece_of[edge.source], piece_of[edge.target]))
+        wound = _wrapped_route(_downward(route, edge), (edge.source, edge.upward), first, last, pieces, cuts)
+        routes.append(wound[::-1] if edge.upward else wound)
     return Drawing(
         centres={key: _moved(centre, pieces[piece_of[key]]) for key, centre in drawing.centres.items()},
         rows={key: row + piece_of[key] for key, row in drawing.rows.items()},
@@ -87,16 +91,19 @@ def _chosen_cuts(drawing: Drawing, edges: Sequence[Edge]) -> list[_Cut]:
 
 
 def _cut(drawing: Drawing, edges: Sequence[Edge], row: int) -> _Cut | None:
-    """The cut below a row; None if too many lines cross it, or one that runs up."""
+    """The cut below a row; None if too many lines cross it."""
     above, below = drawing.extents[row][1], drawing.extents[row + 1][0]
-    lines: dict[Hashable, float] = {}
+    lines: dict[_Way, float] = {}
     for route, edge in zip(drawing.routes, edges, strict=True):
         ends = sorted((drawing.rows[edge.source], drawing.rows[edge.target]))
         if ends[0] <= row < ends[1]:
-            if edge.upward:
-                return None
-            lines.setdefault(edge.source, _last_x(route, above))
+            lines.setdefault((edge.source, edge.upward), _last_x(_downward(route, edge), above))
     return _Cut(row, above, below, sorted(lines, key=lines.__getitem__)) if len(lines) <= _MOST_LINES else None
+
+
+def _downward(route: Sequence[Point], edge: Edge) -> Sequence[Point]:
+    """The corners of the route from top to bottom."""
+    return route[::-1] if edge.upward else route
 
 
 def _last_x(route: Sequence[Point], above: float) -> float:
@@ -138,7 +145,7 @@ def _moved(point: Point, piece: _Piece) -> Point:
 
 def _wrapped_route(
     route: Sequence[Point],
-    source: Hashable,
+    way: _Way,
     first: int,
     last: int,
     pieces: Sequence[_Piece],
@@ -158,14 +165,14 @@ def _wrapped_route(
             points.append((_last_x(route, bottom), bottom))
         moved = [_moved(point, pieces[number]) for point in points]
         if number > first:
-            result += _connection(result[-1], moved[0], pieces[number - 1], cuts[number - 1], source)
+            result += _connection(result[-1], moved[0], pieces[number - 1], cuts[number - 1], way)
         result += moved
     return without_needless_points(result)
 
 
-def _connection(start: Point, end: Point, piece: _Piece, cut: _Cut, source: Hashable) -> list[Point]:
+def _connection(start: Point, end: Point, piece: _Piece, cut: _Cut, way: _Way) -> list[Point]:
     """The corners between the end of a piece and the beginning of the next; lines side by side do not cross."""
-    place = list(cut.lines).index(source)
+    place = list(cut.lines).index(way)
     outer = len(cut.lines) - 1 - place
     lane_y = start[1] + _AIR / 2 + _LANE * outer
     channel_x = piece.right + _AIR + _LANE * outer

@@ -1,23 +1,17 @@
 // The graph: layers, and the ops within those that are opened.
 
-const MODES = {
-  time: { title: "time", text: duration },
-  wait: { title: "wait", text: duration },
-  bytes: { title: "bytes moved", text: size },
-  memory: { title: "memory", text: size },
-  worker: { title: "worker" },
-  difference: { title: "difference of two runs", text: (value) => `${value > 0 ? "+" : ""}${duration(value)}` },
-};
-const LEAST_READABLE = 0.8;
+const LEAST_READABLE = 0.72;
 const LEAST_TEXT = 0.36;
 const LEAST_DETAIL = 0.2;
 const MARGIN = 24;
 const DOUBLE_CLICK = 400;
+const PILE = 4;
 
 class GraphView {
   constructor(canvas, store, colours) {
     this.store = store;
     this.colours = colours;
+    this.texts = new BoxTexts(store);
     this.layout = new Layout(store);
     this.port = new Viewport(canvas, this);
     this.canvas = canvas;
@@ -169,44 +163,13 @@ class GraphView {
   }
 
   announce(box) {
-    const name = box === null ? "" : `. Marked: ${this.describe(box).join(", ")}`;
+    const name = box === null ? "" : `. Marked: ${this.texts.describe(box, this.layout.opened.has(box)).join(", ")}`;
     this.canvas.setAttribute("aria-label", `Graph of ${this.store.nodes.length} nodes${name}`);
-  }
-
-  // Texts
-
-  describe(number) {
-    const { store } = this;
-    const box = store.boxes[number];
-    const seconds = store.boxValues("time")[number];
-    const wait = store.boxValues("wait")[number];
-    const node = box.inside === null ? store.nodes[store.nodesOfBox[number][0]] : null;
-    return [
-      store.boxTitle(number),
-      node ? `${node.op}, ${box.phase}` : `${box.phase}, ${this.count(number)} nodes`,
-      box.type,
-      `${duration(seconds)} a step, ${percent(store.share(seconds))} of the time of all workers`,
-      wait > 0 && `waits ${duration(wait)} a step`,
-      ["bytes", "memory", "difference"].includes(store.mode) && `${MODES[store.mode].title}: ${this.figure(number)}`,
-      store.mode === "worker" && this.figure(number),
-      node?.source && `built at ${node.source}`,
-      box.inside !== null && `double click to ${this.layout.opened.has(number) ? "close" : "open"} it`,
-    ].filter(Boolean);
-  }
-
-  count(number) {
-    return this.store.boxesWithin(number).filter((box) => this.store.boxes[box].inside === null).length;
-  }
-
-  figure(number) {
-    const value = this.store.boxValues(this.store.mode)[number];
-    if (this.store.mode !== "worker") return value ? MODES[this.store.mode].text(value) : "";
-    return value < 0 ? "" : `worker ${[...this.store.workers.keys()][value]}`;
   }
 
   tip(x, y) {
     const box = this.at(x, y);
-    return box && this.describe(box.number);
+    return box && this.texts.describe(box.number, box.isOpen);
   }
 
   // Drawing
@@ -220,8 +183,12 @@ class GraphView {
     const isSeen = (box) =>
       box.x < seen.right && box.x + box.width > seen.left && box.y < seen.bottom && box.y + box.height > seen.top;
     this.most = this.greatest();
+    this.marked = this.markedBoxes();
     for (const box of this.layout.frames) if (isSeen(box)) this.drawFrame(context, box);
     this.drawLines(context, seen);
+    if (port.scale > LEAST_TEXT * 0.7) {
+      for (const box of this.layout.frames) if (isSeen(box)) this.drawFrameTitle(context, box);
+    }
     for (const box of this.layout.leaves) if (isSeen(box)) this.drawBox(context, box);
     context.restore();
   }
@@ -245,8 +212,14 @@ class GraphView {
   }
 
   isMarked(number) {
+    return this.marked.has(number);
+  }
+
+  // What is marked, or the closed boxes that it is in.
+  markedBoxes() {
     const { selection } = this.store;
-    return Boolean(selection) && (selection.boxes.has(number) || this.markedBox() === number);
+    const boxes = selection ? [...selection.boxes, selection.box ?? null].filter((box) => box !== null) : [];
+    return new Set(boxes.map((box) => this.layout.shown(box)));
   }
 
   drawFrame(context, box) {
@@ -260,16 +233,32 @@ class GraphView {
     context.fill();
     context.stroke();
     this.drawMark(context, box);
-    if (this.port.scale > LEAST_TEXT * 0.7) {
-      context.fillStyle = colours.text;
-      context.font = `600 12px ${colours.font}`;
-      const title = fitted(context, store.boxTitle(box.number), box.width - 90);
-      context.fillText(title, box.x + 12, box.y + 19);
-      const start = box.x + 20 + context.measureText(title).width;
-      context.fillStyle = colours.faint;
-      context.font = `11px ${colours.font}`;
-      context.fillText(fitted(context, store.boxes[box.number].phase, box.x + box.width - start - 8), start, box.y + 19);
-    }
+    context.globalAlpha = 1;
+  }
+
+  // The name of an opened box, which can be read where lines run over it.
+  drawFrameTitle(context, box) {
+    const { colours, store } = this;
+    const { phase, times } = store.boxes[box.number];
+    const write = (text, x, font, colour) => {
+      context.font = font;
+      context.fillStyle = colour;
+      context.strokeText(text, x, box.y + 19);
+      context.fillText(text, x, box.y + 19);
+    };
+    context.globalAlpha = this.isFaint(box.number) ? 0.35 : 1;
+    context.strokeStyle = colours.region;
+    context.lineWidth = 5;
+    context.lineJoin = "round";
+    const bold = `600 12px ${colours.font}`;
+    context.font = bold;
+    const title = fitted(context, store.boxTitle(box.number), box.width - 90);
+    const start = box.x + 20 + context.measureText(title).width;
+    write(title, box.x + 12, bold, colours.text);
+    const plain = `11px ${colours.font}`;
+    context.font = plain;
+    const about = times > 1 ? `×${times} · ${phase}` : phase;
+    write(fitted(context, about, box.x + box.width - start - 8), start, plain, colours.faint);
     context.globalAlpha = 1;
   }
 
@@ -282,6 +271,7 @@ class GraphView {
     context.fillStyle = fill;
     context.strokeStyle = colours.phase(data.phase);
     context.lineWidth = isGroup ? 2 : 1.2;
+    if (data.times > 1) this.drawPile(context, box);
     if (this.port.scale > LEAST_DETAIL) {
       context.beginPath();
       context.roundRect(box.x, box.y, box.width, box.height, isGroup ? 7 : 4);
@@ -296,35 +286,35 @@ class GraphView {
     context.globalAlpha = 1;
   }
 
+  // The edges of what lies below a box that stands for several.
+  drawPile(context, box) {
+    for (const shift of [PILE, PILE / 2]) {
+      context.beginPath();
+      context.roundRect(box.x + shift, box.y + shift, box.width, box.height, 7);
+      context.fill();
+      context.stroke();
+    }
+  }
+
   drawTexts(context, box, data, ink) {
     const { colours } = this;
     const isGroup = data.inside !== null;
     const room = box.width - 20;
     const top = box.y + (isGroup ? 19 : 17);
-    const figure = this.figure(box.number);
+    const figure = this.texts.figure(box.number);
     context.fillStyle = ink;
     context.font = `11px ${colours.font}`;
     const wide = figure ? context.measureText(figure).width + 8 : 0;
     if (figure) context.fillText(figure, box.x + box.width - 2 - wide, isGroup ? top + 17 : top);
-    const rows = isGroup ? [data.phase, data.type] : [this.opText(box.number, data)];
+    const { title, rows, badge } = this.texts.within(context, box.number, room);
     rows.forEach((text, place) => {
       const free = room - (isGroup && place === 0 ? wide : 0);
       context.fillText(fitted(context, text, free), box.x + 10, top + 17 + 16 * place);
     });
     context.font = `600 12px ${colours.font}`;
-    context.fillText(fitted(context, this.shortTitle(box.number, data), isGroup ? room : room - wide), box.x + 10, top);
-  }
-
-  // Within an opened layer, names need not begin with its own.
-  shortTitle(number, data) {
-    const title = this.store.boxTitle(number);
-    const outer = data.parent === null ? "" : `${this.store.boxes[data.parent].scope}/`;
-    return outer && title.startsWith(outer) ? title.slice(outer.length) : title;
-  }
-
-  opText(number, data) {
-    const { op } = this.store.nodes[this.store.nodesOfBox[number][0]];
-    return `${op} · ${data.type}`;
+    const taken = badge ? context.measureText(badge).width + 8 : 0;
+    if (badge) context.fillText(badge, box.x + box.width - 2 - taken, top);
+    context.fillText(fitted(context, title, isGroup ? room - taken : room - wide), box.x + 10, top);
   }
 
   drawMark(context, box) {
