@@ -333,7 +333,8 @@ class TestTraces:
             for _ in range(2):
                 executor.crew._watch.look()
             for host in executor.crew.hosts:
-                clock, later = executor.crew.clock(host.address), executor.crew.clock(host.address)
+                clock = executor.crew.clock(host.address).aged()
+                later = executor.crew.clock(host.address).aged()
                 assert abs(clock.nanoseconds) <= clock.uncertainty < 1e7
                 assert later.uncertainty >= clock.uncertainty
             uncertainties = {piece.uncertainty_seconds for piece in step.timing.slices}

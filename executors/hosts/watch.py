@@ -33,9 +33,9 @@ class ClockOffset:
     uncertainty: int
     measured_ns: int = 0
 
-    def aged(self) -> ClockOffset:
-        """The same as it is now: clocks do not go equally fast."""
-        elapsed_ns = perf_counter_ns() - self.measured_ns
+    def aged(self, at_ns: int | None = None) -> ClockOffset:
+        """The same as it is now, or was at another time: clocks do not go equally fast."""
+        elapsed_ns = abs((perf_counter_ns() if at_ns is None else at_ns) - self.measured_ns)
         return replace(self, uncertainty=self.uncertainty + round(DRIFT * elapsed_ns))
 
 

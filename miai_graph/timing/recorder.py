@@ -56,7 +56,7 @@ class Recorder:
 
     def __init__(self, graph: Graph, work: Sequence[Work]) -> None:
         self._graph = graph
-        self._work = work
+        self.work = work
         self._nodes = list(dict.fromkeys(item.node for item in work))
         self._groups = None if len(self._nodes) == len(work) else _grouping(self._nodes, work)
         self._most_pending = min(max(COLLECTED_STAMPS // (len(work) + 1), FEWEST_STEPS), MOST_STEPS)
@@ -148,7 +148,7 @@ class Recorder:
     def labels(self) -> list[Label]:
         """What the kernels of a trace are."""
         names = self._graph.names
-        return [Label(names[item.node], item.node.phase, item.micro_batch, item.link) for item in self._work]
+        return [Label(names[item.node], item.node.phase, item.micro_batch, item.link) for item in self.work]
 
     def records(self, worker: int = 0) -> list[TimingRecord]:
         """What was booked: one record for each node, however many parts of a batch it is computed for."""
@@ -181,7 +181,7 @@ class Recorder:
     def _described(self) -> Iterator[tuple[str, str, str, str, Cost, int]]:
         """Name, op, layer, phase, work and memory of what each row of the totals is of."""
         work: dict[Node, tuple[int, int, int]] = dict.fromkeys(self._nodes, (0, 0, 0))
-        for item in self._work:
+        for item in self.work:
             flops, traffic, memory = work[item.node]
             work[item.node] = flops + item.cost.flops, traffic + item.cost.bytes, memory + item.memory_bytes
         names, nothing = self._graph.names, Cost(0, 0)
