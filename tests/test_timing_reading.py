@@ -340,6 +340,15 @@ class TestVerdicts:
         )
         assert timing.verdict()[0].count(f"on {stages} workers") == 1
 
+    def test_the_bubble_is_that_of_a_typical_step(self) -> None:
+        timing = pipeline_timing(8, 4)
+        short = [replace(part, step=8) for part in pipeline_timing(2, 4).slices]
+        last = Timing(timing.records, 1, slices=[*timing.slices, *short], workers=timing.workers)
+        assert "In step 8 " in sentence(last, "stood still")
+        for typical, expected in ((7, "In step 7 the pipeline of 4 stages stood still for 27 %"), (5, "In step 8 ")):
+            chosen = Timing.from_json(last.to_json() | {"typical_step": typical})
+            assert sentence(chosen, "stood still").startswith(expected)
+
     def test_more_micro_batches(self) -> None:
         assert pipeline_timing(4, 2).verdict()[-1] == (
             "Next: more micro-batches; with 8 instead of 4, a pipeline of equal stages stands still for 11 % instead "
