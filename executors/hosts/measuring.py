@@ -167,6 +167,8 @@ class HostsTiming:
         numbers = {host.address: index for index, host in self._numbered()}
         found = [(timed, numbers[timed.place.address]) for timed in self._timed if timed.recorder.calls]
         records = merge_calls(record for timed, number in found for record in timed.records(number))
+        typical = self._typical_step
+        shown = self._choice.shown(self._last + 1) | ({typical} if typical is not None else set())
         traces = (trace for timed, number in found for trace in timed.traces(number, self._crew))
         return Timing(
             with_idle(records, workers, self.seconds, self.steps),
@@ -174,11 +176,11 @@ class HostsTiming:
             self.start_up_seconds,
             max((timed.peak_bytes for timed, _ in found), default=0),
             [*notes, *self._choice.notes],
-            make_slices(traces, {*self._choice.shown(self._last + 1), self._typical_step}),
+            make_slices(traces, shown),
             wall_seconds=self.seconds,
             workers=workers,
             graph=graph,
-            typical_step=self._typical_step,
+            typical_step=typical,
         )
 
 
