@@ -30,6 +30,8 @@ SCRIPT = textwrap.dedent(
     """
     import sys, time
     import numpy as np
+    from executors import Hosts
+    from executors.hosts.in_process import InProcessCluster
     from miai_graph import callbacks, layers, metrics
     from miai_graph.model import Sequential
 
@@ -43,7 +45,8 @@ SCRIPT = textwrap.dedent(
     x = np.random.default_rng(0).normal(size=(2000, 4)).astype("f4")
     model = Sequential([layers.Input((4,)), layers.Dense(2, activation="softmax")])
     accuracy = metrics.SparseCategoricalAccuracy(name=sys.argv[3] if len(sys.argv) > 3 else "accuracy")
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=[accuracy])
+    executor = Hosts(InProcessCluster(2), 2, micro_batches=2) if "hosts" in sys.argv else "serial"
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[accuracy], executor=executor)
     epochs, verbose = int(sys.argv[1]), sys.argv[2] if sys.argv[2] == "auto" else int(sys.argv[2])
     try:
         model.fit(x, x[:, 0] > 0, epochs=epochs, validation_split=0.1, verbose=verbose, callbacks=[Slow()])
@@ -113,6 +116,12 @@ class TestOnATerminal:
         assert re.search(r"epoch 4/4 \S+ +\d+/57 00:0\d [\d,]+ " + shown, text)
         assert re.search(r"epoch 4/4  \d\.\d s .* val_accuracy \d\.\d{4}  compute (\d+|0\.\d) %", text)
         assert "compute" not in text.partition("evaluate")[2]
+
+    def test_the_share_of_waiting_is_shown(self) -> None:
+        text = plain(on_terminal("4", "auto", "accuracy", "hosts", columns=160))
+        shown = r"compute (\d+|0\.\d) %  wait (\d+|0\.\d) %"
+        assert re.search(r"epoch 4/4 \S+ +\d+/57 .* " + shown, text)
+        assert re.search(r"epoch 4/4  \d\.\d s .* " + shown, text)
 
     def test_a_terminal_that_knows_ascii_only(self) -> None:
         text = plain(on_terminal("4", "auto", "précision", columns=160, encoding="ascii"))
