@@ -16,6 +16,7 @@ import miai_graph as mg
 from executors import Hosts
 from executors.hosts.cluster import Message
 from executors.hosts.connection.embedded import EmbeddedCluster
+from executors.hosts.in_process import InProcessCluster
 from executors.hosts.watch import DRIFT, ClockOffset
 from miai_graph import callbacks, layers
 from miai_graph.context import BACKWARD, FORWARD
@@ -150,6 +151,27 @@ def test_who_goes_on_after_a_loss_keeps_its_number(cluster: Watched) -> None:
     last = max(piece.step for piece in timing.slices)
     assert last == EPOCHS * STEPS_OF_AN_EPOCH - 1
     assert {piece.worker for piece in timing.slices if piece.step == last} == {1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, processes may count time from other beginnings")
+def test_clocks_of_processes_are_as_far_apart_as_is_said(cluster: Watched) -> None:
+    with Hosts(cluster, 2) as executor:
+        timing = train(executor, callbacks.Callback()).history.timing
+        for host, worker in zip(executor.crew.hosts, timing.workers, strict=False):
+            clock = executor.crew.clock(host.address)
+            assert clock is not None
+            assert abs(clock.nanoseconds) <= clock.uncertainty
+            assert 0 < worker.clock_uncertainty_seconds < 0.1
+    uncertainties = [piece.uncertainty_seconds for piece in timing.slices]
+    assert 0 < min(uncertainties) <= max(uncertainties) < 0.1
+
+
+def test_clocks_are_compared_however_short_a_training_is() -> None:
+    with Hosts(InProcessCluster(2), 2) as executor:
+        step = mg.function([x := mg.input("x", (None, 8))], [mg.sum(mg.tanh(x))], executor=executor)
+        step(np.ones((BATCH_SIZE, 8), "f4"))
+        timing = step.timing
+    assert all(worker.clock_uncertainty_seconds > 0 for worker in timing.workers)
 
 
 def test_a_clock_is_known_best_for_the_time_when_it_was_measured() -> None:

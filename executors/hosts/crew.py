@@ -176,7 +176,7 @@ class Crew:
 
     def clock(self, address: str) -> ClockOffset | None:
         """How far a host's clock is from that of this process, as it was measured best; None: not yet."""
-        return self._watch.offsets.get(address)
+        return self._watch.offset(address)
 
 
 def named_apart(hosts: Sequence[Host]) -> list[Host]:

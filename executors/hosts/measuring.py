@@ -137,8 +137,7 @@ class HostsTiming:
         for timed, answer in zip(hosts, answers, strict=True):
             start_ns, waited_ns, end_ns = answer.content["clock"]
             timed.recorder.add(start_ns, answer.arrays[-1], end_ns, waited_ns, 0, number, is_traced)
-            clock = self._crew.clock(timed.place.address)
-            if is_traced and clock is not None:
+            if is_traced and (clock := self._crew.clock(timed.place.address)) is not None:
                 timed.clocks[number] = clock
         self._last = self._last_of_size[batch_size] = number
         self._calls[batch_size] += 1

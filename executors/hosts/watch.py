@@ -110,6 +110,12 @@ class Watch:
             ):
                 self.offsets[address] = question.offset
 
+    def offset(self, address: str) -> ClockOffset | None:
+        """The best estimate for a host so far, for which nobody need have looked yet; None: it has not answered."""
+        if address not in self.offsets and not self._end.is_set():
+            self.look()
+        return self.offsets.get(address)
+
     def close(self) -> None:
         """Stop asking."""
         self._end.set()
