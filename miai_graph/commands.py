@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -68,9 +71,18 @@ def main() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="The folder for the pictures and the report.",
 )
-def demo(epochs: int, executors: Sequence[str], seed: int, output: Path) -> None:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the results and the timing as JSON, for programs; all else goes to standard error.",
+)
+def demo(epochs: int, executors: Sequence[str], seed: int, output: Path, as_json: bool) -> None:
     """Train a convolutional network on handwritten digits, draw what it learns, and compare the executors."""
-    run_demo(output, epochs=epochs, executors=executors, seed=seed, verbose="auto")
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        result = run_demo(output, epochs=epochs, executors=executors, seed=seed, verbose="auto")
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
 
 
 @main.command()
@@ -86,7 +98,7 @@ def doctor(address: str | None, **files: Path | None) -> None:
     """
     report = examine() if address is None else examine_cluster(address, **files)
     for name, value in report.facts.items():
-        click.echo(f"{name + ':':<14}{value}")
+        print_text(f"{name + ':':<14}{value}")
     for table in report.tables:
         print_text(f"\n{table}")
     if report.tables:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
 from miai_graph.op import Array
 from miai_graph.report import report
-from miai_graph.terminal import print_text
+from miai_graph.terminal import PlainFile, print_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +58,74 @@ def default_executors() -> list[str]:
     return list(dict.fromkeys(["serial:threads=1", "serial", *executor_names()]))
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What one epoch on an executor gave."""
+
+    name: str
+    workers: int
+    threads: int
+    samples_per_second: float
+    weights: list[Array]
+    accuracy: float
+    notes: tuple[str, ...]
+
+    def difference(self, other: _Measured) -> float:
+        """The largest difference in weights."""
+        return max(float(np.abs(a - b).max()) for a, b in zip(self.weights, other.weights, strict=True))
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found.
+
+    executor : that trained for all epochs
+    seconds, samples_per_second : of that training
+    accuracy : the share of the held-out digits that are read right
+    history : of that training, with its timing
+    files : pictures and the report
+    compared : what one epoch on each executor gave, if there are several
+    left_out : executors of which packages are not installed, with the reason
+    """
+
+    executor: str
+    seconds: float
+    samples_per_second: float
+    accuracy: float
+    history: History
+    files: Sequence[Path]
+    compared: Sequence[_Measured] = ()
+    left_out: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as Python's json writes it; the timing as `Timing.to_json` gives it."""
+        timing = self.history.timing
+        figures = self.history.history.items()
+        return {
+            "executor": self.executor,
+            "seconds": self.seconds,
+            "samples_per_second": self.samples_per_second,
+            "accuracy": self.accuracy,
+            "history": {name: [value if math.isfinite(value) else None for value in kept] for name, kept in figures},
+            "files": list(map(str, self.files)),
+            "compared": [
+                {
+                    "executor": measured.name,
+                    "workers": measured.workers,
+                    "threads": measured.threads,
+                    "samples_per_second": measured.samples_per_second,
+                    "difference": measured.difference(self.compared[0]),
+                    "accuracy": measured.accuracy,
+                    "notes": list(measured.notes),
+                }
+                for measured in self.compared
+            ],
+            "left_out": list(self.left_out),
+            "verdict": list(timing.verdict()),
+            "timing": timing.to_json(),
+        }
+
+
 def run_demo(
     folder: Path,
     *,
@@ -64,7 +133,7 @@ def run_demo(
     executors: Sequence[str] = (),
     seed: int = 0,
     verbose: str | int = "auto",
-) -> float:
+) -> DemoResult:
     """Train on the first executor, test, draw, and report; then compare it with the others.
 
     Parameters
@@ -75,10 +144,6 @@ def run_demo(
     verbose : "auto" is a bar on a terminal, and else a line an epoch
     seed : of weights, dropout and shuffling
 
-    Returns
-    -------
-    the share of the held-out digits that are read right
-
     Raises
     ------
     ArgumentError, ExecutorError
@@ -87,41 +152,47 @@ def run_demo(
     specs = parse_executors(",".join(executors or default_executors()))
     check_distinct(specs)
     digits = load_digits()
-    accuracy = _train_and_draw(specs[0], digits, folder, epochs, seed, verbose)
-    if len(specs) > 1:
-        _compare(specs, digits, seed, leave_out=not executors)
-    return accuracy
+    result = _train_and_draw(specs[0], digits, folder, epochs, seed, verbose)
+    if len(specs) == 1:
+        return result
+    compared, left_out = _compare(specs, digits, seed, leave_out=not executors)
+    return replace(result, compared=compared, left_out=left_out)
 
 
-def _train_and_draw(spec: SideSpec, digits: Digits, folder: Path, epochs: int, seed: int, verbose: str | int) -> float:
+def _train_and_draw(
+    spec: SideSpec, digits: Digits, folder: Path, epochs: int, seed: int, verbose: str | int
+) -> DemoResult:
     with executor(spec.name, **spec.options) as chosen:
         model = _make_compiled(chosen, seed)
         model.summary()
-        print(f"\nTraining on {len(digits.train_labels)} handwritten digits, executor {spec.text!r}:")
+        print_text(f"\nTraining on {len(digits.train_labels)} handwritten digits, executor {spec.text!r}:")
         start = time.perf_counter()
         history = _fit(model, digits, epochs, (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose)
         seconds = time.perf_counter() - start
         _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)
         rate = epochs * len(digits.train_labels) / seconds
-        print(f"\n{accuracy:.2%} of the {len(digits.test_labels)} digits held out are read right,")
-        print(f"after {seconds:.1f} s of training at {rate:,.0f} samples a second. Where the time went:\n")
+        print_text(f"\n{accuracy:.2%} of the {len(digits.test_labels)} digits held out are read right,")
+        print_text(f"after {seconds:.1f} s of training at {rate:,.0f} samples a second. Where the time went:\n")
         history.timing.table(limit=12)
         print_text(f"\n{history.timing.verdict()}")
-        _draw(model, history, digits, folder)
-        return float(accuracy)
+        files = _draw(model, history, digits, folder)
+        return DemoResult(spec.text, seconds, rate, float(accuracy), history, files)
 
 
-def _draw(model: Sequential, history: History, digits: Digits, folder: Path) -> None:
+def _draw(model: Sequential, history: History, digits: Digits, folder: Path) -> list[Path]:
+    """Write the pictures and the report. Returns their paths."""
     predictions = model.predict(digits.test_images, verbose=0)
     folder.mkdir(parents=True, exist_ok=True)
-    views.plot_model(model, folder / "model.png", timing=history.timing)
-    views.plot_history(history, folder / "curves.png")
-    views.plot_predictions(digits.test_images, digits.test_labels, predictions, folder / "predictions.png", count=24)
+    pictures = [folder / name for name in ("model.png", "curves.png", "predictions.png")]
+    views.plot_model(model, pictures[0], timing=history.timing)
+    views.plot_history(history, pictures[1])
+    views.plot_predictions(digits.test_images, digits.test_labels, predictions, pictures[2], count=24)
     page = report(model, history.timing, folder / "report.html")
-    print(f"\nPictures: {', '.join(str(folder / name) for name in ('model.png', 'curves.png', 'predictions.png'))}")
-    print(f"The graph, its times and a timeline, to be opened with a browser: {page}")
+    print_text(f"\nPictures: {', '.join(map(str, pictures))}")
+    print_text(f"The graph, its times and a timeline, to be opened with a browser: {page}")
     wrong = int(np.sum(predictions.argmax(axis=1) != digits.test_labels))
-    print(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")
+    print_text(f"{wrong} of {len(digits.test_labels)} digits were read wrong.")
+    return [*pictures, page]
 
 
 def _make_compiled(chosen: Executor, seed: int) -> Sequential:
@@ -159,26 +230,18 @@ class _Clock(Callback):
         return float(np.median(np.diff(self._ends)))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What one epoch on an executor gave."""
-
-    name: str
-    workers: str
-    samples_per_second: float
-    weights: list[Array]
-    accuracy: float
-    notes: tuple[str, ...]
-
-
-def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int, *, leave_out: bool) -> None:
+def _compare(
+    specs: Sequence[SideSpec], digits: Digits, seed: int, *, leave_out: bool
+) -> tuple[list[_Measured], list[str]]:
     """Train for an epoch on each executor, and print how fast it was and how far the weights are from the first's.
+
+    Returns what was measured, and who is left out and why.
 
     Parameters
     ----------
     leave_out : executors of which packages are not installed, instead of raising
     """
-    print(f"\nOne epoch on each executor, from the same weights, in batches of {BATCH_SIZE}:")
+    print_text(f"\nOne epoch on each executor, from the same weights, in batches of {BATCH_SIZE}:")
     results, missing = [], []
     for spec in specs:
         try:
@@ -194,6 +257,7 @@ def _compare(specs: Sequence[SideSpec], digits: Digits, seed: int, *, leave_out:
         "Samples a second are those of the median step. Weights differ by rounding alone: sums are taken in another\n"
         "order, and training makes such differences grow. With reproducible=True there are none."
     )
+    return results, missing
 
 
 def _measure(spec: SideSpec, digits: Digits, seed: int) -> _Measured:
@@ -204,7 +268,8 @@ def _measure(spec: SideSpec, digits: Digits, seed: int) -> _Measured:
         _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)
         return _Measured(
             spec.text,
-            f"{len(chosen.workers)} × {chosen.workers[0].threads}",
+            len(chosen.workers),
+            chosen.workers[0].threads,
             BATCH_SIZE / clock.step_seconds(),
             model.get_weights(),
             accuracy,
@@ -224,26 +289,25 @@ def _comparison(results: Sequence[_Measured]) -> Table:
     for result in results:
         table.add_row(
             result.name,
-            result.workers,
+            f"{result.workers} × {result.threads}",
             f"{result.samples_per_second:,.0f}",
             f"{result.samples_per_second / first.samples_per_second:.2f}×",
-            "" if result is first else _format_difference(result.weights, first.weights),
+            "" if result is first else _format_difference(result.difference(first)),
             f"{result.accuracy:.2%}",
         )
     return table
 
 
-def _format_difference(weights: Sequence[Array], others: Sequence[Array]) -> str:
-    largest = max(float(np.abs(a - b).max()) for a, b in zip(weights, others, strict=True))
+def _format_difference(largest: float) -> str:
     return f"{largest:.1e}" if largest else "0"
 
 
 def _print_table(table: Table) -> None:
-    """In colours on a terminal, and else in characters that the output knows."""
+    """In colours on a terminal; in characters that the output knows."""
     from rich.console import Console
 
     if sys.stdout.isatty():
-        Console().print(table)
+        Console(file=cast("IO[str]", PlainFile(sys.stdout))).print(table)
         return
     text = io.StringIO()
     Console(file=text, width=_WIDE).print(table)

@@ -4,29 +4,52 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _PLAIN = {
-    **dict.fromkeys(map(ord, "─━"), "-"),
+    **dict.fromkeys(map(ord, "─━╸╺–"), "-"),
     **dict.fromkeys(map(ord, "│┃"), "|"),
     **dict.fromkeys(map(ord, "┏┓┗┛┡┩└┘├┤┬┴┼╇╈┳┻"), "+"),
     **dict(zip(map(ord, "█▓▒░"), "#=+:", strict=True)),
     ord("·"): ".",
     ord("…"): "~",
     ord("×"): "x",
+    ord("÷"): "/",
+    ord("±"): "+-",
     ord("µ"): "u",
 }
+
+
+def plain_text(text: str, encoding: str = "ascii") -> str:
+    """The text in plainer characters, if the encoding lacks some; "?" for those of which there is no plainer one."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def print_text(text: str, file: TextIO | None = None) -> None:
     """Print, in plainer characters where the file's encoding lacks some, as on Windows when output goes to a file."""
     target = file or sys.stdout
-    encoding = getattr(target, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
-    print(text, file=target, flush=True)
+    print(plain_text(text, _encoding(target)), file=target, flush=True)
+
+
+class PlainFile:
+    """A file, to which texts are written in plainer characters where its encoding lacks some. For rich's consoles."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(plain_text(text, _encoding(self._file)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _encoding(file: TextIO) -> str:
+    return getattr(file, "encoding", None) or "utf-8"
 
 
 def terminal_width(file: TextIO | None = None) -> int | None:

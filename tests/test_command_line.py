@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +13,22 @@ import pytest
 from report_files import data_of
 
 import miai_graph as mg
+from miai_graph.timing import Timing
 
 PICTURES = ("model.png", "curves.png", "predictions.png")
 
 
-def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from miai_graph.commands import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        encoding=encoding,
+        timeout=110,
+        check=False,
+    )
 
 
 def test_demo_reads_nearly_all_digits_and_tells_where_the_time_went(tmp_path: Path) -> None:
@@ -77,6 +88,46 @@ def test_demo_with_one_executor_compares_nothing(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     assert "executor 'processes:workers=2'" in finished.stdout
     assert comparison(finished.stdout) == {}
+
+
+def test_demo_tells_programs_in_json(tmp_path: Path) -> None:
+    options = ("--epochs", "1", "--executor", "serial", "--executor", "processes:workers=2")
+    finished = run("demo", "--json", *options, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    assert found["executor"] == "serial"
+    assert found["accuracy"] > 0.8
+    assert found["history"].keys() == {"loss", "accuracy"}
+    assert [Path(tmp_path, name).is_file() for name in found["files"]] == [True] * 4
+    assert [(side["executor"], side["workers"]) for side in found["compared"]] == [
+        ("serial", 1),
+        ("processes:workers=2", 2),
+    ]
+    assert found["compared"][0]["difference"] == 0 < found["compared"][1]["difference"] < 1e-3
+    timing = Timing.from_json(found["timing"])
+    assert timing.steps == 43
+    assert list(timing.verdict()) == found["verdict"]
+    assert "epoch 1/1" in finished.stderr
+    assert "digits held out are read right" in finished.stderr
+
+
+def test_what_goes_wrong_is_told_apart_from_json(tmp_path: Path) -> None:
+    finished = run("demo", "--json", "--executor", "nonsense", folder=tmp_path)
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert "'nonsense'" in finished.stderr
+
+
+def test_demo_on_an_output_that_knows_ascii_only(tmp_path: Path) -> None:
+    finished = run(
+        *("demo", "--epochs", "1", "--executor", "serial", "--executor", "processes:workers=2"),
+        folder=tmp_path,
+        encoding="ascii",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "mean us" in finished.stdout
+    assert "workers x threads" in finished.stdout
+    assert "?" not in finished.stdout
 
 
 def test_the_same_seed_gives_the_same_demo(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ SCRIPT = textwrap.dedent(
     """
     import sys, time
     import numpy as np
-    from miai_graph import callbacks, layers
+    from executors import Hosts
+    from executors.hosts.in_process import InProcessCluster
+    from miai_graph import callbacks, layers, metrics
     from miai_graph.model import Sequential
 
     class Slow(callbacks.Callback):
@@ -42,7 +44,9 @@ SCRIPT = textwrap.dedent(
 
     x = np.random.default_rng(0).normal(size=(2000, 4)).astype("f4")
     model = Sequential([layers.Input((4,)), layers.Dense(2, activation="softmax")])
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    accuracy = metrics.SparseCategoricalAccuracy(name=sys.argv[3] if len(sys.argv) > 3 else "accuracy")
+    executor = Hosts(InProcessCluster(2), 2, micro_batches=2) if "hosts" in sys.argv else "serial"
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[accuracy], executor=executor)
     epochs, verbose = int(sys.argv[1]), sys.argv[2] if sys.argv[2] == "auto" else int(sys.argv[2])
     try:
         model.fit(x, x[:, 0] > 0, epochs=epochs, validation_split=0.1, verbose=verbose, callbacks=[Slow()])
@@ -54,13 +58,14 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def on_terminal(*arguments: str, columns: int = 80, interrupt_after: str | None = None) -> str:
-    """What the script writes to a terminal; Ctrl-C is pressed once it wrote some text."""
+def on_terminal(*arguments: str, columns: int = 80, interrupt_after: str | None = None, encoding: str = "utf-8") -> str:
+    """What the script writes to a terminal of that encoding; Ctrl-C is pressed once it wrote some text."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ.update(TERM="xterm-256color")
-        os.environ.pop("COLUMNS", None)
-        os.execv(sys.executable, [sys.executable, "-c", SCRIPT, *arguments])
+        environment = os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding}
+        # Readline may have set it, behind the back of Python.
+        environment.pop("COLUMNS", None)
+        os.execve(sys.executable, [sys.executable, "-c", SCRIPT, *arguments], environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     written, deadline = b"", time.monotonic() + DEADLINE_SECONDS
     try:
@@ -111,6 +116,18 @@ class TestOnATerminal:
         assert re.search(r"epoch 4/4 \S+ +\d+/57 00:0\d [\d,]+ " + shown, text)
         assert re.search(r"epoch 4/4  \d\.\d s .* val_accuracy \d\.\d{4}  compute (\d+|0\.\d) %", text)
         assert "compute" not in text.partition("evaluate")[2]
+
+    def test_the_share_of_waiting_is_shown(self) -> None:
+        text = plain(on_terminal("4", "auto", "accuracy", "hosts", columns=160))
+        shown = r"compute (\d+|0\.\d) %  wait (\d+|0\.\d) %"
+        assert re.search(r"epoch 4/4 \S+ +\d+/57 .* " + shown, text)
+        assert re.search(r"epoch 4/4  \d\.\d s .* " + shown, text)
+
+    def test_a_terminal_that_knows_ascii_only(self) -> None:
+        text = plain(on_terminal("4", "auto", "précision", columns=160, encoding="ascii"))
+        assert text.isascii()
+        assert re.search(r"epoch 4/4 [ -]+ +\d+/57 00:0\d [\d,]+ samples/s loss \d\.\d{4}  pr\?cision ", text)
+        assert re.search(r"epoch 4/4  \d\.\d s .*  pr\?cision \d\.\d{4}", text)
 
     def test_ctrl_c_gives_the_cursor_back(self) -> None:
         written = on_terminal("1000", "1", interrupt_after="samples/s")

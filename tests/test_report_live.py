@@ -188,6 +188,35 @@ def test_a_training_that_fails_leaves_nothing_open(error: type[BaseException]) -
     live.close()
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_page_of_a_training_that_fails_is_written(error: type[BaseException], tmp_path: Path) -> None:
+    class Fails(callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 2:
+                raise error("stop")
+
+    x = np.ones((32, 4), "f4")
+    path = tmp_path / "failed.html"
+    with pytest.raises(error, match="stop"):
+        small_model().fit(x, x[:, :1], 8, verbose=0, callbacks=[callbacks.LiveReport(path=path), Fails()])
+    data = data_of(path)
+    assert data["live"] is None
+    assert data["run"]["steps"] == 3
+    assert len(data["curves"]["x"]) == 3
+
+
+def test_the_page_of_a_training_that_fails_at_once_is_written(tmp_path: Path) -> None:
+    def batches() -> Iterator[Any]:
+        yield np.ones((8, 4), "f4"), np.ones((8, 1), "f4")
+        raise OSError("the disk is gone")
+
+    path = tmp_path / "failed.html"
+    with pytest.raises(OSError, match="the disk is gone"):
+        small_model().fit(batches(), verbose=0, callbacks=[callbacks.LiveReport(path=path)])
+    assert data_of(path)["run"]["steps"] <= 1
+    assert not servers()
+
+
 def test_a_training_that_cannot_begin_leaves_nothing_open() -> None:
     x = np.ones((8, 4), "f4")
     taken = ReportServer(str)

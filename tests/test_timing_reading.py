@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,19 @@ from miai_graph.model import Sequential
 from miai_graph.timing import Timing
 from miai_graph.timing.clocks import align_clocks
 from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
+
+ASCII_SCRIPT = """
+from made_timings import pipeline_timing
+
+timing = pipeline_timing(seconds=5e-6)
+timing.table()
+print(end="~~~")
+timing.timeline()
+print(end="~~~")
+(timing - timing).table()
+print(end="~~~")
+print(timing.verdict(ascii_only=True))
+"""
 
 BESIDE = (IDLE, DATA, CALLBACKS, VALIDATION, LOOP)
 GROUPINGS = ["layer", "op", "node", "phase", "worker", "host", "stage"]
@@ -181,6 +198,22 @@ class TestTables:
         old.seek(0)
         assert "?" not in old.read()
 
+    def test_outputs_that_know_ascii_only(self) -> None:
+        environment = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"}
+        folder = Path(__file__).parent
+        command = [sys.executable, "-c", ASCII_SCRIPT]
+        finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=60, check=False)
+        assert finished.returncode == 0, finished.stderr
+        # What is printed is what those get who ask for a text.
+        table, timeline, difference, sentences = finished.stdout.decode("ascii").split("~~~")
+        timing = pipeline_timing(seconds=5e-6)
+        assert table == timing.format_table(ascii_only=True) + "\n"
+        assert timeline == timing.format_timeline(ascii_only=True) + "\n"
+        assert sentences == f"{timing.verdict(ascii_only=True)}\n"
+        for text, shown in ((table, "mean us"), (timeline, "# forward"), (difference, "first us"), (sentences, " us ")):
+            assert shown in text
+            assert "?" not in text
+
     def test_nothing_timed(self) -> None:
         empty = Timing([], 0)
         assert empty.format_table().splitlines()[0].split()[0] == "layer"
@@ -339,6 +372,15 @@ class TestVerdicts:
             f"{micro_batches} micro-batches it is ({stages} - 1) / ({micro_batches} + {stages} - 1) = {share}."
         )
         assert timing.verdict()[0].count(f"on {stages} workers") == 1
+
+    def test_the_bubble_is_that_of_a_typical_step(self) -> None:
+        timing = pipeline_timing(8, 4)
+        short = [replace(part, step=8) for part in pipeline_timing(2, 4).slices]
+        last = Timing(timing.records, 1, slices=[*timing.slices, *short], workers=timing.workers)
+        assert "In step 8 " in sentence(last, "stood still")
+        for typical, expected in ((7, "In step 7 the pipeline of 4 stages stood still for 27 %"), (5, "In step 8 ")):
+            chosen = Timing.from_json(last.to_json() | {"typical_step": typical})
+            assert sentence(chosen, "stood still").startswith(expected)
 
     def test_more_micro_batches(self) -> None:
         assert pipeline_timing(4, 2).verdict()[-1] == (

@@ -1,4 +1,4 @@
-"""Whether what is timed is true: nodes of a known time, waits, sums, and traces of single steps, on each executor."""
+"""Whether what is timed is true: waits at barriers, sums, and traces of single steps, on each executor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
-import slow_op
 from slow_op import SECONDS_PER_ROW, sleeping, slowed
 
 import miai_graph as mg
@@ -86,42 +85,31 @@ def of_node(timing: Timing, name: str) -> list[TimingRecord]:
     return [record for record in timing.records if record.node == name]
 
 
-def assert_sums_close(measure: Callable[[], tuple[Timing, float]]) -> Timing:
+def assert_sums_close(
+    measure: Callable[[], tuple[Timing, float]], is_right: Callable[[Timing], bool] = lambda timing: True
+) -> Timing:
     """Each worker's records sum to the time on the wall, and this is what a clock around it all shows.
 
     Another program may take the time between two looks at the clock, so there are several attempts.
+
+    Parameters
+    ----------
+    is_right : what else must be true of one and the same attempt
     """
     for _ in range(ATTEMPTS):
         timing, seconds = measure()
         assert sums(timing).keys() == {worker.index for worker in timing.workers}
         for booked in sums(timing).values():
             assert booked == pytest.approx(timing.wall_seconds, rel=0.01)
-        if timing.wall_seconds + timing.start_up_seconds == pytest.approx(seconds, rel=0.01):
+        if timing.wall_seconds + timing.start_up_seconds == pytest.approx(seconds, rel=0.01) and is_right(timing):
             return timing
-    pytest.fail(f"expected {seconds} s to be booked; found {timing.wall_seconds} + {timing.start_up_seconds}")
+    pytest.fail(
+        f"expected {seconds} s to be booked; found {timing.wall_seconds} + {timing.start_up_seconds}:\n"
+        f"{timing.format_table('phase')}"
+    )
 
 
 class TestFigures:
-    def test_a_node_takes_as_long_as_it_takes(self, executor: Executor) -> None:
-        step = sleeping_step(executor)
-        slow_op.slept.clear()
-        steps = 3 * STEPS if executor.name == "processes" else STEPS
-        for _ in range(steps):
-            step(np.ones((ROWS, 8), "f4"))
-        own, *others = of_node(step.timing, "sleep")
-        assert own.calls == steps
-        assert own.seconds == pytest.approx(sum(slow_op.slept), rel=0.02)
-        parts = 2 if executor.name == "hosts" else 1
-        slept = np.reshape(slow_op.slept, (steps, parts)).sum(axis=1)
-        assert own.min_seconds == pytest.approx(slept.min(), rel=0.02)
-        assert own.max_seconds == pytest.approx(slept.max(), rel=0.02)
-        assert len(others) == (executor.name == "processes")
-        for other in others:
-            # The shortest of many is as long as it was asked to be, whatever else the machine does.
-            assert other.calls == steps
-            assert SLEEP_SECONDS <= other.min_seconds <= 1.02 * SLEEP_SECONDS
-            assert steps * other.min_seconds <= other.seconds <= steps * other.max_seconds
-
     def test_waiting_at_a_barrier_is_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("executors.processes.executable.candidates", lambda most: [most])
         x, w = mg.input("x", (None, 8)), mg.parameter(np.ones((8, 8), "f4"), "w")
@@ -140,20 +128,6 @@ class TestFigures:
                 assert of_phase(timing, WAIT, slow) < 0.2 * late
                 computed = of_phase(timing, "forward", quick) + of_phase(timing, "backward", quick)
                 assert computed + of_phase(timing, COMMUNICATION, quick) < 0.2 * late
-
-    def test_waiting_for_a_message_is_waiting(self) -> None:
-        with MAKERS["hosts"]() as executor:
-            model = sleeping_model(executor)
-            timing = model.fit(*data(ROWS * STEPS), ROWS, shuffle=False, verbose=0).timing
-        (slept,) = [record for record in timing.records if record.op == "sleeping"]
-        quick = 1 - slept.worker
-        # Between steps, when the other stage is not done yet, it has no order to wait for.
-        waited = of_phase(timing, WAIT, quick)
-        assert waited > 0.5 * slept.seconds
-        assert waited + of_phase(timing, IDLE, quick) > 0.8 * slept.seconds
-        assert of_phase(timing, WAIT, slept.worker) < 0.2 * slept.seconds
-        computed = of_phase(timing, "forward", quick) + of_phase(timing, "backward", quick)
-        assert computed + of_phase(timing, COMMUNICATION, quick) < 0.2 * slept.seconds
 
     def test_calls_are_counted_by_the_time_they_took(self, executor: Executor) -> None:
         step = sleeping_step(executor)
@@ -237,12 +211,16 @@ class TestSums:
             history = model.fit(Batches(), epochs=2, verbose=0, callbacks=[Slow()], validation_data=(x, y))
             return history.timing, time.perf_counter() - start
 
-        timing = assert_sums_close(measure)
-        assert timing.steps == 6
         caller = 2 if executor.name == "hosts" else 0
+
+        def is_where_it_was_spent(timing: Timing) -> bool:
+            extra = [of_phase(timing, phase, caller) - spent[phase] for phase in (DATA, CALLBACKS)]
+            assert min(extra) >= 0
+            return max(extra) < 0.5 * SLEEP_SECONDS
+
+        timing = assert_sums_close(measure, is_where_it_was_spent)
+        assert timing.steps == 6
         assert timing.workers[caller].pid == os.getpid()
-        assert spent["data"] <= of_phase(timing, DATA, caller) < spent["data"] + 0.5 * SLEEP_SECONDS
-        assert spent["callbacks"] <= of_phase(timing, CALLBACKS, caller) < spent["callbacks"] + 0.5 * SLEEP_SECONDS
         (validation,) = [record for record in of_node(timing, "validation") if record.worker == caller]
         assert (validation.phase, validation.calls) == (VALIDATION, 2)
         assert of_phase(timing, LOOP, caller) < 0.2 * timing.wall_seconds
@@ -332,7 +310,8 @@ class TestTraces:
             for _ in range(2):
                 executor.crew._watch.look()
             for host in executor.crew.hosts:
-                clock, later = executor.crew.clock(host.address), executor.crew.clock(host.address)
+                clock = executor.crew.clock(host.address).aged()
+                later = executor.crew.clock(host.address).aged()
                 assert abs(clock.nanoseconds) <= clock.uncertainty < 1e7
                 assert later.uncertainty >= clock.uncertainty
             uncertainties = {piece.uncertainty_seconds for piece in step.timing.slices}

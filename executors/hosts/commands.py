@@ -20,6 +20,7 @@ from executors.hosts.connection.loading import load
 from executors.hosts.connection.loop import LoopThread
 from miai_graph.cores import threads_of_each
 from miai_graph.errors import ArgumentError
+from miai_graph.terminal import print_text
 
 _LOOPBACK = "127.0.0.1"
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -212,8 +213,7 @@ def _short(address: str) -> str:
 
 
 def _say(*lines: str) -> None:
-    click.echo("\n".join(lines))
-    sys.stdout.flush()
+    print_text("\n".join(lines))
 
 
 def _members(scheduler: str, credentials: Any, *, host: str, ports: range, threads: int | None) -> Any:

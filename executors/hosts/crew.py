@@ -166,13 +166,6 @@ class Crew:
         self.generation += 1
         return lost
 
-    def number(self, address: str) -> int:
-        """The place of a host among those there are."""
-        return [host.address for host in self.hosts].index(address)
-
-    def is_usable(self, address: str) -> bool:
-        return address not in self._watch.lost and any(host.address == address for host in self.hosts)
-
     def why_lost(self, address: str) -> str | None:
         """Why a host is lost, as a clause; None if it is not."""
         return self._watch.lost.get(address)
@@ -181,10 +174,9 @@ class Crew:
         """A host's name and address, as far as they are known."""
         return next((str(host) for host in self.hosts if host.address == address), address)
 
-    def clock(self, address: str) -> ClockOffset:
-        """How far a host's clock is from that of this process now."""
-        known = self._watch.offsets.get(address)
-        return ClockOffset(0, 0) if known is None else known.aged()
+    def clock(self, address: str) -> ClockOffset | None:
+        """How far a host's clock is from that of this process, as it was measured best; None: not yet."""
+        return self._watch.offset(address)
 
 
 def named_apart(hosts: Sequence[Host]) -> list[Host]:

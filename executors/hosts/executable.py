@@ -16,7 +16,7 @@ from executors.hosts.conversation import HostsLost
 from executors.hosts.foresight import Foresight
 from executors.hosts.journal import Entry
 from executors.hosts.links import COMMITTED
-from executors.hosts.measuring import ask_timing, records_of, traces_of, workers_of
+from executors.hosts.measuring import HostsTiming
 from executors.hosts.plans import Plans, StepPlan
 from executors.hosts.session import Session
 from executors.hosts.stage import FEED
@@ -30,8 +30,6 @@ from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.state import state
 from miai_graph.timing import Timing
-from miai_graph.timing.booking import with_idle
-from miai_graph.timing.traces import TraceChoice, make_slices
 from miai_graph.types import bind_type, int_dims
 
 if TYPE_CHECKING:
@@ -75,13 +73,10 @@ class HostsExecutable(Executable):
         self._fed: Fed | None = None
         self._ahead: OrderedBatch | None = None
         self._foresight = Foresight()
-        self._steps = 0
-        self._steps_seconds = 0.0
         self._ended_at = 0.0
-        self._traced = TraceChoice()
-        self._last_timing: Timing | None = None
-        self._plans = Plans(executor, simpler, analysis, self._inputs)
-        self._start_up_seconds = perf_counter() - start
+        self._timing = HostsTiming(executor.crew)
+        self._plans = Plans(executor, simpler, analysis, self._inputs, self._timing)
+        self._timing.start_up_seconds = perf_counter() - start
 
     @property
     def step(self) -> int:
@@ -92,7 +87,7 @@ class HostsExecutable(Executable):
         if step != self.step:
             # Steps since the last snapshot would be repeated under other numbers.
             self._session.fetch()
-        self._traced.first += step - self.step
+        self._timing.shift_numbers(step - self.step)
         state.versions[self._counter] = step
 
     @property
@@ -149,7 +144,7 @@ class HostsExecutable(Executable):
             plan = self._ready_plan(batch.size)
             now = perf_counter()
             start += now - planning
-            self._start_up_seconds += now - planning
+            self._timing.start_up_seconds += now - planning
             ordered = self._ordered(self._fed_of(plan, batch))
         plan, fed = ordered.fed.plan, ordered.fed
         answers = self._compute(ordered, upcoming)
@@ -157,13 +152,14 @@ class HostsExecutable(Executable):
         seconds = perf_counter() - start
         self._session.commit(plan.read, plan.updated, self._committed, self._entry(fed.kept), seconds)
         self._let_ahead_commit()
-        self._session.take_snapshot_if_due()
-        self._steps += 1
-        self._ended_at = perf_counter()
-        self._steps_seconds += self._ended_at - start
-        if self._steps in RECONSIDER_AFTER_STEPS:
-            timed = ask_timing(self._session, plan.layout, list(plan.layout.hosts))
-            self._plans.reconsider(batch.size, timed, self._steps)
+        self._timing.book(plan.timed, answers, ordered.step, batch.size, len(self.graph) * len(plan.hosts))
+        try:
+            self._session.take_snapshot_if_due()
+        finally:
+            self._ended_at = perf_counter()
+            self._timing.seconds += self._ended_at - start
+        if self._timing.steps in RECONSIDER_AFTER_STEPS:
+            self._plans.reconsider(batch.size)
         return outputs
 
     def _ready_plan(self, batch_size: int) -> StepPlan:
@@ -198,13 +194,11 @@ class HostsExecutable(Executable):
     def _order(self, ordered: OrderedBatch, *, is_ahead: bool) -> None:
         """Tell all hosts to run a step."""
         plan = ordered.fed.plan
-        timing = self._traced.order(ordered.step, len(self.graph) * len(plan.hosts))
         for address, versions in ordered.versions.items():
             content = {
                 "plan": plan.number,
                 "oldest": self._session.oldest(ordered.ticket),
                 "step": ordered.step,
-                "timing": timing,
                 "versions": versions,
                 "is_ahead": is_ahead,
             }
@@ -213,7 +207,7 @@ class HostsExecutable(Executable):
     def _order_ahead(self, batch: Batch | None) -> None:
         """Send the next batch and, if nothing is against it, let hosts go on with it without being told again."""
         self._fed = self._feed_ahead(batch)
-        is_reconsidered = self._steps + 1 in RECONSIDER_AFTER_STEPS
+        is_reconsidered = self._timing.steps + 1 in RECONSIDER_AFTER_STEPS
         if self._fed is not None and not is_reconsidered and self._foresight.allows():
             self._ahead = self._ordered(self._fed, is_ahead=True)
             self._session.ahead.append(self._ahead)
@@ -315,7 +309,8 @@ class HostsExecutable(Executable):
         """Put the outputs together from what the hosts have."""
         pieces: dict[int, list[Array]] = {}
         for host, answer in zip(plan.hosts, answers, strict=True):
-            for place, array in zip(plan.layout.stages[host.stage].outputs, answer.arrays, strict=True):
+            *arrays, _ = answer.arrays
+            for place, array in zip(plan.layout.stages[host.stage].outputs, arrays, strict=True):
                 pieces.setdefault(place, []).append(array)
         return [
             np.concatenate(pieces[place], node.type.batch_axes[0])
@@ -326,45 +321,16 @@ class HostsExecutable(Executable):
 
     @property
     def caller(self) -> int:  # type: ignore[override]
-        return len(self._owner.crew)
+        return self._timing.host_count
 
     @property
     def timing(self) -> Timing:
         with state.lock:
-            if self._last_timing is not None:
-                return self._last_timing
-            answers = [] if self._owner.closed else self._plans.ask_timing()
-            layout, crew = self._plans.layout, self._owner.crew
-            workers = workers_of(crew, [] if layout is None else layout.hosts) if answers else []
-            return Timing(
-                with_idle(records_of(answers, crew.number), workers, self._steps_seconds, self._steps),
-                self._steps,
-                self._start_up_seconds,
-                max((answer.content["peak_bytes"] for _, answer in answers), default=0),
-                [*self._plans.describe(), *self._traced.notes],
-                make_slices(traces_of(answers, crew), self._traced.shown(self.step - self._traced.first)),
-                wall_seconds=self._steps_seconds,
-                workers=workers,
-                graph=self.graph,
-            )
-
-    def keep_timing(self) -> None:
-        """Ask hosts for the last time what they have timed, before they are let go of."""
-        if self._steps:
-            self._last_timing = self.timing
+            return self._timing.timing(self._plans.describe(), self.graph)
 
     def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
-            self._traced = TraceChoice(self.step, trace_steps)
-            self._last_timing = None
-            self._steps, self._steps_seconds, self._start_up_seconds = 0, 0.0, 0.0
-            self._plans.timed.clear()
-            layout = self._plans.layout
-            if layout is not None:
-                for host in layout.hosts:
-                    if self._owner.crew.is_usable(host.address):
-                        content = {"programs": [layout.programs[host.stage]]}
-                        self._session.call(host.address, "reset_timing", content)
+            self._timing.reset(self.step, trace_steps)
 
     @property
     def state(self) -> MutableMapping[Node, Array]:

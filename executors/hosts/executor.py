@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread, current_thread, main_thread
 from time import perf_counter
 from typing import Any, Literal, NoReturn, TypeVar
-from weakref import WeakMethod, WeakSet, finalize
+from weakref import WeakMethod, finalize
 
 from executors.hosts.cluster import Cluster
 from executors.hosts.connection.loading import load, require_packages
@@ -24,7 +23,7 @@ from executors.planned import check_flag, check_positive
 from executors.serial import SerialExecutable
 from executors.splitting import analyse_parts
 from miai_graph.cores import threads_of_each
-from miai_graph.errors import ArgumentError, ClusterLostError, ExecutorError, HostLostError, MiaiGraphError
+from miai_graph.errors import ArgumentError, ClusterLostError, ExecutorError, HostLostError
 from miai_graph.executor import Executable, Executor, Worker
 from miai_graph.feeding import check_inputs
 from miai_graph.graph import Graph
@@ -113,7 +112,6 @@ class Hosts(Executor):
         self._on_host_lost = on_host_lost
         self.shards = shards if reproducible else None
         self._losses: dict[str, str] = {}
-        self._executables: WeakSet[HostsExecutable] = WeakSet()
         files = {"token_file": token_file, "tls_ca_file": tls_ca_file, "tls_cert": tls_cert, "tls_key": tls_key}
         self._cluster = address if isinstance(address, Cluster) else self._connect(address, files)
         watch = Watch(self._cluster)
@@ -284,17 +282,11 @@ class Hosts(Executor):
         analysis = analyse_parts(simpler, inputs, consequence)
         if analysis is None:
             return SerialExecutable(self, graph, inputs, self.shards)
-        executable = HostsExecutable(self, graph, inputs, simpler, analysis, start)
-        self._executables.add(executable)
-        return executable
+        return HostsExecutable(self, graph, inputs, simpler, analysis, start)
 
     def close(self) -> None:
         # A step of another thread is finished first.
         with state.lock:
-            if not self.closed:
-                for executable in tuple(self._executables):
-                    with suppress(MiaiGraphError):
-                        executable.keep_timing()
             super().close()
             self._end()
 

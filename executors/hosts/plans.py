@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from executors.hosts.cluster import Message
 from executors.hosts.layout import (
     Dealing,
     HostOfStage,
@@ -22,7 +19,7 @@ from executors.hosts.layout import (
     shares_by_time,
     tasks_of_stages,
 )
-from executors.hosts.measuring import Answers, ask_timing
+from executors.hosts.measuring import HostsTiming, TimedHost
 from miai_graph.context import COMMUNICATION, WAIT, warn_user
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
@@ -33,6 +30,7 @@ from miai_graph.passes.pipeline import Pipeline
 from miai_graph.passes.reasons import in_words, why_parts
 from miai_graph.plan.schedule import choose_ahead, choose_parts
 from miai_graph.state import Variable, state
+from miai_graph.timing import TimingRecord
 
 if TYPE_CHECKING:
     from executors.hosts.executor import Hosts
@@ -56,6 +54,7 @@ class StepPlan:
     number : by which hosts know it
     layout, dealing : of the graph, and of the batch
     hosts : those that take part
+    timed : what each of them was timed at
     inputs : for each stage the positions of the inputs that it reads
     """
 
@@ -63,6 +62,7 @@ class StepPlan:
     layout: Layout
     dealing: Dealing
     hosts: Sequence[HostOfStage]
+    timed: Sequence[TimedHost]
     inputs: Sequence[Sequence[int]]
 
     @cached_property
@@ -89,22 +89,24 @@ class Plans:
     owner : knows the hosts
     graph, analysis : simplified, and what is known of its dependence on the batch
     inputs : in the order in which they are fed
+    timing : to which all hosts of all plans are added
 
     Attributes
     ----------
     layout : the graph on hosts, if it was laid out
-    timed : what hosts had timed of earlier layouts
     """
 
-    def __init__(self, owner: Hosts, graph: Graph, analysis: BatchAnalysis, inputs: Sequence[Node]) -> None:
+    def __init__(
+        self, owner: Hosts, graph: Graph, analysis: BatchAnalysis, inputs: Sequence[Node], timing: HostsTiming
+    ) -> None:
         self._owner = owner
         self._inputs = inputs
+        self._timing = timing
         self._planner = Planner(graph, analysis, owner.stages_by_hand)
         self._generation = NEVER
         self._plans: dict[int, StepPlan] = {}
         self._has_warned = False
         self.layout: Layout | None = None
-        self.timed: list[tuple[HostOfStage, Message]] = []
 
     def find(self, batch_size: int) -> StepPlan | None:
         """The plan for batches of this size, if there is one that holds."""
@@ -126,16 +128,8 @@ class Plans:
 
     def forget(self) -> None:
         """Let go of programs and plans, but for what was timed."""
-        if self.layout is not None:
-            hosts = [host for host in self.layout.hosts if self._owner.crew.is_usable(host.address)]
-            self.timed += ask_timing(self._owner.session, self.layout, hosts)
+        self._timing.tidy()
         self.layout, self._plans = None, {}
-
-    def ask_timing(self) -> list[tuple[HostOfStage, Message]]:
-        """What hosts have timed, those that are there still: of this layout, and of earlier ones before."""
-        hosts = [] if self.layout is None else list(self.layout.hosts)
-        now = [] if self.layout is None else ask_timing(self._owner.session, self.layout, hosts)
-        return [*(answer for answer in self.timed if self._owner.crew.is_usable(answer[0].address)), *now]
 
     def _lay_out(self, batch_size: int) -> Layout:
         """Cut the graph for the hosts that are there, and give each its stage."""
@@ -205,8 +199,13 @@ class Plans:
                 "inputs": [names[position] for position in inputs[host.stage]],
             }
             calls[session.call(host.address, "plan", content)] = host.address
-        session.gather(calls)
-        return StepPlan(number, layout, dealing, hosts, inputs)
+        answers = session.gather(calls)
+        timed = [
+            TimedHost.described(host, layout.stages[host.stage].graph, answer)
+            for host, answer in zip(hosts, answers, strict=True)
+        ]
+        self._timing.add(timed)
+        return StepPlan(number, layout, dealing, hosts, timed, inputs)
 
     def _micro_batches(self, layout: Layout, batch_size: int) -> int:
         """How many micro-batches each replica has."""
@@ -225,36 +224,39 @@ class Plans:
         stages = layout.pipeline.stages
         return choose_ahead(stages, parts, 1.0, SENDING_SHARE) if stages > 1 else 0
 
-    def reconsider(self, batch_size: int, answers: Answers, steps: int) -> None:
-        """Cut anew, or share batches otherwise, if measured times say that the slowest host can be faster.
-
-        Parameters
-        ----------
-        answers : what the hosts have timed, in so many steps
-        """
-        if self.layout is None or not answers:
+    def reconsider(self, batch_size: int) -> None:
+        """Cut anew, or share batches otherwise, if measured times say that the slowest host can be faster."""
+        if self.layout is None:
             return
         if self.layout.pipeline.stages > 1 and self._owner.stages_by_hand is None:
-            self._cut_again(self.layout, batch_size, answers, steps)
+            self._cut_again(self.layout, batch_size)
         if not self._is_stale() and len(self.layout.grid) > 1 and self._owner.shards is None:
-            self._share_again(self.layout, batch_size, answers)
+            self._share_again(self.layout)
 
-    def _cut_again(self, layout: Layout, batch_size: int, answers: Answers, steps: int) -> None:
+    @property
+    def _timed(self) -> list[TimedHost]:
+        """What hosts were timed at in the plans that hold."""
+        return [timed for plan in self._plans.values() for timed in plan.timed]
+
+    def _cut_again(self, layout: Layout, batch_size: int) -> None:
         owner, planner = self._owner, self._planner
         owner.crew.measure_again()
         crew, links = owner.crew.hosts, owner.crew.links
         relative = {host.address: host.flops_per_second / crew[0].flops_per_second for host in crew}
-        planner.measured = _measured_seconds(answers, steps, relative)
+        planner.measured = _measured_seconds(self._timed, relative)
         before = planner.slowest_seconds(layout.cut, batch_size, crew, links)
         cut = planner.cut(batch_size, layout.pipeline.stages, len(layout.grid), crew, links)
         if planner.slowest_seconds(cut, batch_size, crew, links) < WORTH_CUTTING_AGAIN * before:
             self._generation = NEVER
 
-    def _share_again(self, layout: Layout, batch_size: int, answers: Answers) -> None:
+    def _share_again(self, layout: Layout) -> None:
         """Give each replica rows by the time that its slowest stage has taken for those that it had."""
+        by_place: dict[HostOfStage, float] = defaultdict(float)
+        for timed in self._timed:
+            by_place[timed.place] += sum(record.seconds for record in _computing(timed))
         seconds = [0.0] * len(layout.grid)
-        for host, answer in answers:
-            seconds[host.replica] = max(seconds[host.replica], _computing(answer))
+        for place, total in by_place.items():
+            seconds[place.replica] = max(seconds[place.replica], total)
         measured = shares_by_time(layout.shares, seconds)
         if max(new / old for new, old in zip(measured, layout.shares, strict=True)) * WORTH_CUTTING_AGAIN > 1:
             self.layout = replace(layout, shares=measured)
@@ -296,10 +298,9 @@ class Plans:
         return f": {why_parts(layout.pipeline.stages, max(counts), slowest, MICRO_BATCH_SECONDS)}"
 
 
-def _computing(answer: Message) -> float:
-    """The seconds that a host has computed."""
-    records = answer.content["records"]
-    return float(sum(record["seconds"] for record in records if record["phase"] not in (WAIT, COMMUNICATION)))
+def _computing(timed: TimedHost) -> list[TimingRecord]:
+    """What a host has computed."""
+    return [record for record in timed.records() if record.phase not in (WAIT, COMMUNICATION)]
 
 
 def _micro_batches_in_words(counts: Sequence[int]) -> str:
@@ -313,11 +314,12 @@ def _levels(pipeline: Pipeline) -> int:
     return len({pipeline.levels[node] for node in pipeline.mid_step_reductions})
 
 
-def _measured_seconds(answers: Answers, steps: int, speeds: Mapping[str, float]) -> dict[str, float]:
+def _measured_seconds(found: Iterable[TimedHost], speeds: Mapping[str, float]) -> dict[str, float]:
     """For each node what it takes in a step, if its host is as fast as the first one."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for host, answer in answers:
-        for record in answer.content["records"]:
-            if record["phase"] not in (WAIT, COMMUNICATION) and host.address in speeds:
-                found[record["node"]].append(record["seconds"] / steps * speeds[host.address])
-    return {name: float(np.mean(seconds)) for name, seconds in found.items()}
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    for timed in found:
+        for record in _computing(timed):
+            seconds[record.node] += record.seconds * speeds[timed.place.address]
+            calls[record.node] += record.calls
+    return {node: total / calls[node] for node, total in seconds.items()}

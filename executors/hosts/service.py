@@ -118,9 +118,7 @@ def _forget_clients(service: ref[HostService], closed: Event) -> None:
 
 LAST_TICKET = 1 << 62
 
-CALLS = frozenset(
-    ("program", "plan", "set_values", "get_values", "run", "abort", "timing", "reset_timing", "forget", "greet")
-)
+CALLS = frozenset(("program", "plan", "set_values", "get_values", "run", "abort", "forget", "greet"))
 """The calls that a session answers, by its methods of these names."""
 
 
@@ -158,10 +156,10 @@ class Session:
         return Message()
 
     def plan(self, message: Message) -> Message:
-        """Prepare to run a program on batches of one size."""
+        """Prepare to run a program on batches of one size. Returns the plan's description."""
         content = message.content
         with self._computing:
-            self._plans[content["plan"]] = HostPlan(
+            self._plans[content["plan"]] = plan = HostPlan(
                 content,
                 _known(self._programs, content["program"]),
                 self._values,
@@ -170,7 +168,7 @@ class Session:
                 self._channel.post,
                 self.mailbox,
             )
-        return Message()
+            return plan.description
 
     def forget(self, message: Message) -> Message:
         """Let go of programs with the plans made of them, and of values."""
@@ -235,23 +233,6 @@ class Session:
 
     def greet(self, message: Message) -> Message:
         """The client is there."""
-        return Message()
-
-    def timing(self, message: Message) -> Message:
-        """What programs' steps were timed at, and the steps that are traced, kernel by kernel."""
-        with self._computing:
-            programs = [self._programs[number] for number in message.content["programs"] if number in self._programs]
-            timed = [program.timed() for program in programs]
-            peak = max((program.peak_bytes for program in programs), default=0)
-            found = {name: [item for own in timed for item in own[name]] for name in ("records", "traces")}
-            return Message({"peak_bytes": peak, **found})
-
-    def reset_timing(self, message: Message) -> Message:
-        """Begin to count anew."""
-        with self._computing:
-            for number in message.content["programs"]:
-                if number in self._programs:
-                    self._programs[number].reset_timing()
         return Message()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from time import perf_counter_ns
 from typing import Any
 
@@ -27,7 +26,6 @@ from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import make_program
 from miai_graph.plan.schedule import Task
 from miai_graph.state import State, Variable, aligned_bytes
-from miai_graph.timing.recorder import Recorder, timed_by
 from miai_graph.types import int_dims
 
 GROUPS_BELOW = 2
@@ -71,12 +69,11 @@ class Values:
 
 
 class HostProgram:
-    """A stage's graph as a program, and what its steps were timed at.
+    """A stage's graph as a program.
 
     Attributes
     ----------
     number : by which the client knows it
-    peak_bytes : the most memory that one of its plans uses for computed values and scratch
     """
 
     def __init__(self, message: Message, values: Values) -> None:
@@ -99,18 +96,6 @@ class HostProgram:
         for key, variable in zip(content["variables"], self.variables, strict=True):
             self.state.adopt(variable, values.arrays(key, variable))
         self.numbers = self.state.numbers(self.variables)
-        self.peak_bytes = 0
-        self.recorders: dict[Any, Recorder] = {}
-
-    def timed(self) -> dict[str, Any]:
-        """The timing of all steps so far, as plain data: records, and for each plan labels and traced steps."""
-        timed = timed_by(self.recorders.values(), 0, self.peak_bytes)
-        traces = [(trace.labels, trace.steps) for trace in timed.traces]
-        return {"records": [asdict(record) for record in timed.records], "traces": traces}
-
-    def reset_timing(self) -> None:
-        for recorder in self.recorders.values():
-            recorder.reset()
 
 
 class HostPlan:
@@ -176,20 +161,33 @@ class HostPlan:
             deferral=deferral,
             threads=blas_threads() if can_limit() and not self._is_reproducible else None,
         )
-        key = content["batch_size"], self.bound.nodes
-        self.bound.recorder = program.recorders.setdefault(key, self.bound.recorder)
-        program.peak_bytes = max(program.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
         self._split = set(split_outputs(program.program))
         inputs = {node.name: node for node in program.program.graph.inputs}
         self._inputs = [inputs[name] for name in content["inputs"]]
 
+    @property
+    def description(self) -> Message:
+        """What the client must know to book steps: the memory for values, and the work between one stamp and the next,
+        with nodes by their numbers in the graph."""
+        bound = self.bound
+        numbers = {node: number for number, node in enumerate(self.program.program.graph.nodes)}
+
+        def plain(part: Work | Member) -> list[int]:
+            return [numbers[part.node], part.cost.flops, part.cost.bytes, part.memory_bytes]
+
+        work = [
+            [plain(item), item.micro_batch, item.link, list(map(plain, item.members))] for item in bound.recorder.work
+        ]
+        return Message({"peak_bytes": bound.buffer_bytes + bound.scratch_bytes, "work": work})
+
     def run(self, order: Mapping[str, Any]) -> Message:
-        """Compute this stage's part of a step, on what the client has fed. Returns the outputs.
+        """Compute this stage's part of a step, on what the client has fed. Returns the outputs, and behind them the
+        stamps; besides when the step began, how long it waited then, and when it ended.
 
         Parameters
         ----------
-        order : what the client says of the step: its ticket and number, the versions of the values that it reads,
-            whether the step before has yet to be committed, and how it is timed
+        order : what the client says of the step: its ticket and number, the versions of the values that it reads, and
+            whether the step before has yet to be committed
         """
         start_ns = perf_counter_ns()
         arrays = self._mailbox.take(order["ticket"], FEED)
@@ -203,9 +201,8 @@ class HostPlan:
         with limited_blas(1) if self._is_reproducible else nullcontext():
             bound.run(order["step"], binding)
         outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
-        end_ns, timing = perf_counter_ns(), order["timing"]
-        bound.recorder.add(start_ns, bound.stamps, end_ns, waited_ns, 0, timing["number"], timing["is_traced"])
-        return Message({"nanoseconds": end_ns - start_ns}, [output.copy() for output in outputs])
+        clock = [start_ns, waited_ns, perf_counter_ns()]
+        return Message({"clock": clock}, [array.copy() for array in (*outputs, bound.stamps)])
 
     def _outputs(self) -> list[Any]:
         nodes = self.program.program.graph.outputs

@@ -33,9 +33,9 @@ class ClockOffset:
     uncertainty: int
     measured_ns: int = 0
 
-    def aged(self) -> ClockOffset:
-        """The same as it is now: clocks do not go equally fast."""
-        elapsed_ns = perf_counter_ns() - self.measured_ns
+    def aged(self, at_ns: int | None = None) -> ClockOffset:
+        """The same as it is now, or was at another time: clocks do not go equally fast."""
+        elapsed_ns = abs((perf_counter_ns() if at_ns is None else at_ns) - self.measured_ns)
         return replace(self, uncertainty=self.uncertainty + round(DRIFT * elapsed_ns))
 
 
@@ -109,6 +109,12 @@ class Watch:
                 known is None or question.offset.uncertainty < known.aged().uncertainty
             ):
                 self.offsets[address] = question.offset
+
+    def offset(self, address: str) -> ClockOffset | None:
+        """The best estimate for a host so far, for which nobody need have looked yet; None: it has not answered."""
+        if address not in self.offsets and not self._end.is_set():
+            self.look()
+        return self.offsets.get(address)
 
     def close(self) -> None:
         """Stop asking."""

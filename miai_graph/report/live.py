@@ -35,7 +35,8 @@ class LiveReport(Callback):
     ----------
     port : where to serve it; 0: anywhere that is free
     open_browser : whether to show it at once
-    path : a file, ending in .html, to which the page is written at the end; None: none
+    path : a file, ending in .html, to which the page is written at the end, also if training fails or is interrupted;
+        None: none
     refresh_seconds : the least time between one state of the page and the next
 
     Attributes
@@ -74,7 +75,7 @@ class LiveReport(Callback):
         return None if self._server is None else self._server.address
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.close()
+        self._stop()
         if self.path is not None:
             check_writable(self.path)
         self._server = server = ReportServer(partial(render, title_of(self.model), with_curves=True), self.port)
@@ -103,13 +104,18 @@ class LiveReport(Callback):
         self._publish_if_due()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        server = self._server
-        if server is not None and (server.is_watched or self.path is not None):
-            self._publish(server, is_over=True)
         self.close()
 
     def close(self) -> None:
-        """Stop serving. `fit` does so at its end, however it ends; may be called again."""
+        """Write the page, and stop serving it. `fit` does so at its end, however it ends; may be called again."""
+        server = self._server
+        try:
+            if server is not None and self._published and (server.is_watched or self.path is not None):
+                self._publish(server, is_over=True)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         if self._server is not None:
             self._server.close()
         if self._end is not None:

@@ -126,10 +126,18 @@ class Account:
         stages |= {worker.index: worker.stage for worker in self.timing.workers if worker.stage is not None}
         return stages if len(set(stages.values())) > 1 else {}
 
+    @property
+    def _typical_step(self) -> int | None:
+        """Of those that were traced; None: not known."""
+        number = self.timing.typical_step
+        return number if any(part.step == number for part in self.timing.slices) else None
+
     @cached_property
     def bubble(self) -> Bubble | None:
-        """Of the last step that was traced; None where there is no pipeline or no trace."""
-        slices = [part for part in slices_of_step(self.timing) if part.worker in self.stage_of]
+        """Of the typical step, else of the last one that was traced; None where there is no pipeline or no trace."""
+        if not self.stage_of:
+            return None
+        slices = [part for part in slices_of_step(self.timing, self._typical_step) if part.worker in self.stage_of]
         if not slices:
             return None
         micro_batches: dict[int, set[int]] = defaultdict(set)

@@ -178,4 +178,5 @@ class TrainingClock:
             wall_seconds=wall,
             workers=workers,
             graph=timing.graph,
+            typical_step=timing.typical_step,
         )

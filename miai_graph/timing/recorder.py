@@ -68,7 +68,7 @@ class Recorder:
 
     def __init__(self, graph: Graph, work: Sequence[Work]) -> None:
         self._graph = graph
-        self._work = work
+        self.work = work
         self._nodes = list(dict.fromkeys(item.node for item in work))
         self._groups = None if len(self._nodes) == len(work) else _grouping(self._nodes, work)
         self._most_pending = min(max(COLLECTED_STAMPS // (len(work) + 1), FEWEST_STEPS), MOST_STEPS)
@@ -160,7 +160,7 @@ class Recorder:
     def labels(self) -> list[Label]:
         """What the kernels of a trace are."""
         names = self._graph.names
-        return [Label(names[item.node], item.node.phase, item.micro_batch, item.link) for item in self._work]
+        return [Label(names[item.node], item.node.phase, item.micro_batch, item.link) for item in self.work]
 
     def records(self, worker: int = 0) -> list[TimingRecord]:
         """What was booked: one record for each node, however many parts of a batch it is computed for."""
@@ -195,7 +195,7 @@ class Recorder:
     def _described(self) -> Iterator[Sequence[_Part]]:
         """What each row of the totals is of."""
         work: dict[Node, list[Work]] = {}
-        for item in self._work:
+        for item in self.work:
             work.setdefault(item.node, []).append(item)
         yield [_Part("wait", WAIT, "", WAIT)]
         yield [_Part("feed", "feed", "", OVERHEAD)]

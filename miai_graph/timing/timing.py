@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from miai_graph.graph import Graph, views
-from miai_graph.terminal import print_text, terminal_width
+from miai_graph.terminal import plain_text, print_text, terminal_width
 from miai_graph.timing.chrome_trace import chrome_trace
 from miai_graph.timing.data import timing_arguments, timing_to_data
 from miai_graph.timing.difference import TimingDifference
@@ -58,6 +58,8 @@ class Timing:
     wall_seconds : how long the steps took, with all that is between them; None: as long as the longest worker's records
     workers : one `TimedWorker` each; empty where they are not known
     graph : the graph that was timed, whose names the records bear; None where there is none
+    typical_step : of the steps that were traced, the last one on a batch of the commonest size, which the last one of
+        an epoch often is not; None: not known
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Timing:
         wall_seconds: float | None = None,
         workers: Iterable[TimedWorker] = (),
         graph: Graph | None = None,
+        typical_step: int | None = None,
     ) -> None:
         self.records = tuple(records)
         self.steps = steps
@@ -81,6 +84,7 @@ class Timing:
         self.slices = tuple(slices)
         self.workers = tuple(workers)
         self.graph = graph
+        self.typical_step = typical_step
         self.wall_seconds = self.seconds if wall_seconds is None else wall_seconds
 
     @property
@@ -119,7 +123,7 @@ class Timing:
         sort: SortBy = "seconds",
         width: int | None = None,
     ) -> None:
-        """Print where the time went.
+        """Print where the time went, in characters that the file's encoding has.
 
         ``mean`` is that of a step, of all workers together. GFLOP/s and GB/s are those while computing, and
         ``roofline`` is the share of what the workers can do at their measured peaks; it is more than 100 % where values
@@ -136,13 +140,22 @@ class Timing:
         print_text(self.format_table(by, limit, sort=sort, width=width), file)
 
     def format_table(
-        self, by: GroupBy = "layer", limit: int | None = 30, *, sort: SortBy = "seconds", width: int | None = None
+        self,
+        by: GroupBy = "layer",
+        limit: int | None = 30,
+        *,
+        sort: SortBy = "seconds",
+        width: int | None = None,
+        ascii_only: bool = False,
     ) -> str:
-        """The text that `table` prints."""
-        return format_table(self, by, sort, limit, width)
+        """The text that `table` prints; in ASCII characters, if that is asked for."""
+        text = format_table(self, by, sort, limit, width)
+        return plain_text(text) if ascii_only else text
 
     def timeline(self, step: int | None = None, *, file: TextIO | None = None, width: int | None = None) -> None:
         """Print what each worker did in a step: a lane for each, with computing, sending, waiting and idling.
+
+        The characters are those that the file's encoding has.
 
         Parameters
         ----------
@@ -158,13 +171,20 @@ class Timing:
         width = terminal_width(file) if width is None else width
         print_text(self.format_timeline(step, width=width), file)
 
-    def format_timeline(self, step: int | None = None, *, width: int | None = None) -> str:
-        """The text that `timeline` prints."""
-        return format_timeline(self, step, width)
+    def format_timeline(self, step: int | None = None, *, width: int | None = None, ascii_only: bool = False) -> str:
+        """The text that `timeline` prints; in ASCII characters, if that is asked for."""
+        text = format_timeline(self, step, width)
+        return plain_text(text) if ascii_only else text
 
-    def verdict(self) -> Verdict:
-        """A handful of sentences: where the time goes, and what to change next, as far as the figures tell."""
-        return judge(self)
+    def verdict(self, *, ascii_only: bool = False) -> Verdict:
+        """A handful of sentences: where the time goes, and what to change next, as far as the figures tell.
+
+        Parameters
+        ----------
+        ascii_only : whether to keep to ASCII characters, for an output that knows no others
+        """
+        sentences = judge(self)
+        return Verdict(map(plain_text, sentences)) if ascii_only else sentences
 
     def plot(self, path: Any = None, kind: str = "layers", **options: Any) -> Any:
         """Draw bars of "layers", a "timeline" or a "roofline"; see `miai_graph.views.plot_timing`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from miai_graph.context import WAIT
 from miai_graph.timing.clocks import align_clocks
@@ -82,11 +82,6 @@ class TraceChoice:
             self._left -= slices
             self._kept.add(number)
         return True
-
-    def order(self, step: int, slices: int) -> dict[str, Any]:
-        """What workers are told of a step, by the number that executables give it: see `Recorder.add`."""
-        number = step - self.first
-        return {"number": number, "is_traced": self.takes(number, slices)}
 
     def shown(self, steps: int) -> set[int]:
         """The numbers of the steps that are kept, after so many."""
