@@ -19,7 +19,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("miai_graph", "executors")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LONGEST_FILE = 400
-LAZY_PACKAGES = {"networkx", "matplotlib", "sklearn", "rich", "safetensors", "pandas", "llvmlite", "tensorboardX"}
+LAZY_PACKAGES = {
+    "platformdirs",
+    "networkx",
+    "matplotlib",
+    "sklearn",
+    "rich",
+    "safetensors",
+    "pandas",
+    "llvmlite",
+    "tensorboardX",
+}
 LAZY_MODULES = {"importlib.metadata"}
 """What is imported where it is used, because it would slow down the start."""
 

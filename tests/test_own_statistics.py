@@ -55,7 +55,12 @@ class Network:
             )
             for place in range(1 if shared else 2)
         ]
-        parts: list[Any] = [layers.Dense(6, **FLOAT64), norms[0], layers.Activation("tanh"), layers.Dense(6, **FLOAT64)]
+        parts: list[Any] = [
+            layers.Dense(6, **FLOAT64),
+            norms[0],
+            layers.Activation("tanh", **FLOAT64),
+            layers.Dense(6, **FLOAT64),
+        ]
         parts += [norms[-1], layers.Dense(2, **FLOAT64)]
         with layers.layer.collect_updates_and_losses() as left, layers.layer.training_mode(True):
             h = self.x

@@ -26,6 +26,7 @@ from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import make_program
 from miai_graph.plan.schedule import Task
 from miai_graph.state import State, Variable, aligned_bytes
+from miai_graph.timing.recorder import Member, Work
 from miai_graph.types import int_dims
 
 GROUPS_BELOW = 2
