@@ -22,7 +22,7 @@ ENTRY_POINT_GROUP = "miai_graph.commands"
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
-LAZY_COMMANDS: Mapping[str, str] = {"bench": "miai_graph.bench.command"}
+LAZY_COMMANDS: Mapping[str, str] = {"bench": "miai_graph.bench.command", "warmup": "miai_graph.warmup"}
 """Commands by name, and the modules that have them: imported when they are called, or told of in the help."""
 
 

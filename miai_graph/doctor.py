@@ -25,6 +25,7 @@ from miai_graph import __version__
 from miai_graph.cores import physical_cores, threads_of_each, usable_cores
 from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import executor_names
+from miai_graph.kernels import native
 
 ENTRY_POINT_GROUP = "miai_graph.doctors"
 PACKAGES = ("numpy", "networkx", "matplotlib", "scikit-learn", "safetensors", "rich", "llvmlite")
@@ -127,6 +128,14 @@ def _blas() -> str:
     return f"{name}, whose threads cannot be limited once Python runs: threadpoolctl does not know it"
 
 
+def _kernels() -> str:
+    processor = native.processor()
+    if processor is None:
+        return "NumPy's alone; there is no native code for this processor, or it is switched off"
+    vectors = f"vectors of {processor.vector_bytes} bytes, {processor.registers} registers"
+    return f"native, {vectors}; {_count(len(native.kept()), 'module')} kept in {native.cache_folder()}"
+
+
 def _processes() -> str:
     workers = physical_cores()
     return f"{_count(workers, 'worker')}, {_count(threads_of_each(workers), 'thread')} each; {_shared_memory()}"
@@ -198,6 +207,7 @@ FACTS: dict[str, Callable[[], str]] = {
     "miai-graph": _versions,
     "cores": _cores,
     "BLAS": _blas,
+    "kernels": _kernels,
     "processes": _processes,
     "packages": _packages,
     "executors": _executors,

@@ -7,23 +7,27 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from report_files import data_of
 
 import miai_graph as mg
+from miai_graph.kernels import native
 from miai_graph.timing import Timing
 
 PICTURES = ("model.png", "curves.png", "predictions.png")
 
 
-def run(*arguments: str, folder: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path, encoding: str = "utf-8", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from miai_graph.commands import main; main()", *arguments]
     return subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONIOENCODING": encoding} | dict(variables or {}),
         capture_output=True,
         encoding=encoding,
         timeout=110,
@@ -155,10 +159,41 @@ def test_bad_executors_of_the_demo_are_told_in_one_sentence(given: list[str], tm
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.skipif(native.processor() is None, reason="there is no native code for this processor")
+def test_warmup_compiles_what_is_kept_for_the_next_time(tmp_path: Path) -> None:
+    variables = {native.CACHE_VARIABLE: str(tmp_path)}
+    first, second = (run("warmup", folder=tmp_path, variables=variables) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr
+    (ready, compiled), (ready_again, compiled_again) = (
+        map(int, re.findall(r"(\d+) (?:kernels are ready|of them)", finished.stdout)) for finished in (first, second)
+    )
+    assert 0 < compiled <= ready == ready_again
+    assert compiled_again == 0
+    assert len(list((tmp_path / "native").glob("*.code"))) == compiled
+    assert f"{compiled} modules kept in {tmp_path}" in run("doctor", folder=tmp_path, variables=variables).stdout
+
+
+def test_without_native_code_there_is_nothing_to_compile(tmp_path: Path) -> None:
+    variables = {native.CACHE_VARIABLE: str(tmp_path), native.SWITCH_VARIABLE: "0"}
+    assert "Nothing to compile" in run("warmup", folder=tmp_path, variables=variables).stdout
+    assert "NumPy's alone" in run("doctor", folder=tmp_path, variables=variables).stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_doctor_finds_no_problems_here(tmp_path: Path) -> None:
     finished = run("doctor", folder=tmp_path)
     assert finished.returncode == 0, finished.stdout
-    for fact in ("cores:", "physical", "BLAS:", "processes:", "shared memory", "executors:", "serial", "numpy"):
+    for fact in (
+        "cores:",
+        "physical",
+        "BLAS:",
+        "kernels:",
+        "processes:",
+        "shared memory",
+        "executors:",
+        "serial",
+        "numpy",
+    ):
         assert fact in finished.stdout
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ STREAMED_BYTES = 1 << 24
 ELEMENTS_OF_A_CUT = 64
 """Threads share a row by so many elements at a time."""
 
-FEW_COLUMNS, ENOUGH_COLUMNS = 64, 256
+FEW_COLUMNS, ENOUGH_COLUMNS = 16, 256
 """Rows of fewer columns are joined to rows of about so many, repeating what is the same in each."""
 
 
@@ -103,7 +103,8 @@ class FormulaKernels:
             self._steps,
             self._results,
         )
-        self._tables.setdefault(formula, []).extend(layout.stretches())
+        stretches = layout.stretches() if any(numbers) else self._joined(operands, layout)
+        self._tables.setdefault(formula, []).extend(stretches)
         self._arrays += [*operands, *results]
         self._result_bytes += sum(result.nbytes for result in results)
 
@@ -116,6 +117,29 @@ class FormulaKernels:
                 fitting[place] = self._scratch(operand.shape, operand.dtype)
                 self._copies.append((fitting[place], operand))
         return fitting
+
+    def _joined(self, operands: Sequence[Array], layout: Layout) -> Iterable[Stretch]:
+        """The layout's stretches; where rows are short, several of them as one, what all rows share being repeated."""
+        columns = layout.shape[-1]
+        if len(layout.shape) != 2 or columns >= FEW_COLUMNS:
+            return layout.stretches()
+        rows, row_strides, steps = layout.shape[0], layout.strides[0], layout.strides[1]
+        if any(stride not in (0, columns * step) for stride, step in zip(row_strides, steps, strict=True)):
+            return layout.stretches()
+        together = min(-(-ENOUGH_COLUMNS // columns), rows)
+        addresses = list(layout.addresses)
+        for place, (operand, stride) in enumerate(zip(operands, row_strides, strict=False)):
+            if not stride:
+                row = np.lib.stride_tricks.as_strided(operand, (columns,), (operand.itemsize,), writeable=False)
+                repeated = self._scratch((together, columns), operand.dtype)
+                self._copies.append((repeated, row))
+                self._arrays.append(repeated)
+                addresses[place] = repeated.ctypes.data
+        joined_strides = tuple(together * stride for stride in row_strides)
+        whole, rest = divmod(rows, together)
+        joined = Stretch(whole, together * columns, tuple(addresses), joined_strides)
+        ends = (address + whole * stride for address, stride in zip(addresses, joined_strides, strict=True))
+        return [joined, Stretch(1, rest * columns, tuple(ends), joined_strides)] if rest else [joined]
 
     def kernel(self, threads: int = 1) -> Kernel:
         """What computes it all, in up to so many threads."""

@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
+SUFFIX = ".code"
 
 Signatures = Mapping[str, Sequence[Any]]
 """The types of each function's parameters, of `ctypes`. Functions return nothing."""
@@ -104,6 +105,17 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
         return _libraries[key]
 
 
+def loaded() -> list[Library]:
+    """All modules that this process has compiled or loaded so far."""
+    with _lock:
+        return list(_libraries.values())
+
+
+def kept() -> list[Path]:
+    """The files of object code on the disk."""
+    return sorted(cache_folder().glob(f"*{SUFFIX}"))
+
+
 def is_ready(text: str) -> bool:
     """Whether a module need not be compiled any more."""
     key = _key(text)
@@ -115,7 +127,7 @@ def _key(text: str) -> str:
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / f"{key}.code"
+    return cache_folder() / f"{key}{SUFFIX}"
 
 
 def _digest(content: bytes) -> bytes:
