@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from executors.threads import blas_threads
+from executors.threads import blas_threads, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executable, Executor, VariableValues
 from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
@@ -82,6 +82,10 @@ class PlannedExecutable(Executable):
     def _threads(self) -> AbstractContextManager[object]:
         """Within it BLAS has as many threads as it should."""
         return nullcontext()
+
+    def _thread_count(self) -> int:
+        """How many threads compute in this process."""
+        return blas_threads()
 
     def __call__(self, *arrays: Any) -> list[Array]:
         with self._threads():
@@ -221,8 +225,9 @@ class PlannedExecutable(Executable):
 
     def _timed_workers(self) -> list[TimedWorker]:
         """The workers, this process first."""
-        with self._threads():
-            flops_per_second, bytes_per_second = known_peaks(blas_threads())
+        threads = self._thread_count()
+        with limited_blas(threads):
+            flops_per_second, bytes_per_second = known_peaks(threads)
         own = TimedWorker(0, socket.gethostname(), os.getpid())
         return [replace(own, flops_per_second=flops_per_second, bytes_per_second=bytes_per_second)]
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from weakref import finalize
 
 from executors.planned import PlannedExecutable, check_flag, check_positive
-from executors.threads import blas_limits, blas_threads, can_limit, limited_blas
+from executors.threads import blas_limits, blas_threads, kernel_threads, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
@@ -84,7 +84,8 @@ class SerialExecutable(PlannedExecutable):
 
     def __init__(self, executor: Executor, graph: Graph, inputs: Sequence[Node], shards: int | None) -> None:
         super().__init__(executor, graph, inputs)
-        self._limits_threads = shards is not None
+        self._kernel_threads = kernel_threads() if shards is None else None
+        self._limits_blas = shards is not None or (self._kernel_threads or 1) > 1
         with self._starting_up():
             state.place(map(variable_of, self.variables), map(variable_of, self.updated))
             splits = shards is not None and any(node.type.batch_axes for node in inputs)
@@ -97,11 +98,13 @@ class SerialExecutable(PlannedExecutable):
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         state.place(map(variable_of, self.variables), map(variable_of, self.updated))
         if self._shards is None:
-            threads = blas_threads() if can_limit() else None
-            return BoundPlan(self._program, batch_size, state, self._workspace, threads=threads)
+            return BoundPlan(self._program, batch_size, state, self._workspace, threads=self._kernel_threads)
         parts = cut_batch(batch_size, self._shards)
         exchange = Exchange(self._program, batch_size, len(parts), aligned_bytes)
         return BoundPlan(self._program, batch_size, state, self._workspace, parts, exchange)
 
     def _threads(self) -> AbstractContextManager[object]:
-        return limited_blas(1) if self._limits_threads else nullcontext()
+        return limited_blas(1) if self._limits_blas else nullcontext()
+
+    def _thread_count(self) -> int:
+        return self._kernel_threads or (1 if self._limits_blas else blas_threads())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ class BlasLimits:
                 self._remember()
                 self._apply()
 
+    def begin_anew(self) -> None:
+        """In a fork of the process, whose other threads are gone: what they asked for, and held, no longer counts."""
+        self._lock = RLock()
+        self._asked.clear()
+
     @property
     def libraries(self) -> list[BlasLibrary]:
         """The BLAS libraries found by the last scan."""
@@ -110,6 +116,9 @@ class BlasLimits:
 blas_limits = BlasLimits()
 """Those of this process."""
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=blas_limits.begin_anew)
+
 
 @contextmanager
 def limited_blas(threads: int) -> Iterator[None]:
@@ -124,6 +133,15 @@ def limited_blas(threads: int) -> Iterator[None]:
 def blas_threads() -> int:
     """How many threads BLAS may use now; 1 where no library is known."""
     return max((library.get_threads() for library in blas_limits.libraries), default=1)
+
+
+def kernel_threads() -> int | None:
+    """How many threads kernels may share their work among, as many as BLAS may use now; None: BLAS has its own.
+
+    Whose kernels have threads lets BLAS have one while they run: BLAS's wait for work by keeping cores busy. Where it
+    cannot be limited it stays as it is.
+    """
+    return blas_threads() if can_limit() else None
 
 
 def can_limit() -> bool:

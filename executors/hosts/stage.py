@@ -12,7 +12,7 @@ import numpy as np
 from executors.hosts.cluster import Message
 from executors.hosts.links import Post, StageLinks
 from executors.hosts.mailbox import Mailbox
-from executors.threads import blas_threads, can_limit, limited_blas
+from executors.threads import kernel_threads, limited_blas
 from miai_graph.graph_data import GraphData, graph_from_data
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS
@@ -160,7 +160,7 @@ class HostPlan:
             links=self._links,
             order=order,
             deferral=deferral,
-            threads=blas_threads() if can_limit() and not self._is_reproducible else None,
+            threads=None if self._is_reproducible else kernel_threads(),
         )
         self._split = set(split_outputs(program.program))
         inputs = {node.name: node for node in program.program.graph.inputs}
@@ -199,7 +199,7 @@ class HostPlan:
         binding = bound.bindings.get(turns) or bound.bind(turns)
         self._links.ticket, self._links.is_ahead = order["ticket"], order["is_ahead"]
         self._feed(arrays)
-        with limited_blas(1) if self._is_reproducible else nullcontext():
+        with limited_blas(1) if self._is_reproducible or (bound.threads or 1) > 1 else nullcontext():
             bound.run(order["step"], binding)
         outputs = [array[self._rows_of(node)] for node, array in zip(self._outputs(), binding.outputs, strict=True)]
         clock = [start_ns, waited_ns, perf_counter_ns()]

@@ -26,7 +26,7 @@ from executors.processes.messages import (
 from executors.processes.pool import Pool
 from executors.processes.sharing import SharedPlan, Staged, Tables, numbers
 from executors.splitting import analyse_parts
-from executors.threads import blas_threads, can_limit, limited_blas
+from executors.threads import blas_threads, can_limit, kernel_threads, limited_blas
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.errors import MiaiGraphError, WorkerLostError
 from miai_graph.feeding import Batch, CheckedBatch, Rows, Table, check_batch
@@ -62,6 +62,7 @@ class ProcessesExecutable(PlannedExecutable):
             has_parts = executor.size > 1 or executor.shards is not None
             consequence = "The whole graph is computed by one worker" if executor.size > 1 else None
             self._is_shared = has_parts and analyse_parts(self.graph, inputs, consequence) is not None
+            self._kernel_threads = self._threads_of_kernels()
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
@@ -75,13 +76,20 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _threads(self) -> AbstractContextManager[object]:
         self._owner.check()
-        # What this process computes alone may have all cores, unless bits count.
-        is_limited = self._is_shared or self._owner.shards is not None
-        return limited_blas(self._owner.threads) if is_limited else nullcontext()
+        if self._owner.shards is not None or (self._kernel_threads or 1) > 1:
+            return limited_blas(1)
+        return limited_blas(self._owner.threads) if self._is_shared else nullcontext()
 
-    def _kernel_threads(self) -> int | None:
-        """How many threads kernels may use in each worker; None where only BLAS is to compute matrix products."""
-        return blas_threads() if can_limit() and self._owner.shards is None else None
+    def _thread_count(self) -> int:
+        if self._owner.shards is not None or self._is_shared:
+            return self._owner.threads
+        return self._kernel_threads or blas_threads()
+
+    def _threads_of_kernels(self) -> int | None:
+        """Those of each worker. What this process computes alone may have all cores, unless bits count."""
+        if self._owner.shards is not None or not can_limit():
+            return None
+        return self._owner.threads if self._is_shared else kernel_threads()
 
     def forget_plans(self) -> None:
         """Let go of all that lies in a pool's memory."""
@@ -147,7 +155,7 @@ class ProcessesExecutable(PlannedExecutable):
             with self._ready_pool().preparing():
                 return self._make_shared_plan(program, batch_size, workers)
         if self._owner.shards is None or not self._is_shared:
-            return BoundPlan(program, batch_size, state, self._workspace, threads=self._kernel_threads())
+            return BoundPlan(program, batch_size, state, self._workspace, threads=self._kernel_threads)
         parts = cut_batch(batch_size, self._owner.shards)
         exchange = Exchange(program, batch_size, len(parts), aligned_bytes)
         return BoundPlan(program, batch_size, state, self._workspace, parts, exchange)
@@ -181,16 +189,14 @@ class ProcessesExecutable(PlannedExecutable):
                 where(shared.turns),
                 where(shared.indices),
                 where(shared.stamps),
-                self._kernel_threads(),
+                self._kernel_threads,
                 tuple(tuple(map(where, slot)) for slot in shared.slots),
             )
         )
         # The others prepare theirs meanwhile.
         own = parts_of(0, workers, parts)
-        threads = self._kernel_threads()
-        plan = BoundPlan(
-            program, batch_size, state, self._workspace, own, exchange, pool.leader.barrier, threads=threads
-        )
+        threads, barrier = self._kernel_threads, pool.leader.barrier
+        plan = BoundPlan(program, batch_size, state, self._workspace, own, exchange, barrier, threads=threads)
         self._shared[plan] = shared
         pool.ask(AreYouReady())
         return plan

@@ -14,6 +14,7 @@ from executors.processes.control import Leader, Words
 from executors.processes.launch import WorkerProcess, start
 from executors.processes.memory import DEFAULT_KIND, Kind, Segment
 from executors.processes.messages import DropSegments, Failed, Location, SegmentFollows, SetUp
+from executors.threads import can_limit
 from miai_graph.cores import usable_cores
 from miai_graph.errors import ExecutionError, ExecutorError, MiaiGraphError, WorkerLostError
 from miai_graph.op import Array
@@ -69,8 +70,10 @@ class Pool:
         self._messages = 0
         self._is_stepping = False
         try:
+            # Kernels bring threads of their own where BLAS lets itself be limited.
+            blas_threads = 1 if can_limit() else threads
             for _ in range(1, workers):
-                self.processes.append(start(WORKER_MAIN, threads))
+                self.processes.append(start(WORKER_MAIN, blas_threads))
             control = Segment.create(Words.size_bytes(workers), kind)
             self._control = control.bytes
             is_crowded = workers > usable_cores()

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.crew import together
+from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows_code import Target, module_text
 from miai_graph.kernels.llvm_code import FLOAT_BYTES
 from miai_graph.kernels.native import library, processor
@@ -86,9 +85,7 @@ class Products:
         threads : among how many the columns are shared
         """
         columns = b.shape[1]
-        shares = max(1, min(threads, columns // COLUMNS_OF_A_THREAD))
-        ends = [columns * share // shares // COLUMNS_OF_A_THREAD * COLUMNS_OF_A_THREAD for share in range(shares)]
-        parts = [slice(start, end) for start, end in pairwise([*ends, columns])]
+        parts = spans(columns, max(1, min(threads, columns // COLUMNS_OF_A_THREAD)))
         return together([self._kernel(a, b[:, part], out[:, part], scratch) for part in parts])
 
     def _kernel(

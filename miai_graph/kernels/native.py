@@ -90,6 +90,16 @@ _libraries: dict[str, Library] = {}
 _lock = Lock()
 
 
+def _begin_anew() -> None:
+    """In a fork of the process, whose other threads are gone."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def library(text: str, signatures: Signatures, source: str = "") -> Library:
     """The functions of a module, compiled or from the disk. Needs a `processor`.
 

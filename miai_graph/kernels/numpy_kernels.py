@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows import products
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -43,6 +44,12 @@ Preparer = Callable[[Request], Kernel]
 KERNELS: dict[str, Preparer] = {}
 
 ROWS_ADDED_AT_ONCE = 1024
+
+FLOPS_WORTH_SHARING = 1 << 23
+"""A thread has at least about so many floating-point operations to do."""
+
+FEWEST_OF_A_THREAD = 16
+"""Rows or columns of a product that threads share: whole blocks of BLAS's."""
 
 # NumPy's stubs know these without the positional arguments that make a call of them fast.
 _add_reduce: Any = np.add.reduce
@@ -231,7 +238,7 @@ def _matmul(request: Request) -> Kernel:
             copies.append((request.scratch(array.shape, array.dtype), array))
             operands.append(copies[-1][0])
     if not copies:
-        return partial(_matrix_product, *operands, request.output)
+        return together(_products(operands[0], operands[1], request.output, request.threads or 1))
 
     def run() -> None:
         for copy, source in copies:
@@ -239,6 +246,22 @@ def _matmul(request: Request) -> Kernel:
         _matrix_product(*operands, request.output)
 
     return run
+
+
+def _products(a: Array, b: Array, output: Array, threads: int) -> list[Kernel]:
+    """The matrix product, or one for each thread: of some matrices of a stack, or of some rows or columns."""
+    flops = 2 * output.size * a.shape[-1]
+    threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
+    if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
+        return [partial(_matrix_product, a[part], b[part], output[part]) for part in spans(len(output), threads)]
+    rows, columns = output.shape[-2:]
+    if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
+        return [partial(_matrix_product, a, b, output)]
+    if rows > columns:
+        parts = spans(rows, threads, FEWEST_OF_A_THREAD)
+        return [partial(_matrix_product, a[part], b, output[part]) for part in parts]
+    parts = spans(columns, threads, FEWEST_OF_A_THREAD)
+    return [partial(_matrix_product, a, b[:, part], output[:, part]) for part in parts]
 
 
 def _fits_blas(array: Array) -> bool:
