@@ -24,6 +24,8 @@ from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.simplify import simplify
 from miai_graph.plan.bound import Binding, BoundPlan
 from miai_graph.plan.memory import Workspace
+from miai_graph.plan.program import Program
+from miai_graph.plan.text import format_program
 from miai_graph.state import state
 from miai_graph.timing import TimedWorker, Timing
 from miai_graph.timing.booking import with_idle
@@ -66,6 +68,14 @@ class PlannedExecutable(Executable):
     @abstractmethod
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         """The plan of this process for batches of one size and a number of workers."""
+
+    @abstractmethod
+    def _shown_program(self) -> Program:
+        """What this process runs."""
+
+    @property
+    def kernels(self) -> str:
+        return format_program(self._shown_program())
 
     def _workers_for(self, batch_size: int) -> int:
         """How many workers are to compute a batch."""

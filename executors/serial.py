@@ -19,7 +19,7 @@ from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch
-from miai_graph.plan.program import make_program, make_worker_program
+from miai_graph.plan.program import Program, make_program, make_worker_program
 from miai_graph.state import aligned_bytes, state
 
 
@@ -102,6 +102,9 @@ class SerialExecutable(PlannedExecutable):
         parts = cut_batch(batch_size, self._shards)
         exchange = Exchange(self._program, batch_size, len(parts), aligned_bytes)
         return BoundPlan(self._program, batch_size, state, self._workspace, parts, exchange)
+
+    def _shown_program(self) -> Program:
+        return self._program
 
     def _threads(self) -> AbstractContextManager[object]:
         return limited_blas(1) if self._limits_blas else nullcontext()

@@ -76,6 +76,11 @@ class Executable(ABC):
         """
 
     @property
+    def kernels(self) -> str:
+        """Which nodes each kernel computes, as text; empty where the executor does not tell."""
+        return ""
+
+    @property
     @abstractmethod
     def state(self) -> MutableMapping[Node, Array]:
         """The values of the graph's variables, by node: copies when read."""

@@ -46,6 +46,11 @@ class Function:
         """Where the time of all calls so far went."""
         return self.executable.timing
 
+    @property
+    def kernels(self) -> str:
+        """Which nodes are computed together, as text: one kernel computes a chain of element-wise ops at once."""
+        return self.executable.kernels
+
     def __repr__(self) -> str:
         names = ", ".join(node.name for node in self.inputs)
         return f"<Function ({names}) of {len(self.graph)} nodes>"

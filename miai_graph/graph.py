@@ -180,7 +180,7 @@ def format_graph(graph: Graph) -> str:
     """The text form: a node a line, ``%name = op(%inputs, attributes) : type   # line that built it``."""
     names = graph.names
     rows = [
-        (f"  %{names[node]} = {_format_call(node, names)} : {node.type}", node.source.short if node.source else "")
+        (f"  %{names[node]} = {format_call(node, names)} : {node.type}", node.source.short if node.source else "")
         for node in graph.nodes
     ]
     width = min(max((len(text) for text, _ in rows), default=0), 100)
@@ -191,7 +191,8 @@ def format_graph(graph: Graph) -> str:
     return "\n".join([f"graph({arguments}):", *lines])
 
 
-def _format_call(node: Node, names: Mapping[Node, str]) -> str:
+def format_call(node: Node, names: Mapping[Node, str]) -> str:
+    """What a node is computed by and of, as the text form shows it."""
     if is_variable(node):
         return "parameter" if variable_of(node).trainable else "variable"
     attributes = () if is_input(node) else node.attributes.items()

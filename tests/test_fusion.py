@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import miai_graph as mg
-from executors import Serial
+from executors import Processes, Serial
 from miai_graph import layers, losses, optimizers
+from miai_graph.executor import Executor
 from miai_graph.kernels import elementwise_kernels, native
 from miai_graph.kernels.elementwise_code import OPERATIONS, Formula, Operand, Step, module_text
 from miai_graph.kernels.elementwise_kernels import FormulaKernels, Stretch, shared
@@ -280,6 +281,18 @@ def test_a_training_step_is_the_interpreter_s(threads: int, rng: np.random.Gener
     np.testing.assert_allclose(found, expected, rtol=2e-6)
     for parameter, value in new.items():
         np.testing.assert_allclose(parameter.value, value, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [Serial, lambda: Processes(2)], ids=["serial", "processes"])
+def test_the_text_of_kernels_shows_what_is_computed_at_once(make: Callable[[], Executor]) -> None:
+    x, w = mg.input("x", (None, 3)), mg.parameter(np.eye(3, dtype="f4"), "w")
+    with make() as executor:
+        step = mg.function([x], [mg.relu(x @ w + 1.0) * 2.0], {w: w * 0.9}, executor=executor)
+        lines = step.kernels.splitlines()
+    assert lines[0] == "3 kernels:"
+    at = lines.index("  3 nodes at once:")
+    assert [line.strip().split(" = ")[0] for line in lines[at + 1 : at + 4]] == ["|   %add", "|   %relu", "%multiply"]
+    assert any(line.startswith("  %matmul = matmul(%x, %w) : f32[B,3]") for line in lines)
 
 
 def test_without_native_code_nothing_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,9 @@ class ProcessesExecutable(PlannedExecutable):
                 self._programs[workers] = make_worker_program(self.graph, 0, workers, is_reproducible=is_reproducible)
         return self._programs[workers]
 
+    def _shown_program(self) -> Program:
+        return self._program(max(self._programs, default=1))
+
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         variables, updated = (list(map(variable_of, nodes)) for nodes in (self.variables, self.updated))
         if self._is_shared and self._owner.size > 1:
