@@ -180,9 +180,7 @@ class Loops(Lines):
         ]
 
     @contextmanager
-    def loop(
-        self, start: object, stop: object, step: object = 1, values: Sequence[Vector] = ()
-    ) -> Iterator[Round]:
+    def loop(self, start: object, stop: object, step: object = 1, values: Sequence[Vector] = ()) -> Iterator[Round]:
         """The instructions written within are repeated while the index is below `stop`."""
         name, before = self.name(), self.block
         round = Round(f"%{name}", [Vector(self, f"%{self.name()}", value.dtype) for value in values], ())

@@ -7,7 +7,10 @@ import math
 from miai_graph.kernels import native
 from miai_graph.kernels.loops import Kernel, are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
-from miai_graph.kernels.reduction_code import Variant, module_text
+from miai_graph.kernels.reduction_code import CHAINS, Variant, module_text
+
+MOST_WIDE_BYTES = 1 << 20
+"""Larger matrices, of rows so wide that they take several passes, BLAS adds up faster."""
 
 
 @native_for("sum", "sum_of_part", "max", "min")
@@ -22,6 +25,9 @@ def _reduce(request: Request) -> Kernel | None:
     outer, length = math.prod(x.shape[:first]), math.prod(x.shape[first : first + len(axes)])
     columns = math.prod(x.shape[first + len(axes) :])
     operation = "sum" if request.node.op.name == "sum_of_part" else request.node.op.name
+    is_wide = outer == 1 and columns > CHAINS * processor.width(x.itemsize)
+    if operation == "sum" and is_wide and x.nbytes > MOST_WIDE_BYTES:
+        return None
     variant = Variant(operation, x.dtype, along_rows=columns == 1)
     size = [outer, length] if variant.along_rows else [outer, length, columns]
     return call(module_text(variant, processor), [x, y, *size], f"{request.node.op.name} {request.node.name}")

@@ -70,7 +70,12 @@ def _sparse_cross_entropy(request: Request) -> Kernel | None:
 
 
 def _along_rows(
-    request: Request, other: Array, result: Array, size: tuple[int, int], steps: Sequence[int], failed: Array | None = None
+    request: Request,
+    other: Array,
+    result: Array,
+    size: tuple[int, int],
+    steps: Sequence[int],
+    failed: Array | None = None,
 ) -> Kernel | None:
     """The kernel for so many rows of such a length; `steps` are elements from row to row: of each array."""
     processor, x = native.processor(), request.inputs[0]

@@ -87,7 +87,9 @@ class _Writer:
         self._source_strides, self._target_strides = strides[1][1:], strides[2][1:]
         span, filled_span = code.span(channels), code.span(filled)
         with code.loop(0, images) as image:
-            own = [code.stepped(array, image.index, steps[0]) for array, steps in zip((pooled, source, target), strides)]
+            own = [
+                code.stepped(array, image.index, steps[0]) for array, steps in zip((pooled, source, target), strides)
+            ]
             code.fill(own[2], filled_span, code.constant(0.0, self._variant.dtype))
             with code.loop(0, rows) as row, code.loop(0, columns) as column:
                 window = self._window(row.index, column.index, *own[1:])
@@ -118,7 +120,10 @@ class _Writer:
         code, dtype = self._code, self._variant.dtype
         place = code.element(pooled, start, dtype)
         own = _Window(
-            window.rows, window.columns, code.element(window.source, start, dtype), code.element(window.target, start, dtype)
+            window.rows,
+            window.columns,
+            code.element(window.source, start, dtype),
+            code.element(window.target, start, dtype),
         )
         write = {
             "max_pool2d": self._maximum,
