@@ -68,6 +68,10 @@ def works_in_place(node: Node) -> bool:
 
 def prepare(request: Request) -> Kernel:
     """The kernel for a node."""
+    native = NATIVE_KERNELS.get(request.node.op.name)
+    kernel = None if native is None else native(request)
+    if kernel is not None:
+        return kernel
     preparer = KERNELS.get(request.node.op.name)
     if preparer is not None:
         return preparer(request)
@@ -93,6 +97,22 @@ def _by_definition(
         found = f"{result.dtype}{list(result.shape)}" if hasattr(result, "dtype") else repr(result)
         raise ValueError(f"expected {output.dtype}{list(output.shape)}, which infer says; found {found} from forward")
     np.copyto(output, result)
+
+
+NATIVE_KERNELS: dict[str, Callable[[Request], Kernel | None]] = {}
+"""They come before the others, where they do not give None: for arrays that they do not suit."""
+
+
+def native_for(
+    *names: str,
+) -> Callable[[Callable[[Request], Kernel | None]], Callable[[Request], Kernel | None]]:
+    """Enter the function that prepares native code for the ops of these names, or None."""
+
+    def enter(preparer: Callable[[Request], Kernel | None]) -> Callable[[Request], Kernel | None]:
+        NATIVE_KERNELS.update(dict.fromkeys(names, preparer))
+        return preparer
+
+    return enter
 
 
 def kernel_for(*names: str) -> Callable[[Preparer], Preparer]:
