@@ -4,6 +4,6 @@ To add a kernel, write a function that prepares it, with `kernel_for` naming the
 here.
 """
 
-from miai_graph.kernels import numpy_kernels, pooling_kernels
+from miai_graph.kernels import native_convolution, numpy_kernels, pooling_kernels
 
-__all__ = ["numpy_kernels", "pooling_kernels"]
+__all__ = ["native_convolution", "numpy_kernels", "pooling_kernels"]
