@@ -77,18 +77,18 @@ def module_text(target: Target) -> str:
     gather(SOURCE, INDEX, TARGET, vectors) : TARGET[i] = SOURCE[INDEX[i]], or 0 where the index is negative
     """
     code = Code(target.width, target.number)
-    suffix = f"v{target.width}f{8 * target.number_bytes}"
+    suffix, mask = _suffix(code), _mask_type(code)
     pointers = f"<{target.width} x ptr>"
     return "\n".join(
         [
-            f"declare void @llvm.masked.store.{suffix}.p0({code.vector}, ptr, i32, {_mask_type(code)})",
-            f"declare {code.vector} @llvm.masked.gather.{suffix}.v{target.width}p0"
-            f"({pointers}, i32, {_mask_type(code)}, {code.vector})",
+            f"declare {code.vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {code.vector})",
+            f"declare void @llvm.masked.store.{suffix}.p0({code.vector}, ptr, i32, {mask})",
+            f"declare {code.vector} @llvm.masked.gather.{suffix}.v{target.width}p0({pointers}, i32, {mask}, {code.vector})",
             "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
             *(_product(target, kind) for kind in target.tiles),
             _copy(target),
             _multiply(target),
-            _gather(target, suffix),
+            _gather(target),
         ]
     )
 
@@ -100,7 +100,7 @@ def _product(target: Target, kind: int) -> str:
     with code.loop(0, "%row_count", count) as start:
         rows = [code.at("%A", _entry(code, "%ROWS", code.add(start, row))) for row in range(count)]
         places = _places(code, start, count, vectors)
-        sums = _sums_so_far(code, places)
+        sums = _sums_so_far(code, places, vectors, mask)
         with code.carrying_loop(0, "%step_count", 1, sums) as (step, carried, following):
             offset = _entry(code, "%STEPS", step)
             elements = [code.at(row, offset) for row in rows]
@@ -124,12 +124,16 @@ def _places(code: Code, start: str, count: int, vectors: int) -> list[str]:
     return [place for row in rows for place in code.vectors_at(row, vectors)]
 
 
-def _sums_so_far(code: Code, places: Sequence[str]) -> list[str]:
+def _sums_so_far(code: Code, places: Sequence[str], vectors: int, mask: str) -> list[str]:
+    """What lies in a tile of C, or 0 if nothing is added to that."""
     start, later, ready = code.block, code.name(), code.name()
     is_first = code.value("icmp eq i64 %adds, 0")
     code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
     code.begin(later)
-    found = [code.load(place) for place in places]
+    found = [
+        _load_lanes(code, place, mask) if number % vectors == vectors - 1 else code.load(place)
+        for number, place in enumerate(places)
+    ]
     code.do(f"br label %{ready}")
     code.begin(ready)
     return [code.value(f"phi {code.vector} [ zeroinitializer, %{start} ], [ {old}, %{later} ]") for old in found]
@@ -160,11 +164,21 @@ def _mask(code: Code, lanes: str) -> str:
     return code.value(f"icmp slt {numbers} <{places}>, {limit}")
 
 
+def _suffix(code: Code) -> str:
+    return f"v{code.width}f{8 * code.number_bytes}"
+
+
+def _load_lanes(code: Code, pointer: str, mask: str) -> str:
+    return code.value(
+        f"call {code.vector} @llvm.masked.load.{_suffix(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
+        f"{_mask_type(code)} {mask}, {code.vector} zeroinitializer)"
+    )
+
+
 def _store_lanes(code: Code, vector: str, pointer: str, mask: str) -> None:
-    suffix = f"v{code.width}f{8 * code.number_bytes}"
     code.do(
-        f"call void @llvm.masked.store.{suffix}.p0({code.vector} {vector}, ptr {pointer}, i32 {code.number_bytes}, "
-        f"{_mask_type(code)} {mask})"
+        f"call void @llvm.masked.store.{_suffix(code)}.p0({code.vector} {vector}, ptr {pointer}, "
+        f"i32 {code.number_bytes}, {_mask_type(code)} {mask})"
     )
 
 
@@ -211,7 +225,7 @@ def _address(code: Code, number: str, block: str = "0", advance: str = "0") -> s
     return code.at(pointer, code.times(block, advance))
 
 
-def _gather(target: Target, suffix: str) -> str:
+def _gather(target: Target) -> str:
     code, width = Code(target.width, target.number), target.width
     indices, pointers = f"<{width} x i32>", f"<{width} x ptr>"
     with code.loop(0, "%vectors", 1) as number:
@@ -220,7 +234,7 @@ def _gather(target: Target, suffix: str) -> str:
         mask = code.value(f"icmp sge {indices} {index}, zeroinitializer")
         places = code.value(f"getelementptr {target.number}, ptr %SOURCE, {indices} {index}")
         found = code.value(
-            f"call {code.vector} @llvm.masked.gather.{suffix}.v{width}p0({pointers} {places}, "
+            f"call {code.vector} @llvm.masked.gather.{_suffix(code)}.v{width}p0({pointers} {places}, "
             f"i32 {target.number_bytes}, {_mask_type(code)} {mask}, {code.vector} zeroinitializer)"
         )
         code.store(found, code.at("%TARGET", code.times(first, target.number_bytes)))

@@ -36,6 +36,16 @@ class Line:
         """Those of all taps, in ascending order."""
         return sorted({offset for _, offset in self.taps})
 
+    def source(self, element: int, targets: Array) -> Array:
+        """The places of the source that these targets have multiplied with an element of the kernel."""
+        return self.source_step * targets + dict(self.taps)[element]
+
+    def within(self, element: int, length: int) -> Array:
+        """The targets for which that lies in a source of this length."""
+        targets = np.arange(self.count)
+        places = self.source(element, targets)
+        return targets[(places >= 0) & (places < length)]
+
     def widened(self, count: int) -> WideLine:
         """As many neighbouring targets are taken together; the count of targets must be a multiple of that."""
         return WideLine(replace(self, count=self.count // count), count)
@@ -128,6 +138,11 @@ class Correlation:
     def targets(self) -> int:
         """How many groups of targets an image has."""
         return self.down.line.count * self.across.line.count
+
+    @property
+    def tap_count(self) -> int:
+        """How many places of the source are multiplied for a group of targets, if it has one channel."""
+        return len(self.down.offsets) * len(self.across.offsets)
 
     def pixels(self, images: int, strides: Sequence[int], *, of_target: bool) -> Array:
         """Where each group of targets lies, or the source that it needs; strides are those of an image batch."""
