@@ -83,7 +83,8 @@ def module_text(target: Target) -> str:
         [
             f"declare {code.vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {code.vector})",
             f"declare void @llvm.masked.store.{suffix}.p0({code.vector}, ptr, i32, {mask})",
-            f"declare {code.vector} @llvm.masked.gather.{suffix}.v{target.width}p0({pointers}, i32, {mask}, {code.vector})",
+            f"declare {code.vector} @llvm.masked.gather.{suffix}.v{target.width}p0"
+            f"({pointers}, i32, {mask}, {code.vector})",
             "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
             *(_product(target, kind) for kind in target.tiles),
             _copy(target),

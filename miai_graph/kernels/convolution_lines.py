@@ -172,7 +172,7 @@ class Correlation:
         """
         *_, sources, targets = kernel.shape
         shape = (len(self.down.offsets), len(self.across.offsets), sources, self.across.together, targets)
-        result = np.full(shape, -1, np.int64)
+        result = np.full(shape, -1, np.int32)
         for _, row, down in self.down.places:
             for member, column, across in self.across.places:
                 result[down, across, :, member] = kernel[row, column]

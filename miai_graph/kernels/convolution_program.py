@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import COPY_FIELDS, DEPTHWISE, PRODUCT_FIELDS, Target, module_text
+from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
 from miai_graph.kernels.numpy_kernels import Kernel, Request
 from miai_graph.op import Array
 
@@ -63,9 +64,9 @@ def compile_for(target: Target) -> native.Library:
     return native.library(module_text(target), signatures, f"Convolutions for {target}.")
 
 
-def target_for(request: Request) -> Target | None:
+def target_for(request: Request, processor: native.Processor | None) -> Target | None:
     """What native code for a request is made for; None where the definition has to serve."""
-    processor, arrays, dtype = native.processor(), (*request.inputs, request.output), request.output.dtype
+    arrays, dtype = (*request.inputs, request.output), request.output.dtype
     suits = all(
         array.dtype == dtype and array.flags.aligned and 0 < array.size < MOST_BYTES // array.itemsize
         for array in arrays
@@ -111,6 +112,10 @@ class Program:
         self._copies: list[list[int]] = []
         self._kept: list[Array] = []
 
+    def vectors(self, lanes: int) -> int:
+        """How many vectors hold so many numbers."""
+        return -(-lanes // self.width)
+
     def scratch(self, *shape: int) -> Array:
         """Memory for numbers, while the kernel runs."""
         return self._request.scratch(shape, self._request.output.dtype)
@@ -138,6 +143,7 @@ class Program:
             "places": places.address(tile),
             "row_count": -(-len(rows) // tile) * tile,
         }
+        fields.setdefault("step_count", len(steps))
         self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
 
     def repeat(self, count: int) -> None:
@@ -203,23 +209,61 @@ class Table:
         return self._addresses[multiple]
 
 
-class Packed:
-    """The vectors of B, each panel's together, gathered from a kernel whenever the program runs.
+class Factors(NamedTuple):
+    """A panel of B in memory.
 
     Attributes
     ----------
-    panels : with the address of each
+    panel : which lanes
+    address : where its first vector lies
+    step : bytes from a step's vectors to those of the next one
     """
 
-    def __init__(self, program: Program, kernel: Array, index: Array, most: int) -> None:
-        width, (steps, lanes) = program.width, index.shape
-        padded = np.full((steps, -(-lanes // width) * width), -1)
-        padded[:, :lanes] = index
-        found = list(panels(lanes, width, most))
-        parts = [padded[:, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
-        starts = np.cumsum([0, *map(len, parts)]) * program.item
-        first = program.gather(kernel, np.concatenate(parts))
-        self.panels = [(panel, first + int(start)) for panel, start in zip(found, starts[:-1], strict=True)]
+    panel: Panel
+    address: int
+    step: int
+
+
+def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Factors]:
+    """The panels of B, whose elements are those of a kernel: read in place if they lie as they must, else gathered.
+
+    Parameters
+    ----------
+    kernel : contiguous
+    index : where in it the elements are, or -1 for 0: (steps, lanes)
+    most : how many vectors a panel has at most
+    """
+    width, item, (steps, lanes) = program.width, program.item, index.shape
+    found = list(panels(lanes, width, most))
+    if _are_in_place(program, kernel, index):
+        step = int(index[-1, 0] - index[0, 0]) // max(steps - 1, 1) * item
+        start = kernel.ctypes.data + int(index[0, 0]) * item
+        return [Factors(panel, start + panel.first * item, step) for panel in found]
+    padded = np.full((steps, -(-lanes // width) * width), -1, np.int32)
+    padded[:, :lanes] = index
+    parts = [padded[:, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    first = program.gather(kernel, np.concatenate(parts))
+    return [
+        Factors(panel, first + start * item, panel.vectors * width * item)
+        for panel, start in zip(found, starts, strict=False)
+    ]
+
+
+def numbered(factors_of_groups: Sequence[Sequence[Factors]]) -> Iterator[tuple[int, Factors]]:
+    """Each group's number with each of its panels."""
+    for group, those in enumerate(factors_of_groups):
+        for each in those:
+            yield group, each
+
+
+def _are_in_place(program: Program, kernel: Array, index: Array) -> bool:
+    """Are the steps equally far from each other in the kernel, and each made of whole vectors?"""
+    steps, lanes = index.shape
+    if not steps or lanes % program.width or kernel.ctypes.data % (program.width * program.item):
+        return False
+    distances = np.diff(index[:, 0])
+    return bool((np.diff(index) == 1).all() and (distances == distances[:1]).all())
 
 
 class Images(NamedTuple):
@@ -288,5 +332,3 @@ class Source:
             row_bytes=source.shape[2] * source.strides[2],
         )
         return Images(self._padded.ctypes.data, 0, self._padded.strides)
-
-
