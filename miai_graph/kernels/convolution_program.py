@@ -68,12 +68,16 @@ def target_for(request: Request, processor: native.Processor | None) -> Target |
     """What native code for a request is made for; None where the definition has to serve."""
     arrays, dtype = (*request.inputs, request.output), request.output.dtype
     suits = all(
-        array.dtype == dtype and array.flags.aligned and 0 < array.size < MOST_BYTES // array.itemsize
-        for array in arrays
+        array.dtype == dtype and array.flags.aligned and array.size and _reach(array) < MOST_BYTES for array in arrays
     )
     if processor is None or dtype not in NUMBERS or not suits or not request.output.flags.c_contiguous:
         return None
     return Target(processor.width(dtype.itemsize), processor.registers, NUMBERS[dtype])
+
+
+def _reach(array: Array) -> int:
+    """From the first to the last element, in bytes."""
+    return sum(abs(stride) * (length - 1) for stride, length in zip(array.strides, array.shape, strict=True))
 
 
 def panels(lanes: int, width: int, most: int) -> Iterator[Panel]:

@@ -54,10 +54,10 @@ def _convolution(request: Request) -> Kernel:
 def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     """The kernel for one of the three ops, in code for this processor where that can serve."""
     geometry, target = Geometry.of(request), target_for(request, processor)
-    if target is None:
-        return by_definition(request)
     if geometry.is_product and all(array.flags.c_contiguous for array in request.inputs):
         return _product(request)
+    if target is None:
+        return by_definition(request)
     if request.node.op.name == "conv2d_kernel_gradient":
         return _KernelGradient(request, target, geometry).kernel()
     places = geometry.places()
@@ -100,13 +100,9 @@ class _Correlating:
         lines: tuple[Sequence[Line], Sequence[Line]],
         places: Array,
     ) -> None:
-        self._program, self._output, self._is_depthwise = (
-            Program(target, request),
-            request.output,
-            geometry.is_depthwise,
-        )
-        (self._source, kernel), self._lines, self._places = request.inputs, lines, places
-        self._kernel = self._program.contiguous(kernel)
+        self._program, self._output = Program(target, request), request.output
+        self._is_depthwise, self._lines, self._places = geometry.is_depthwise, lines, places
+        self._source, self._kernel = request.inputs
         groups, *_, self._sources, self._channels = places.shape
         is_plain = groups == len(lines[1]) == 1 and not self._is_depthwise
         members = together(lines[1][0], self._channels, target.width) if is_plain else 1
@@ -124,10 +120,11 @@ class _Correlating:
 
     def kernel(self) -> Kernel:
         """What computes it."""
-        program, source = self._program, self._source
+        program, kernel = self._program, self._program.contiguous(self._kernel)
+        source = program.contiguous(self._source) if self._is_depthwise else self._source
         most_vectors = 1 if self._is_depthwise else MOST_VECTORS
         factors_of_all = [
-            [factors(program, self._kernel, each.weights(places), most_vectors) for places in self._places]
+            [factors(program, kernel, each.weights(places), most_vectors) for places in self._places]
             for each in self._correlations
         ]
         rows, columns = (extent(lines, length) for lines, length in zip(self._lines, source.shape[1:3], strict=True))
@@ -279,12 +276,8 @@ class _KernelGradient:
     """
 
     def __init__(self, request: Request, target: Target, geometry: Geometry) -> None:
-        self._program, self._output, self._is_depthwise = (
-            Program(target, request),
-            request.output,
-            geometry.is_depthwise,
-        )
-        self._images, self._cotangents = request.inputs
+        self._program, self._output = Program(target, request), request.output
+        (self._images, self._cotangents), self._is_depthwise = request.inputs, geometry.is_depthwise
         self._groups, *_, self._sources, self._channels = geometry.places().shape
         down, across = geometry.lines()
         is_plain = self._groups == 1 and not self._is_depthwise
@@ -299,14 +292,14 @@ class _KernelGradient:
         near, most = self._rows_at_a_time()
         parts = blocks(len(self._images), most)
         needs_room = self._is_depthwise and not is_whole
-        images = Source(program, self._images, parts[0].images, self._rows, self._columns, needs_room=needs_room)
-        cotangents = program.contiguous(self._cotangents)
-        source = Source(program, cotangents, parts[0].images, needs_room=not is_whole)
+        source = program.contiguous(self._images) if self._is_depthwise else self._images
+        images = Source(program, source, parts[0].images, self._rows, self._columns, needs_room=needs_room)
+        cotangents = Source(program, program.contiguous(self._cotangents), parts[0].images, needs_room=not is_whole)
         is_direct = is_whole and self._members == 1
         sums = self._output.reshape(-1, self._groups, self._channels).transpose(1, 0, 2) if is_direct else self._sums()
         program.do(partial(sums.fill, 0))
         for block in parts:
-            self._multiply(block, images.block(block), source.block(block), near, sums)
+            self._multiply(block, images.block(block), cotangents.block(block), near, sums)
             program.repeat(block.repeats)
         if not is_direct:
             program.do(partial(_fold, sums, self._each, self._channels, self._output))
