@@ -7,23 +7,29 @@ from contextlib import contextmanager
 
 FLOAT_BYTES = 4
 
+NUMBER_BYTES = {"float": FLOAT_BYTES, "double": 8}
+"""The types of numbers that vectors are made of, by LLVM's names."""
+
 
 class Code:
     """The instructions of a function, one after another. Values are given by name; numbers are 64 bits wide.
 
     Parameters
     ----------
-    width : how many floats a vector holds
+    width : how many numbers a vector holds
+    number : the type of these numbers: "float" or "double"
 
     Attributes
     ----------
     vector : the type of a vector
+    number_bytes : the size of a number in it
     block : the basic block that is being written
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, number: str = "float") -> None:
         self.width = width
-        self.vector = f"<{width} x float>"
+        self.number, self.number_bytes = number, NUMBER_BYTES[number]
+        self.vector = f"<{width} x {number}>"
         self.block = "start"
         self._lines: list[str] = []
         self._pointers: set[str] = set()
@@ -81,20 +87,20 @@ class Code:
 
     def vectors_at(self, pointer: str, count: int) -> list[str]:
         """Pointers to vectors one after another."""
-        return [self.at(pointer, place * self.width * FLOAT_BYTES) for place in range(count)]
+        return [self.at(pointer, place * self.width * self.number_bytes) for place in range(count)]
 
     def load(self, pointer: str) -> str:
         """The vector that lies there."""
-        return self.value(f"load {self.vector}, ptr {pointer}, align {FLOAT_BYTES}")
+        return self.value(f"load {self.vector}, ptr {pointer}, align {self.number_bytes}")
 
     def store(self, vector: str, pointer: str) -> None:
         """Put a vector there."""
-        self.do(f"store {self.vector} {vector}, ptr {pointer}, align {FLOAT_BYTES}")
+        self.do(f"store {self.vector} {vector}, ptr {pointer}, align {self.number_bytes}")
 
     def broadcast(self, pointer: str) -> str:
-        """A vector of one float."""
-        number = self.value(f"load float, ptr {pointer}, align {FLOAT_BYTES}")
-        first = self.value(f"insertelement {self.vector} poison, float {number}, i64 0")
+        """A vector of one number."""
+        number = self.value(f"load {self.number}, ptr {pointer}, align {self.number_bytes}")
+        first = self.value(f"insertelement {self.vector} poison, {self.number} {number}, i64 0")
         return self.shuffle(first, "poison", [0] * self.width)
 
     def shuffle(self, a: str, b: str, lanes: Sequence[int]) -> str:

@@ -1,0 +1,338 @@
+"""Programs of copies and products for native code, in the making: tables of where all lies, and blocks of images."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from miai_graph.kernels import native
+from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
+from miai_graph.kernels.numpy_kernels import Kernel, Request
+from miai_graph.op import Array
+
+NUMBERS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+MOST_BYTES = 1 << 30
+"""Offsets in tables have 32 bits."""
+
+
+class Panel(NamedTuple):
+    """Some of the lanes of B.
+
+    Attributes
+    ----------
+    first : the first lane
+    vectors : how many each step reads
+    used : how many lanes of the last vector belong to C
+    """
+
+    first: int
+    vectors: int
+    used: int
+
+
+class Block(NamedTuple):
+    """Images that are done at a time, and how many times there are as many.
+
+    Attributes
+    ----------
+    first : the first image
+    images : in each of the blocks
+    repeats : how many blocks
+    """
+
+    first: int
+    images: int
+    repeats: int
+
+
+@functools.cache
+def compile_for(target: Target) -> native.Library:
+    """The native code for vectors of any width."""
+    signatures = {
+        "multiply": (c_void_p, c_int64, c_void_p, c_int64, c_int64),
+        "gather": (c_void_p, c_void_p, c_void_p, c_int64),
+    }
+    return native.library(module_text(target), signatures, f"Convolutions for {target}.")
+
+
+def target_for(request: Request, processor: native.Processor | None) -> Target | None:
+    """What native code for a request is made for; None where the definition has to serve."""
+    arrays, dtype = (*request.inputs, request.output), request.output.dtype
+    suits = all(
+        array.dtype == dtype and array.flags.aligned and array.size and _reach(array) < MOST_BYTES for array in arrays
+    )
+    if processor is None or dtype not in NUMBERS or not suits or not request.output.flags.c_contiguous:
+        return None
+    return Target(processor.width(dtype.itemsize), processor.registers, NUMBERS[dtype])
+
+
+def _reach(array: Array) -> int:
+    """From the first to the last element, in bytes."""
+    return sum(abs(stride) * (length - 1) for stride, length in zip(array.strides, array.shape, strict=True))
+
+
+def panels(lanes: int, width: int, most: int) -> Iterator[Panel]:
+    """All lanes, in panels of as many vectors as there may be, a power of two."""
+    start, vectors = 0, most
+    while start < lanes:
+        while vectors > 1 and (vectors - 1) * width >= lanes - start:
+            vectors //= 2
+        used = min(lanes - start, vectors * width)
+        yield Panel(start, vectors, used - (vectors - 1) * width)
+        start += used
+
+
+def blocks(batch: int, most: int) -> list[Block]:
+    """All images, in blocks of at most so many, and what remains."""
+    count = min(batch, max(most, 1))
+    whole, rest = divmod(batch, count)
+    return [Block(0, count, whole), *([Block(whole * count, rest, 1)] if rest else [])]
+
+
+class Program:
+    """What a kernel does, entered step by step.
+
+    Attributes
+    ----------
+    target : what the native code is made for
+    width, item : how many numbers a vector holds, and the bytes of one
+    """
+
+    def __init__(self, target: Target, request: Request) -> None:
+        self.target, self.width, self.item = target, target.width, target.number_bytes
+        self._functions = compile_for(target).functions
+        self._request = request
+        self._actions: list[Callable[[], Any]] = []
+        self._products: list[list[int]] = []
+        self._copies: list[list[int]] = []
+        self._kept: list[Array] = []
+
+    def vectors(self, lanes: int) -> int:
+        """How many vectors hold so many numbers."""
+        return -(-lanes // self.width)
+
+    def scratch(self, *shape: int) -> Array:
+        """Memory for numbers, while the kernel runs."""
+        return self._request.scratch(shape, self._request.output.dtype)
+
+    def table(self, offsets: Array) -> Table:
+        """A table of offsets, of steps or rows."""
+        return Table(self, offsets)
+
+    def keep(self, array: Array) -> int:
+        """The address of an array that lives as long as the kernel."""
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def copy(self, **fields: int) -> None:
+        """Enter a copy."""
+        self._copies.append([fields[name] for name in COPY_FIELDS])
+
+    def multiply(self, kind: int, rows: Table, steps: Table, places: Table, **fields: int) -> None:
+        """Enter a product; all that is not named is 0."""
+        tile = self.target.tiles[kind]
+        fields |= {
+            "kind": kind,
+            "rows": rows.address(tile),
+            "steps": steps.address(),
+            "places": places.address(tile),
+            "row_count": -(-len(rows) // tile) * tile,
+        }
+        fields.setdefault("step_count", len(steps))
+        self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
+
+    def repeat(self, count: int) -> None:
+        """What was entered since the last time is done for so many blocks."""
+        products, copies = (np.array(records, np.int64) for records in (self._products, self._copies))
+        pointers = [c_void_p(self.keep(records)) for records in (products, copies)]
+        sizes = [c_int64(len(records)) for records in (products, copies)]
+        multiply = self._functions["multiply"]
+        self.do(partial(multiply, pointers[0], sizes[0], pointers[1], sizes[1], c_int64(count)))
+        self._products, self._copies = [], []
+
+    def do(self, action: Callable[[], Any]) -> None:
+        """Enter anything else."""
+        self._actions.append(action)
+
+    def gather(self, source: Array, index: Array) -> int:
+        """The address of the source's elements of these indices, or 0 where negative; source must be contiguous."""
+        packed = self.scratch(index.size)
+        numbers = np.ascontiguousarray(index, np.int32)
+        pointers = [array.ctypes.data_as(c_void_p) for array in (source, numbers, packed)]
+        self.do(partial(self._functions["gather"], *pointers, c_int64(index.size // self.width)))
+        return int(packed.ctypes.data)
+
+    def contiguous(self, array: Array) -> Array:
+        """The array, or a copy of it that is made whenever the kernel runs."""
+        if array.flags.c_contiguous:
+            return array
+        copy = self.scratch(*array.shape)
+        self.do(partial(np.copyto, copy, array))
+        return copy
+
+    def kernel(self) -> Kernel:
+        """All of it."""
+        return _Run(tuple(self._actions), self._kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    actions: tuple[Callable[[], Any], ...]
+    kept: list[Array] = field(repr=False)
+
+    def __call__(self) -> None:
+        for action in self.actions:
+            action()
+
+
+class Table:
+    """Offsets in bytes, kept by a program in the lengths in which they are asked for."""
+
+    def __init__(self, program: Program, offsets: Array) -> None:
+        self._program, self._offsets = program, offsets
+        self._addresses: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def address(self, multiple: int = 1) -> int:
+        """Where it lies, with the last offset repeated up to a multiple."""
+        if multiple not in self._addresses:
+            missing = -len(self) % multiple
+            entries = np.concatenate([self._offsets, np.repeat(self._offsets[-1:], missing)]).astype(np.int32)
+            self._addresses[multiple] = self._program.keep(entries)
+        return self._addresses[multiple]
+
+
+class Factors(NamedTuple):
+    """A panel of B in memory.
+
+    Attributes
+    ----------
+    panel : which lanes
+    address : where its first vector lies
+    step : bytes from a step's vectors to those of the next one
+    """
+
+    panel: Panel
+    address: int
+    step: int
+
+
+def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Factors]:
+    """The panels of B, whose elements are those of a kernel: read in place if they lie as they must, else gathered.
+
+    Parameters
+    ----------
+    kernel : contiguous
+    index : where in it the elements are, or -1 for 0: (steps, lanes)
+    most : how many vectors a panel has at most
+    """
+    width, item, (steps, lanes) = program.width, program.item, index.shape
+    found = list(panels(lanes, width, most))
+    if _are_in_place(program, kernel, index):
+        step = int(index[-1, 0] - index[0, 0]) // max(steps - 1, 1) * item
+        start = kernel.ctypes.data + int(index[0, 0]) * item
+        return [Factors(panel, start + panel.first * item, step) for panel in found]
+    padded = np.full((steps, -(-lanes // width) * width), -1, np.int32)
+    padded[:, :lanes] = index
+    parts = [padded[:, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    first = program.gather(kernel, np.concatenate(parts))
+    return [
+        Factors(panel, first + start * item, panel.vectors * width * item)
+        for panel, start in zip(found, starts, strict=False)
+    ]
+
+
+def numbered(factors_of_groups: Sequence[Sequence[Factors]]) -> Iterator[tuple[int, Factors]]:
+    """Each group's number with each of its panels."""
+    for group, those in enumerate(factors_of_groups):
+        for each in those:
+            yield group, each
+
+
+def _are_in_place(program: Program, kernel: Array, index: Array) -> bool:
+    """Are the steps equally far from each other in the kernel, and each made of whole vectors?"""
+    steps, lanes = index.shape
+    if not steps or lanes % program.width or kernel.ctypes.data % (program.width * program.item):
+        return False
+    distances = np.diff(index[:, 0])
+    return bool((np.diff(index) == 1).all() and (distances == distances[:1]).all())
+
+
+class Images(NamedTuple):
+    """The images of a block as products read them.
+
+    Attributes
+    ----------
+    address : of the first one
+    advance : bytes to the next block
+    strides : bytes, as of an array
+    """
+
+    address: int
+    advance: int
+    strides: tuple[int, ...]
+
+
+class Source:
+    """Images that are read in place, or copied block by block where they need zeros around them or room behind.
+
+    Parameters
+    ----------
+    rows, columns : from where to where they are read
+    most : how many images a block has
+    needs_room : whether vectors may overhang the end
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        images: Array,
+        most: int,
+        rows: tuple[int, int] | None = None,
+        columns: tuple[int, int] | None = None,
+        *,
+        needs_room: bool = False,
+    ) -> None:
+        whole = (0, images.shape[1]), (0, images.shape[2])
+        self._program, self._images = program, images
+        self._origin = rows, columns = rows or whole[0], columns or whole[1]
+        self._padded: Array | None = None
+        if needs_room or self._origin != whole:
+            self._images = program.contiguous(images)
+            shape = (most, rows[1] - rows[0], columns[1] - columns[0], images.shape[3])
+            memory = program.scratch(math.prod(shape) + program.width)
+            program.do(partial(memory.fill, 0))
+            self._padded = memory[: math.prod(shape)].reshape(shape)
+
+    def block(self, block: Block) -> Images:
+        """Some of the images; enters the copy of them."""
+        source = self._images[block.first :]
+        advance = block.images * source.strides[0]
+        if self._padded is None:
+            return Images(source.ctypes.data, advance, source.strides)
+        rows, columns = self._origin
+        self._program.copy(
+            source=source.ctypes.data,
+            source_advance=advance,
+            target=self._padded[:, -rows[0] :, -columns[0] :].ctypes.data,
+            images=block.images,
+            source_image=source.strides[0],
+            target_image=self._padded.strides[0],
+            rows=source.shape[1],
+            source_row=source.strides[1],
+            target_row=self._padded.strides[1],
+            row_bytes=source.shape[2] * source.strides[2],
+        )
+        return Images(self._padded.ctypes.data, 0, self._padded.strides)
