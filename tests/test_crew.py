@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from threading import Thread, get_ident
 
@@ -51,6 +52,41 @@ def test_who_finds_the_crew_busy_works_alone() -> None:
 
     own.run([inside])
     assert len(idents) == 1
+
+
+def test_an_error_is_raised_when_all_calls_are_done() -> None:
+    own, done = Crew(3), []
+
+    def fail() -> None:
+        raise ValueError("expected")
+
+    for place in range(3):
+        calls = [lambda: done.append(1)] * 3
+        calls[place] = fail
+        with pytest.raises(ValueError, match="expected"):
+            own.run(calls)
+    assert len(done) == 6
+    own.run([lambda: done.append(1)] * 3)
+    assert len(done) == 9
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
+def test_ctrl_c_waits_for_the_other_threads() -> None:
+    own, begun, goes_on, done = Crew(2), threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        goes_on.wait(20)
+        done.append(1)
+
+    def interrupt() -> None:
+        begun.wait(20)
+        threading.Timer(0.05, goes_on.set).start()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        own.run([work, interrupt])
+    assert done == [1]
 
 
 def test_one_call_needs_no_crew() -> None:

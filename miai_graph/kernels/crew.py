@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 from weakref import WeakSet
@@ -26,7 +28,7 @@ class Crew:
     """A number of threads, of which the calling one is the first.
 
     The others wait for what they are given; they end with the process. What they are given keeps no lock of Python's
-    for long, and does not fail: native code, and NumPy's calls of prepared arrays.
+    for long: native code, and NumPy's calls of prepared arrays.
 
     Parameters
     ----------
@@ -45,49 +47,73 @@ class Crew:
         self._lock = Lock()
 
     def run(self, calls: Sequence[Call]) -> None:
-        """Make all calls at once: as many as there are threads, or fewer. Returns when all are done."""
+        """Make all calls at once: as many as there are threads, or fewer. Returns, or raises, when all are done."""
         if not self._lock.acquire(blocking=False):
             # Another thread of this process has the crew: two steps at once, on hosts that share a process.
             for call in calls:
                 call()
             return
+        helpers = self._others[: len(calls) - 1]
         try:
-            helpers = self._others[: len(calls) - 1]
-            for helper, call in zip(helpers, calls, strict=False):
-                helper.begin(call)
+            done = [helper.begin(call) for helper, call in zip(helpers, calls, strict=False)]
             for call in calls[len(helpers) :]:
                 call()
-            for helper in helpers:
-                helper.wait()
+            for lock in done:
+                lock.acquire()
+        except BaseException:
+            _finish(helpers)
+            raise
         finally:
             self._lock.release()
+        for helper in helpers:
+            helper.raise_error()
 
 
 class _Helper:
-    """One of the threads, with what it does next."""
+    """One of the threads, and what it has to do."""
 
     def __init__(self) -> None:
-        self._call: Call | None = None
-        self._ordered, self._done = Lock(), Lock()
-        self._ordered.acquire()
-        self._done.acquire()
+        self._calls: SimpleQueue[tuple[Call, Lock]] = SimpleQueue()
+        self._error: BaseException | None = None
         Thread(target=self._work, name="kernels", daemon=True).start()
 
-    def begin(self, call: Call) -> None:
-        self._call = call
-        self._ordered.release()
+    def begin(self, call: Call) -> Lock:
+        """Make a call after those before. The lock that this returns is free when it is done."""
+        self._error = None
+        done = Lock()
+        done.acquire()
+        self._calls.put((call, done))
+        return done
 
-    def wait(self) -> None:
-        self._done.acquire()
+    def raise_error(self) -> None:
+        """Raise what the last call raised."""
+        if self._error is not None:
+            raise self._error
 
     def _work(self) -> None:
-        while True:
-            self._ordered.acquire()
-            assert self._call is not None
-            # Only this thread's: warnings of infinite values are off in the calling one too.
-            with np.errstate(all="ignore"):
-                self._call()
-            self._done.release()
+        # Only this thread's: warnings of infinite values are off in the calling one too.
+        with np.errstate(all="ignore"):
+            while True:
+                call, done = self._calls.get()
+                try:
+                    call()
+                except BaseException as error:
+                    self._error = error
+                done.release()
+
+
+def _finish(helpers: Sequence[_Helper]) -> None:
+    """Wait until they have done all that was begun, however often Ctrl-C is pressed: they write into memory."""
+    for helper in helpers:
+        is_done = False
+        while not is_done:
+            with suppress(KeyboardInterrupt):
+                helper.begin(_nothing).acquire()
+                is_done = True
+
+
+def _nothing() -> None:
+    """Is done when all before is."""
 
 
 def _begin_anew() -> None:

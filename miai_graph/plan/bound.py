@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
 
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
-from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
+from miai_graph.kernels.by_rows import prepare_shared
+from miai_graph.kernels.numpy_kernels import Kernel, Request
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
@@ -345,11 +347,16 @@ class BoundPlan:
         if node.op in (_all_reduce, _reduce_scatter):
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
-            kernel = prepare(request)
+            kernel = prepare_shared(request, partial(self._flops, node, part))
         if self._exchange is not None and node in self.program.exports:
             kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
         return kernel
+
+    def _flops(self, node: Node, part: int) -> int:
+        types = (self._type(source, part) for source in node.inputs)
+        flops: int = node.op.cost(self._type(node, part), *types, **node.attributes).flops
+        return flops
 
     def _owed(self, export: Node, own: Array) -> Sequence[Array]:
         """What all parts have of an export; a worker without an exchange is alone."""
