@@ -197,3 +197,11 @@ def test_single_ops_that_differ_are_not_folded() -> None:
         node = mg.transpose(node, axes)
     written = texts(plot_model(Model(inputs, node), fold=True))
     assert [text for text in written if text.startswith("×")] == ["×3"]
+
+
+def test_every_line_between_single_ops_is_drawn() -> None:
+    graph = chain(["tanh"] * 3)
+    figure = plot_graph(graph, by="op")
+    assert not any("left out" in text for text in texts(figure))
+    width, height = figure.get_size_inches()
+    assert width < 1.5 * height

@@ -17,7 +17,7 @@ from miai_graph.views.folding import Piece
 from miai_graph.views.repeats import Run, folded_runs
 
 MOST_PIECES = 24
-"""Larger drawings have repeats folded, unless the caller says otherwise, and no lines that would hide all else."""
+"""Larger drawings of layers have repeats folded, unless the caller says otherwise, and no lines that hide all else."""
 
 _LEAST_TIMES_BESIDE = 3
 _NUMBERS_OF_DRAWS = frozenset({"seed", "stream"})
@@ -61,8 +61,10 @@ def links_between(graph: Graph, pieces: Sequence[Piece]) -> list[Pair]:
 
 
 def carrying_links(graph: Graph, pieces: Sequence[Piece]) -> list[Pair]:
-    """The same without those along which only constants go, which layers share, and numbers of the run."""
-    return _links(graph, pieces, _carrying(graph))
+    """The same without those along which a layer shares only its constants with others, and numbers of the run."""
+    carrying = _carrying(graph)
+    constant = [node for piece in pieces if carrying.isdisjoint(piece.nodes) for node in piece.nodes]
+    return _links(graph, pieces, carrying.union(constant))
 
 
 def repeats_of(graph: Graph, pieces: Sequence[Piece]) -> list[Repeat]:

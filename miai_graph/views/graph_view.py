@@ -154,9 +154,9 @@ def _sheet(
     piece_columns = columns_of(pieces, all_links)
     columns = [piece_columns[stack.members[0]] for stack in stacks]
     links = lines = _links_of_stacks(stacks, all_links)
-    if len(pieces) > MOST_PIECES:
+    if by_layer and len(pieces) > MOST_PIECES:
         lines = _links_of_stacks(stacks, carrying_links(graph, pieces))
-    if len(stacks) > MOST_PIECES:
+    if by_layer and len(stacks) > MOST_PIECES:
         lines = lines_of(lines, columns)
     maker = CardMaker(graph, by_layer)
     cards = [_card(maker, number, stack, pieces, columns[number]) for number, stack in enumerate(stacks)]

@@ -70,8 +70,8 @@ def _unit(
     shape = _shape(outputs)
     if isinstance(part, Node):
         attributes = tuple(sorted((name, repr(value)) for name, value in part.attributes.items()))
-        of_node = part.op.name, str(part.type), attributes
-        return Unit(key, of_node, part.name, part.op.name, shape, is_output=is_output)
+        look = part.op.name, str(part.type), attributes
+        return Unit(key, look, part.name, part.op.name, shape, is_output=is_output)
     layer = part.layer
     shared = layer.name if calls[layer] > 1 else None
     kind = (type(layer).__name__, _configuration(layer), shape, layer.count_params(), str(part.arguments), shared)
