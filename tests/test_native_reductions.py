@@ -130,9 +130,9 @@ def test_sums_along_rows_and_down_columns(processor, dtype, length):
     for other in (1, 5, 16, 67, 0):
         rows = rng.standard_normal((other, length)).astype(dtype)
         check(lambda x: mg.sum(x, 1), rows, scale=10)
-        check(lambda x: mg.sum(x, 0), rows.T.copy(), scale=10)
         check(lambda x: mg.sum(x), rows, scale=100)
-        # NumPy adds one after another here: most of the difference is its own.
+        # Down columns NumPy adds one after another: most of the difference is its own.
+        check(lambda x: mg.sum(x, 0), rows.T.copy(), scale=300)
         check(lambda x: mg.sum(x, 1), rng.standard_normal((2, length, other)).astype(dtype), scale=300)
 
 

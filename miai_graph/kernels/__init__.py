@@ -6,6 +6,7 @@ here.
 
 from miai_graph.kernels import (
     native_convolution,
+    native_indexing,
     native_pooling,
     native_reductions,
     native_softmax,
@@ -15,6 +16,7 @@ from miai_graph.kernels import (
 
 __all__ = [
     "native_convolution",
+    "native_indexing",
     "native_pooling",
     "native_reductions",
     "native_softmax",

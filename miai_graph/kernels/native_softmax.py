@@ -83,7 +83,7 @@ def _along_rows(
         return None
     variant = Variant(request.node.op.name, x.dtype, 8 * other.itemsize)
     strides = [step * array.itemsize for step, array in zip(steps, (x, result, other), strict=True)]
-    words = [x, result, other, x if failed is None else failed, *size, *strides]
+    words: list[Array | int] = [x, result, other, x if failed is None else failed, *size, *strides]
     return call(rows_text(variant, processor), words, _source(request))
 
 

@@ -87,9 +87,8 @@ class _Writer:
         self._source_strides, self._target_strides = strides[1][1:], strides[2][1:]
         span, filled_span = code.span(channels), code.span(filled)
         with code.loop(0, images) as image:
-            own = [
-                code.stepped(array, image.index, steps[0]) for array, steps in zip((pooled, source, target), strides)
-            ]
+            starts = zip((pooled, source, target), strides, strict=True)
+            own = [code.stepped(array, image.index, steps[0]) for array, steps in starts]
             code.fill(own[2], filled_span, code.constant(0.0, self._variant.dtype))
             with code.loop(0, rows) as row, code.loop(0, columns) as column:
                 window = self._window(row.index, column.index, *own[1:])
@@ -99,16 +98,16 @@ class _Writer:
 
     def _window(self, row: str, column: str, source: str, target: str) -> _Window:
         code = self._code
-        corner = [
+        down, across = (
             code.subtract(code.times(index, step), before)
             for index, step, before in zip((row, column), self._steps, self._padding, strict=True)
-        ]
-        bounds = [
+        )
+        rows, columns = (
             (code.greatest(0, code.subtract(0, first)), code.least(size, code.subtract(length, first)))
-            for first, size, length in zip(corner, self._size, self._image, strict=True)
-        ]
-        source = self._moved(source, *corner, self._source_strides)
-        return _Window(*bounds, source, self._moved(target, *corner, self._target_strides))
+            for first, size, length in zip((down, across), self._size, self._image, strict=True)
+        )
+        source = self._moved(source, down, across, self._source_strides)
+        return _Window(rows, columns, source, self._moved(target, down, across, self._target_strides))
 
     def _moved(self, pointer: str, down: object, across: object, strides: Sequence[str]) -> str:
         return self._code.stepped(self._code.stepped(pointer, down, strides[0]), across, strides[1])

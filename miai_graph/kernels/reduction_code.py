@@ -62,9 +62,9 @@ def module_text(variant: Variant, processor: Processor) -> str:
 class _Writer:
     def __init__(self, variant: Variant, processor: Processor) -> None:
         self._variant, self._dtype = variant, variant.dtype
-        first, self._combine = _OPERATIONS[variant.operation]
+        self._start, self._combine = _OPERATIONS[variant.operation]
         self._code = Loops(processor.width(variant.dtype.itemsize))
-        self._first = self._code.constant(first, self._dtype)
+        self._first = self._code.constant(self._start, self._dtype)
 
     def module(self) -> str:
         """All of it."""
@@ -89,27 +89,24 @@ class _Writer:
         """The lanes of a row's total."""
         code, step = self._code, CHAINS * self._code.lanes
 
-        def combined(start: str, mask: str | None, values: Sequence[Vector]) -> Vector:
-            number = code.load(code.element(x, start, self._dtype), self._dtype, mask)
-            return number if mask is None else Vector(code, mask, np.dtype(bool)).choose(number, self._first)
+        def put_together(start: str, mask: str | None, values: Sequence[Vector]) -> list[Vector]:
+            numbers = []
+            for place in range(len(values)):
+                pointer = code.element(x, code.add(start, place * code.lanes), self._dtype)
+                numbers.append(code.where(mask, code.load(pointer, self._dtype, mask), self._start))
+            return [self._combine(value, number) for value, number in zip(values, numbers, strict=True)]
 
         with code.loop(0, self._in_chains, LONGEST_CHAIN * step, self._fresh(1)) as block:
             stop = code.least(code.add(block.index, LONGEST_CHAIN * step), self._in_chains)
             with code.loop(block.index, stop, step, [self._first] * CHAINS) as part:
-                starts = [code.add(part.index, chain * code.lanes) for chain in range(CHAINS)]
-                part.following = [
-                    self._combine(value, combined(start, None, ()))
-                    for start, value in zip(starts, part.values, strict=True)
-                ]
+                part.following = put_together(part.index, None, part.values)
             block.following = self._joined(block.values, [self._pairwise(part.values)])
         with code.loop(self._in_chains, self._span.whole, code.lanes, [self._first]) as end:
-            end.following = [self._combine(end.values[0], combined(end.index, None, ()))]
-        (rest,) = code.changed_when(
-            self._span.has_rest,
-            end.values,
-            lambda values: [self._combine(values[0], combined(self._span.whole, self._span.mask, ()))],
+            end.following = put_together(end.index, None, end.values)
+        rest = code.changed_when(
+            self._span.has_rest, end.values, functools.partial(put_together, self._span.whole, self._span.mask)
         )
-        return self._totals(self._joined(block.values, [rest]))[0]
+        return self._totals(self._joined(block.values, rest))[0]
 
     def _down_columns(self) -> None:
         code = self._code
