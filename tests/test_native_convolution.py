@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from miai_graph.gradient import grad
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import Target
 from miai_graph.kernels.convolution_program import target_for
-from miai_graph.kernels.native_convolution import convolution
+from miai_graph.kernels.native_convolution import convolution, shared
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -181,7 +182,7 @@ def test_repeated_inputs(processor: native.Processor, rng: np.random.Generator) 
 
 @pytest.mark.parametrize("image", [(0, 5, 5, 16), (2, 5, 5, 0)], ids=str)
 def test_nothing_to_add(processor: native.Processor, rng: np.random.Generator, image: tuple[int, ...]) -> None:
-    for node in nodes(image, (3, 3, image[3], 16)):
+    for node in (*nodes(image, (3, 3, image[3], 16)), *nodes(image, (1, 1, image[3], 16))):
         assert_as_defined(node, random_inputs(node, rng), processor)
 
 
@@ -205,6 +206,20 @@ def test_images_do_not_meet(processor: native.Processor, rng: np.random.Generato
         found = computed(node, inputs, processor)
         assert np.isnan(found[2]).any()
         assert np.isfinite(np.delete(found, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_parts_of_the_images_at_once(rng: np.random.Generator, batch: int, count: int) -> None:
+    for node in nodes((batch, 12, 11, 6), (3, 3, 6, 16), padding=1, strides=2):
+        inputs, (output, _) = random_inputs(node, rng), guarded(node.type.shape, np.float32)
+        parts, rest = shared(Request(node, inputs, output, node.attributes, scratch), count)
+        assert len(parts) == max(min(count, batch), 1)
+        kernels = [convolution(part, native.processor()) for part in parts]
+        with ThreadPoolExecutor(len(kernels)) as pool:
+            list(pool.map(lambda kernel: kernel(), kernels))
+        found = sum(rest, output)
+        np.testing.assert_allclose(found, node.op.forward(*inputs, **node.attributes), rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_is_not_for() -> None:
