@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import mmap
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -111,6 +114,44 @@ def test_any_geometry(processor: native.Processor, rng: np.random.Generator, dty
     for image, kernel, geometry in geometries(rng, 80):
         for node in nodes(image, kernel, dtype, **geometry):
             assert_as_defined(node, random_inputs(node, rng), processor, int(rng.integers(0, 16)))
+
+
+class Fences:
+    """Gives memory that ends, or begins, where touching more ends the process."""
+
+    def __init__(self, *, at_end: bool) -> None:
+        self.at_end = at_end
+        self._protect = ctypes.CDLL(None).mprotect
+        self._protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        size, page = math.prod(shape) * np.dtype(dtype).itemsize, mmap.PAGESIZE
+        within = -(-size // page) * page
+        memory = mmap.mmap(-1, within + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for fence in (start, start + page + within):
+            assert self._protect(fence, page, 0) == 0
+        offset = page + (within - size if self.at_end else 0)
+        return np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
+
+    def around(self, array: Array) -> Array:
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+
+@pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="there is no mprotect")
+@pytest.mark.parametrize("at_end", [False, True])
+def test_nothing_beyond_arrays_is_touched(processor: native.Processor, rng: np.random.Generator, at_end: bool) -> None:
+    fences = Fences(at_end=at_end)
+    depthwise = ((3, 9, 7, 21), (3, 3, 1, 21), {"groups": 21, "padding": 1})
+    for image, kernel, geometry in (*geometries(rng, 40), depthwise):
+        for node in nodes(image, kernel, **geometry):
+            inputs = [fences.around(each) for each in random_inputs(node, rng)]
+            output = fences.empty(node.type.shape, node.type.dtype)
+            convolution(Request(node, inputs, output, node.attributes, fences.empty), processor)()
+            expected = node.op.forward(*inputs, **node.attributes)
+            np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16, 20, 33])
