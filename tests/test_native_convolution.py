@@ -144,8 +144,8 @@ class Fences:
 @pytest.mark.parametrize("at_end", [False, True])
 def test_nothing_beyond_arrays_is_touched(processor: native.Processor, rng: np.random.Generator, at_end: bool) -> None:
     fences = Fences(at_end=at_end)
-    depthwise = ((3, 9, 7, 21), (3, 3, 1, 21), {"groups": 21, "padding": 1})
-    for image, kernel, geometry in (*geometries(rng, 40), depthwise):
+    depthwise = [((3, 9, 7, 21), (3, 3, 1, 21), {"groups": 21, "padding": padding}) for padding in PADDINGS]
+    for image, kernel, geometry in (*geometries(rng, 40), *depthwise):
         for node in nodes(image, kernel, **geometry):
             inputs = [fences.around(each) for each in random_inputs(node, rng)]
             output = fences.empty(node.type.shape, node.type.dtype)
