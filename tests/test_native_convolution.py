@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import mmap
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from miai_graph.gradient import grad
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import Target
 from miai_graph.kernels.convolution_program import target_for
-from miai_graph.kernels.native_convolution import convolution
+from miai_graph.kernels.native_convolution import convolution, shared
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -112,6 +116,44 @@ def test_any_geometry(processor: native.Processor, rng: np.random.Generator, dty
             assert_as_defined(node, random_inputs(node, rng), processor, int(rng.integers(0, 16)))
 
 
+class Fences:
+    """Gives memory that ends, or begins, where touching more ends the process."""
+
+    def __init__(self, *, at_end: bool) -> None:
+        self.at_end = at_end
+        self._protect = ctypes.CDLL(None).mprotect
+        self._protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        size, page = math.prod(shape) * np.dtype(dtype).itemsize, mmap.PAGESIZE
+        within = -(-size // page) * page
+        memory = mmap.mmap(-1, within + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for fence in (start, start + page + within):
+            assert self._protect(fence, page, 0) == 0
+        offset = page + (within - size if self.at_end else 0)
+        return np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
+
+    def around(self, array: Array) -> Array:
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+
+@pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="there is no mprotect")
+@pytest.mark.parametrize("at_end", [False, True])
+def test_nothing_beyond_arrays_is_touched(processor: native.Processor, rng: np.random.Generator, at_end: bool) -> None:
+    fences = Fences(at_end=at_end)
+    depthwise = [((3, 9, 7, 21), (3, 3, 1, 21), {"groups": 21, "padding": padding}) for padding in PADDINGS]
+    for image, kernel, geometry in (*geometries(rng, 40), *depthwise):
+        for node in nodes(image, kernel, **geometry):
+            inputs = [fences.around(each) for each in random_inputs(node, rng)]
+            output = fences.empty(node.type.shape, node.type.dtype)
+            convolution(Request(node, inputs, output, node.attributes, fences.empty), processor)()
+            expected = node.op.forward(*inputs, **node.attributes)
+            np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 16, 20, 33])
 def test_depthwise(processor: native.Processor, rng: np.random.Generator, channels: int) -> None:
     for strides, padding, dilation in itertools.product((1, 2), PADDINGS, (1, 2)):
@@ -181,7 +223,7 @@ def test_repeated_inputs(processor: native.Processor, rng: np.random.Generator) 
 
 @pytest.mark.parametrize("image", [(0, 5, 5, 16), (2, 5, 5, 0)], ids=str)
 def test_nothing_to_add(processor: native.Processor, rng: np.random.Generator, image: tuple[int, ...]) -> None:
-    for node in nodes(image, (3, 3, image[3], 16)):
+    for node in (*nodes(image, (3, 3, image[3], 16)), *nodes(image, (1, 1, image[3], 16))):
         assert_as_defined(node, random_inputs(node, rng), processor)
 
 
@@ -205,6 +247,20 @@ def test_images_do_not_meet(processor: native.Processor, rng: np.random.Generato
         found = computed(node, inputs, processor)
         assert np.isnan(found[2]).any()
         assert np.isfinite(np.delete(found, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_parts_of_the_images_at_once(rng: np.random.Generator, batch: int, count: int) -> None:
+    for node in nodes((batch, 12, 11, 6), (3, 3, 6, 16), padding=1, strides=2):
+        inputs, (output, _) = random_inputs(node, rng), guarded(node.type.shape, np.float32)
+        parts, rest = shared(Request(node, inputs, output, node.attributes, scratch), count)
+        assert len(parts) == max(min(count, batch), 1)
+        kernels = [convolution(part, native.processor()) for part in parts]
+        with ThreadPoolExecutor(len(kernels)) as pool:
+            list(pool.map(lambda kernel: kernel(), kernels))
+        found = sum(rest, output)
+        np.testing.assert_allclose(found, node.op.forward(*inputs, **node.attributes), rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_is_not_for() -> None:
