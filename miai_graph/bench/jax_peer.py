@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.bench.exchange import Answer, Problem, serve
-from miai_graph.bench.jax_models import FORWARDS
+from miai_graph.bench.jax_models import forward_of
 from miai_graph.bench.memory import begin_growth, growth_since
 
 jax: Any = None
@@ -35,7 +35,7 @@ class JaxPeer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.problem = Problem.load(arguments.problem)
-        self.forward = FORWARDS[arguments.workload]
+        self.forward = forward_of(arguments.workload)
         self.x, self.y = jax.device_put(self.problem.x), jax.device_put(self.problem.y.astype(np.int32))
         self.bytes_before: int | None = None
         self.batches = [jax.device_put(rows.astype(np.int32)) for rows in self.problem.rows]
@@ -58,6 +58,7 @@ class JaxPeer:
         }
         self.number = jax.numpy.zeros((), jax.numpy.int32)
         build_seconds = time.perf_counter() - start
+        start = time.perf_counter()
         self.step = self._compiled(rule)
         self.order = itertools.cycle(self.batches)
         loss = self._step()

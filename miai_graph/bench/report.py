@@ -54,11 +54,15 @@ def _step_cell(row: Row, place: int) -> str:
 
 
 def _first_steps_table(results: Results) -> Table:
-    table = _table(results, "milliseconds from the call to the end of the first step, cold / warm")
+    table = _table(results, "milliseconds to make the model + to the end of the first step, cold / warm")
     for row in results.rows:
-        cells = (f"{milliseconds(side.first_cold)} / {milliseconds(side.first_warm)}" for side in row.sides)
+        cells = (_first_cell(side) for side in row.sides)
         table.add_row(row.workload, str(row.batch), *cells)
     return table
+
+
+def _first_cell(side: SideResult) -> str:
+    return f"{milliseconds(side.build)} + {milliseconds(side.first_cold)} / {milliseconds(side.first_warm)}"
 
 
 def _memory_table(results: Results) -> Table:
@@ -107,8 +111,8 @@ def _notes(results: Results) -> list[str]:
     notes = _notes_on_limits(results)
     if len(results.sides) > 1:
         notes.append(
-            f"Losses of the first {CHECKED_STEPS} steps from the same weights agree within {LOSS_TOLERANCE:.1%}, and what "
-            f"the first one changes in the weights within {CHANGE_TOLERANCE:.0%}, but where it says otherwise."
+            f"Losses of the first {CHECKED_STEPS} steps from the same weights agree within {LOSS_TOLERANCE:.1%}, and "
+            f"what the first one changes in the weights within {CHANGE_TOLERANCE:.0%}, but where it says otherwise."
         )
     empty = {side.side: side.empty for row in results.rows for side in row.sides if side.empty is not None}
     if empty:
@@ -132,8 +136,8 @@ def _notes_on_limits(results: Results) -> list[str]:
         for threads, peaks in sorted(found.items())
     )
     return [
-        "The limit of a workload is its arithmetic at the speed of large products, and the optimizer's bytes at that of "
-        f"memory. Measured between the rounds, at best: {speeds}."
+        "The limit of a workload is its arithmetic at the speed of large products, and the optimizer's bytes at that "
+        f"of memory. Measured between the rounds, at best: {speeds}."
     ]
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from miai_graph.bench.exchange import Answer, Problem, serve, start_command
 from miai_graph.bench.memory import begin_growth, growth_since
-from miai_graph.bench.torch_models import FORWARDS, from_torch, make_module
+from miai_graph.bench.torch_models import forward_of, from_torch, make_module
 
 torch: Any = None
 """PyTorch, once `main` has imported it: it need not be installed where this file is only looked at."""
@@ -54,7 +54,7 @@ class TorchPeer:
     def fresh(self) -> Answer:
         """Begin anew, with a first step: its time includes starting other processes, if they do not run yet."""
         start = time.perf_counter()
-        module = make_module(torch, FORWARDS[self.arguments.workload], self.problem.weights)
+        module = make_module(torch, forward_of(self.arguments.workload), self.problem.weights)
         build_seconds = time.perf_counter() - start
         if self.bytes_before is None:
             self.bytes_before = begin_growth()
