@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miai_graph.bench.chart import plot_results
+from miai_graph.bench.chart import plot_growth, plot_results
+from miai_graph.bench.growth import GROWTHS, measure_growth
 from miai_graph.bench.hosts_measure import HOSTS, SCALED, measure_hosts, measurements
 from miai_graph.bench.hosts_report import print_hosts_results
 from miai_graph.bench.hosts_results import HostsResults
 from miai_graph.bench.hosts_sides import OwnSide, Side, TorchSide
-from miai_graph.bench.machine import check_peer, describe_machine
+from miai_graph.bench.machine import check_peer, describe_machine, has_peer
 from miai_graph.bench.measure import Tell, measure_row
 from miai_graph.bench.networks import EmulatedNetwork
 from miai_graph.bench.report import print_results
 from miai_graph.bench.results import Results
-from miai_graph.bench.specs import PEERS, check_distinct, parse_executors, parse_peers
+from miai_graph.bench.specs import PEERS, SideSpec, check_distinct, parse_executors, parse_peers
 from miai_graph.bench.timing_cost import format_costs, measure_timing_cost
 from miai_graph.bench.workloads import WORKLOADS, workload
 from miai_graph.errors import ArgumentError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 LINK_BITS_PER_SECOND = 1e9
 _WIDE = 220
+_POINTS = 5
 
 
 @click.command()
@@ -48,14 +50,17 @@ _WIDE = 220
     help="Executors with their options, the first of which the others are compared with. "
     "[default: serial:threads=1, and all that are installed]",
 )
-@click.option("--vs", "peers", default="", metavar="NAME,...", help=f"What to compare with: {', '.join(PEERS)}.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="How often each has its turn.")
+@click.option(
+    "--vs",
+    "peers",
+    metavar="NAME,...",
+    help=f"What to compare with: {', '.join(PEERS)}. [default: nothing; with --grow torch and jax, where installed]",
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="How often each has its turn. [default: 5; 3 with --grow]")
 @click.option(
     "--seconds",
-    default=1.0,
-    show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="How long a turn is measured.",
+    help="How long a turn is measured. [default: 1; 0.3 with --grow]",
 )
 @click.option("--peer-python", default=sys.executable, help="The Python that has PyTorch and JAX. [default: this one]")
 @click.option(
@@ -65,18 +70,28 @@ _WIDE = 220
     f"data parallel. [default: {', '.join(SCALED)}]",
 )
 @click.option("--timing", is_flag=True, help="What recording times costs on the serial executor, and nothing else.")
+@click.option(
+    "--grow",
+    type=click.Choice(list(GROWTHS)),
+    help="Networks that grow instead of WORKLOADS: what a step costs by batch, or by depth, width or nodes.",
+)
+@click.option("--points", type=click.IntRange(min=1), help="At how many sizes, with --grow. [default: 5]")
+@click.option("--sizes", "grown_sizes", metavar="N,N", help="At these sizes, with --grow.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="A file for all figures.")
 @click.option("--chart", type=click.Path(dir_okay=False, path_type=Path), help="A file for a picture: png, svg or pdf.")
 def bench(
     names: Sequence[str],
     batches: str | None,
     executors: str | None,
-    peers: str,
-    rounds: int,
-    seconds: float,
+    peers: str | None,
+    rounds: int | None,
+    seconds: float | None,
     peer_python: str,
     hosts: bool,
     timing: bool,
+    grow: str | None,
+    points: int | None,
+    grown_sizes: str | None,
     json_path: Path | None,
     chart: Path | None,
 ) -> None:
@@ -84,6 +99,20 @@ def bench(
 
     Each side is a process of its own; they run in turns, so that what else the machine does hits all of them.
     """
+    if grow is not None:
+        if names or hosts or timing or batches is not None:
+            raise ArgumentError("expected no workloads, --batch, --hosts or --timing with --grow. Leave them out")
+        if points is not None and grown_sizes is not None:
+            raise ArgumentError("expected --points or --sizes; found both. Leave one out")
+        at = GROWTHS[grow].sizes(points or _POINTS) if grown_sizes is None else sorted(_sizes(grown_sizes, "sizes"))
+        specs = _specs(executors or _grown_executors(), _installed_peers(peer_python) if peers is None else peers)
+        _bench_growth(
+            grow, at, specs, {"rounds": rounds or 3, "seconds": seconds or 0.3}, peer_python, json_path, chart
+        )
+        return
+    if points is not None or grown_sizes is not None:
+        raise ArgumentError("expected --grow with --points or --sizes. Add it")
+    rounds, seconds, peers = rounds or 5, seconds or 1.0, peers or ""
     chosen = [workload(name) for name in names or (SCALED if hosts else WORKLOADS)]
     sizes = None if batches is None else _sizes(batches)
     if timing:
@@ -101,11 +130,8 @@ def bench(
         _bench_hosts([item.name for item in chosen], sizes, settings, peers, peer_python, json_path)
         return
     default = ",".join(dict.fromkeys(["serial:threads=1", *executor_names()]))
-    specs = [*parse_executors(executors or default), *parse_peers(peers)]
-    check_distinct(specs)
-    check_path(chart)
-    for library in sorted({spec.library for spec in specs if spec.is_peer}):
-        check_peer(peer_python, library)
+    specs = _specs(executors or default, peers)
+    _check(specs, peer_python, chart)
     results = Results(describe_machine(), {"rounds": rounds, "seconds": seconds}, [spec.text for spec in specs])
     pairs = [(item.name, batch) for item in chosen for batch in sizes or item.batches]
     with _progress(len(pairs)) as begin:
@@ -117,6 +143,49 @@ def bench(
         results.save(json_path)
     if chart is not None:
         plot_results(results, chart)
+
+
+def _specs(executors: str, peers: str) -> list[SideSpec]:
+    specs = [*parse_executors(executors), *parse_peers(peers)]
+    check_distinct(specs)
+    return specs
+
+
+def _check(specs: Sequence[SideSpec], peer_python: str, chart: Path | None) -> None:
+    """Before anything is measured: what is wrong with where peers are, or with the picture's path."""
+    check_path(chart)
+    for library in sorted({spec.library for spec in specs if spec.is_peer}):
+        check_peer(peer_python, library)
+
+
+def _grown_executors() -> str:
+    return ",".join(name for name in ("serial", "processes") if name in executor_names())
+
+
+def _installed_peers(peer_python: str) -> str:
+    return ",".join(name for name in ("torch", "jax") if has_peer(peer_python, name))
+
+
+def _bench_growth(
+    grow: str,
+    sizes: Sequence[int],
+    specs: Sequence[SideSpec],
+    settings: Mapping[str, Any],
+    peer_python: str,
+    json_path: Path | None,
+    chart: Path | None,
+) -> None:
+    """Measure networks that grow."""
+    _check(specs, peer_python, chart)
+    found = {**settings, "grow": grow, "sizes": list(sizes)}
+    results = Results(describe_machine(), found, [spec.text for spec in specs])
+    with _progress(len(sizes)) as begin:
+        measure_growth(GROWTHS[grow], sizes, specs, results, peer_python, begin)
+    _show(partial(print_results, results))
+    if json_path is not None:
+        results.save(json_path)
+    if chart is not None:
+        plot_growth(results, sizes, GROWTHS[grow].title, chart)
 
 
 def _bench_timing(pairs: Sequence[tuple[str, int]], seconds: float, json_path: Path | None) -> None:
@@ -156,13 +225,13 @@ def _bench_hosts(
         results.save(json_path)
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(text: str, what: str = "batch sizes") -> list[int]:
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1:
-        raise ArgumentError(f"expected batch sizes such as 16,64; found {text!r}")
+        raise ArgumentError(f"expected {what} such as 16,64; found {text!r}")
     return list(dict.fromkeys(sizes))
 
 

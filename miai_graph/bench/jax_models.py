@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from miai_graph.bench.grown import SCALE, SHIFT, chain_length, mlp_size
 from miai_graph.bench.torch_models import BLOCKS_OF_RESNET, HEADS, NORM_EPSILON
 
 Weights = Mapping[str, Any]
@@ -110,6 +112,14 @@ def attention(jax: Any, w: Weights, name: str, x: Any) -> Any:
     return dense(w, f"{name}/project_out", mixed.reshape(batch, length, width))
 
 
+def chain(_: Any, w: Weights, x: Any, length: int) -> Any:
+    """A dense layer, and after it operations that scale and shift in turns."""
+    h = dense(w, "dense_0", x)
+    for place in range(length):
+        h = h + SHIFT if place % 2 else h * SCALE
+    return h
+
+
 FORWARDS: dict[str, Forward] = {
     "digits_mlp": dense_network,
     "mnist_mlp": dense_network,
@@ -121,3 +131,11 @@ FORWARDS: dict[str, Forward] = {
     "stacked_mlp": dense_network,
 }
 """The forward passes by the workload's name."""
+
+
+def forward_of(name: str) -> Forward:
+    """The forward pass of a workload, or of a network of any size."""
+    length = chain_length(name)
+    if length is not None:
+        return partial(chain, length=length)
+    return dense_network if mlp_size(name) is not None else FORWARDS[name]

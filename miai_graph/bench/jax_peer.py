@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.bench.exchange import Answer, Problem, serve
-from miai_graph.bench.jax_models import FORWARDS
+from miai_graph.bench.jax_models import forward_of
+from miai_graph.bench.memory import begin_growth, growth_since
 
 jax: Any = None
 """JAX, once `main` has imported it: it need not be installed where this file is only looked at."""
@@ -34,15 +35,18 @@ class JaxPeer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.problem = Problem.load(arguments.problem)
-        self.forward = FORWARDS[arguments.workload]
+        self.forward = forward_of(arguments.workload)
         self.x, self.y = jax.device_put(self.problem.x), jax.device_put(self.problem.y.astype(np.int32))
+        self.bytes_before: int | None = None
         self.batches = [jax.device_put(rows.astype(np.int32)) for rows in self.problem.rows]
 
     def ready(self) -> Answer:
-        return {"versions": {"jax": jax.__version__}, "threads": self.arguments.threads}
+        return {"versions": {"jax": jax.__version__}}
 
     def fresh(self) -> Answer:
         """Begin anew, with a first step, which is compiled."""
+        if self.bytes_before is None:
+            self.bytes_before = begin_growth()
         start = time.perf_counter()
         rule, slots = optimizer_rule(self.problem.optimizer, dict(self.problem.options))
         trained = {name: value for name, value in self.problem.weights.items() if not name.endswith(MOVING)}
@@ -53,10 +57,17 @@ class JaxPeer:
             for name, value in self.weights_by_name.items()
         }
         self.number = jax.numpy.zeros((), jax.numpy.int32)
+        build_seconds = time.perf_counter() - start
+        start = time.perf_counter()
         self.step = self._compiled(rule)
         self.order = itertools.cycle(self.batches)
         loss = self._step()
-        return {"seconds": time.perf_counter() - start, "losses": [loss]}
+        return {
+            "seconds": time.perf_counter() - start,
+            "losses": [loss],
+            "build_seconds": build_seconds,
+            "threads": self.arguments.threads,
+        }
 
     def steps(self, count: int) -> Answer:
         """Train for some steps, each timed."""
@@ -67,6 +78,14 @@ class JaxPeer:
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds, "losses": losses}
 
+    def memory(self) -> Answer:
+        """The bytes that the compiled step needs for what it computes, and by how many the process has grown."""
+        grown = growth_since(self.bytes_before)
+        arguments = (self._state(), self.x, self.y, self.batches[0])
+        analysis = self.step.lower(*arguments).compile().memory_analysis()
+        values = None if analysis is None else analysis.temp_size_in_bytes
+        return {"values_bytes": values, "resident_bytes": grown}
+
     def weights(self, path: str) -> Answer:
         """Write the weights to a file."""
         values: dict[str, Any] = {name: np.asarray(value) for name, value in self.weights_by_name.items()}
@@ -74,11 +93,14 @@ class JaxPeer:
         return {}
 
     def _step(self) -> float:
-        state = self.weights_by_name, self.slots, self.number
-        (self.weights_by_name, self.slots, self.number), loss = self.step(state, self.x, self.y, next(self.order))
+        after = self.step(self._state(), self.x, self.y, next(self.order))
+        (self.weights_by_name, self.slots, self.number), loss = after
         return float(loss)
 
-    def _compiled(self, rule: Rule) -> Callable[..., Any]:
+    def _state(self) -> tuple[Any, Any, Any]:
+        return self.weights_by_name, self.slots, self.number
+
+    def _compiled(self, rule: Rule) -> Any:
         def loss_of(weights: Any, x: Any, y: Any) -> Any:
             outputs = self.forward(jax, weights, x)
             scores = jax.nn.log_softmax(outputs.reshape(-1, outputs.shape[-1]))
@@ -157,7 +179,7 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax = importlib.import_module("jax")
     peer = JaxPeer(arguments)
-    serve(peer.ready, {"fresh": peer.fresh, "steps": peer.steps, "weights": peer.weights})
+    serve(peer.ready, {order.__name__: order for order in (peer.fresh, peer.steps, peer.memory, peer.weights)})
 
 
 if __name__ == "__main__":

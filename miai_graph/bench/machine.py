@@ -34,10 +34,15 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_peer(python: str, library: str) -> bool:
+    """Whether a Python has this library, by the name of its package; OSError if it cannot be run."""
+    return subprocess.run([python, "-c", _HAS, library], check=False, capture_output=True).returncode == 0
+
+
 def check_peer(python: str, library: str) -> None:
     """Raise MissingDependencyError unless a Python has this library, by the name of its package."""
     try:
-        found = subprocess.run([python, "-c", _HAS, library], check=False, capture_output=True).returncode == 0
+        found = has_peer(python, library)
     except OSError as error:
         raise MissingDependencyError(
             f"expected a Python to compare with at {python}; found that it cannot be run ({error}). Give --peer-python"

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from miai_graph.bench.exchange import Array, start_command
+from miai_graph.bench.limits import Work, measure_peaks
 from miai_graph.bench.partner import THREAD_VARIABLES, Partner
-from miai_graph.bench.results import Row, SideResult
+from miai_graph.bench.results import CHECKED_STEPS, Row, SideResult
 from miai_graph.bench.specs import SideSpec
 from miai_graph.bench.workloads import workload
 from miai_graph.cores import usable_cores
 from miai_graph.errors import ExecutionError
 
-CHECKED_STEPS = 20
 EMPTY_STEPS = 2000
+MEMORY_STEPS = 5
 LEAST_STEPS, MOST_STEPS = 3, 20_000
 
 Tell = Callable[[str], None]
@@ -54,7 +55,15 @@ def start_side(spec: SideSpec, workload_name: str, problem: Path, python: str) -
 
 
 def measure_row(
-    name: str, batch: int, specs: Sequence[SideSpec], rounds: int, seconds: float, peer_python: str, tell: Tell
+    name: str,
+    batch: int,
+    specs: Sequence[SideSpec],
+    rounds: int,
+    seconds: float,
+    peer_python: str,
+    tell: Tell,
+    *,
+    with_memory: bool = True,
 ) -> Row:
     """Measure a workload at a batch size on all sides.
 
@@ -63,6 +72,7 @@ def measure_row(
     rounds, seconds : how often each side has its turn, and for how long
     peer_python : which runs the peers
     tell : called with what is being done
+    with_memory : whether to find out what memory each side takes
     """
     results = [SideResult(spec.text) for spec in specs]
     with tempfile.TemporaryDirectory(prefix="miai_bench_") as temporary, ExitStack() as stack:
@@ -77,21 +87,25 @@ def measure_row(
         ]
         places = (folder / str(place) for place in range(len(sides)))
         turns = [_Turn(*parts) for parts in zip(specs, sides, results, places, strict=True)]
-        for doing in (_Turn.begin, _Turn.train):
+        checks = (_Turn.begin_cold, _Turn.measure_memory) if with_memory else (_Turn.begin_cold,)
+        for doing in (_Turn.begin, *checks, _Turn.train):
             for turn in turns:
                 tell(f"{turn.result.side}: first steps")
                 turn.attempt(doing)
         _compare(turns, problem.weights)
+        row = Row(name, batch, results, _work(turns))
         for number in range(rounds):
             # To and fro, so that none always comes after the same other.
             for turn in turns if number % 2 == 0 else turns[::-1]:
                 tell(f"{turn.result.side}: round {number + 1} of {rounds}")
                 turn.attempt(lambda turn: turn.measure(seconds))
+            tell("limits")
+            _measure_peaks(row)
         for turn in turns:
             turn.attempt(_Turn.measure_empty)
         for side in sides:
             side.dismiss()
-    return Row(name, batch, results)
+    return row
 
 
 class _Turn:
@@ -104,6 +118,7 @@ class _Turn:
         self.result = result
         self.weights = (folder / "after_first.npz", folder / "after_all.npz")
         self._seconds_a_step = 0.0
+        self.work: Work | None = None
 
     def attempt(self, doing: Callable[[_Turn], None]) -> None:
         if self.result.problem is not None:
@@ -117,9 +132,21 @@ class _Turn:
     def begin(self) -> None:
         self.result.versions = self.side.answer()["versions"]
 
+    def begin_cold(self) -> None:
+        """The first step of a first model."""
+        first = self.side.order("fresh")
+        self.result.first_cold, self.result.threads = first["seconds"], first["threads"]
+        self.result.build = first["build_seconds"]
+        self.work = Work(**first["work"]) if "work" in first else None
+
+    def measure_memory(self) -> None:
+        """What some more steps take, while there is no other model yet."""
+        self.side.order("steps", count=MEMORY_STEPS)
+        found = self.side.order("memory")
+        self.result.values_bytes, self.result.resident_bytes = found["values_bytes"], found["resident_bytes"]
+
     def train(self) -> None:
-        """The first steps of a first model, and then of another, whose losses and weights are kept."""
-        self.result.first_cold = self.side.order("fresh")["seconds"]
+        """The first steps of another model, whose losses and weights are kept."""
         first = self.side.order("fresh")
         self.result.first_warm = first["seconds"]
         self.side.order("weights", path=str(self.weights[0]))
@@ -139,6 +166,18 @@ class _Turn:
     def measure_empty(self) -> None:
         if not self.spec.is_peer:
             self.result.empty = statistics.median(self.side.order("empty", count=EMPTY_STEPS)["seconds"])
+
+
+def _work(turns: Sequence[_Turn]) -> Work | None:
+    """What one of ours found, which is the same on all sides."""
+    return next((turn.work for turn in turns if turn.work is not None), None)
+
+
+def _measure_peaks(row: Row) -> None:
+    """Measure what each number of threads can do, and keep the best seen."""
+    for threads in {side.threads for side in row.sides if side.threads is not None and side.problem is None}:
+        found = measure_peaks(threads)
+        row.peaks[threads] = found.best(row.peaks.get(threads, found))
 
 
 def _compare(turns: Sequence[_Turn], before: Mapping[str, Array]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from miai_graph.bench.results import Results, Row, SideResult
+from miai_graph.bench.results import CHANGE_TOLERANCE, CHECKED_STEPS, LOSS_TOLERANCE, Results, Row, SideResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +17,8 @@ def print_results(results: Results, console: Console) -> None:
     print_facts({**results.machine, **_versions(results)}, console)
     console.print(_steps_table(results))
     console.print(_first_steps_table(results))
+    if any(side.resident_bytes is not None for row in results.rows for side in row.sides):
+        console.print(_memory_table(results))
     for note in _notes(results):
         console.print(note, highlight=False, markup=False)
 
@@ -31,7 +33,7 @@ def print_facts(facts: Mapping[str, str], console: Console) -> None:
 def _steps_table(results: Results) -> Table:
     table = _table(
         results,
-        "milliseconds a step (median of the rounds' medians), and how many times as fast as the first side",
+        "milliseconds a step (median of the rounds' medians), times as fast as the first side, share of the limit",
     )
     for row in results.rows:
         table.add_row(row.workload, str(row.batch), *(_step_cell(row, place) for place in range(len(row.sides))))
@@ -45,18 +47,37 @@ def _step_cell(row: Row, place: int) -> str:
     side, ratio = row.sides[place], row.ratio(place)
     if side.median is None:
         return "failed"
-    text = milliseconds(side.median)
-    if place == 0:
-        return text
-    return f"{text}  not comparable" if ratio is None else f"{text}  {ratio:.2f}×"
+    text, share = milliseconds(side.median), row.share_of_limit(place)
+    if place > 0:
+        text += "  not comparable" if ratio is None else f"  {ratio:.2f}×"
+    return text if share is None else f"{text} {share:4.0%}"
 
 
 def _first_steps_table(results: Results) -> Table:
-    table = _table(results, "milliseconds from the call to the end of the first step, cold / warm")
+    table = _table(results, "milliseconds to make the model + to the end of the first step, cold / warm")
     for row in results.rows:
-        cells = (f"{milliseconds(side.first_cold)} / {milliseconds(side.first_warm)}" for side in row.sides)
+        cells = (_first_cell(side) for side in row.sides)
         table.add_row(row.workload, str(row.batch), *cells)
     return table
+
+
+def _first_cell(side: SideResult) -> str:
+    return f"{milliseconds(side.build)} + {milliseconds(side.first_cold)} / {milliseconds(side.first_warm)}"
+
+
+def _memory_table(results: Results) -> Table:
+    table = _table(
+        results,
+        "megabytes of computed values in a step / of processes in all, beyond those before the first step; at most",
+    )
+    for row in results.rows:
+        cells = (f"{_megabytes(side.values_bytes)} / {_megabytes(side.resident_bytes)}" for side in row.sides)
+        table.add_row(row.workload, str(row.batch), *cells)
+    return table
+
+
+def _megabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e6:.2f}" if size < 1e6 else f"{size / 1e6:.1f}"
 
 
 def _table(results: Results, title: str) -> Table:
@@ -87,7 +108,12 @@ def _versions(results: Results) -> dict[str, str]:
 
 
 def _notes(results: Results) -> list[str]:
-    notes = []
+    notes = _notes_on_limits(results)
+    if len(results.sides) > 1:
+        notes.append(
+            f"Losses of the first {CHECKED_STEPS} steps from the same weights agree within {LOSS_TOLERANCE:.1%}, and "
+            f"what the first one changes in the weights within {CHANGE_TOLERANCE:.0%}, but where it says otherwise."
+        )
     empty = {side.side: side.empty for row in results.rows for side in row.sides if side.empty is not None}
     if empty:
         times = ", ".join(f"{side} {seconds * 1e6:.0f} µs" for side, seconds in empty.items())
@@ -97,6 +123,24 @@ def _notes(results: Results) -> list[str]:
     return notes
 
 
+def _notes_on_limits(results: Results) -> list[str]:
+    """The speeds that limits are computed from, over all rows."""
+    found = {threads: peaks for row in results.rows for threads, peaks in row.peaks.items()}
+    for row in results.rows:
+        found |= {threads: peaks.best(found[threads]) for threads, peaks in row.peaks.items()}
+    if not found:
+        return []
+    speeds = "; ".join(
+        f"{peaks.flops_per_second / 1e9:.0f} GFLOP/s and {peaks.bytes_per_second / 1e9:.0f} GB/s with {threads} "
+        + ("thread" if threads == 1 else "threads")
+        for threads, peaks in sorted(found.items())
+    )
+    return [
+        "The limit of a workload is its arithmetic at the speed of large products, and the optimizer's bytes at that "
+        f"of memory. Measured between the rounds, at best: {speeds}."
+    ]
+
+
 def _note(row: Row, side: SideResult) -> str:
     where = f"{row.workload}, batch {row.batch}, {side.side}"
     if side.problem is not None:
@@ -104,6 +148,6 @@ def _note(row: Row, side: SideResult) -> str:
     if side.loss_difference is None or side.change_difference is None:
         return f"{where} is not comparable: the first side failed."
     return (
-        f"{where} is not comparable with the first side: losses of the first steps differ by "
+        f"{where} is not comparable with the first side: losses of the first {CHECKED_STEPS} steps differ by "
         f"{side.loss_difference:.2%}, and what the first one changes in the weights by {side.change_difference:.1%}."
     )

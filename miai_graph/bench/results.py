@@ -10,7 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from miai_graph.bench.limits import Peaks, Work
 from miai_graph.errors import SavingError
+
+CHECKED_STEPS = 20
+"""Of how many steps the losses are compared."""
 
 LOSS_TOLERANCE, CHANGE_TOLERANCE = 1e-3, 0.05
 """By how much losses and changes of weights may differ, as shares, for two sides to have done the same work."""
@@ -26,6 +30,12 @@ class SideResult:
     first_cold : from the call that trains to the end of the first step, in a new process whose imports are done
     first_warm : the same for another model in that process
     empty : the median of steps with next to nothing in them; None for peers
+    build : what making the model takes, before that call
+    threads : how many it computes with, in all its processes
+    values_bytes : the most memory that computed values take in a step, activations and gradients among them; None: not
+        known
+    resident_bytes : how much more memory than before the first step its processes have had in the first steps; None:
+        not known
     losses : of the first steps
     loss_difference : the largest to the first side, as a share of the loss
     weight_difference : the largest to the first side, after these steps
@@ -41,6 +51,10 @@ class SideResult:
     first_cold: float | None = None
     first_warm: float | None = None
     empty: float | None = None
+    build: float | None = None
+    threads: int | None = None
+    values_bytes: int | None = None
+    resident_bytes: int | None = None
     losses: list[float] = field(default_factory=list)
     loss_difference: float | None = None
     weight_difference: float | None = None
@@ -63,11 +77,19 @@ class SideResult:
 
 @dataclass
 class Row:
-    """A workload at a batch size, on all sides."""
+    """A workload at a batch size, on all sides.
+
+    Attributes
+    ----------
+    work : what a step cannot do without; None: no executor of ours told
+    peaks : of so many threads, the best that was seen between the rounds
+    """
 
     workload: str
     batch: int
     sides: list[SideResult]
+    work: Work | None = None
+    peaks: dict[int, Peaks] = field(default_factory=dict)
 
     def ratio(self, side: int) -> float | None:
         """How many times as fast as the first side another is: the median over the rounds, each compared by itself."""
@@ -75,6 +97,16 @@ class Row:
         if not first.medians or not other.medians or not other.is_comparable:
             return None
         return statistics.median(a / b for a, b in zip(first.medians, other.medians, strict=True))
+
+    def limit(self, side: int) -> float | None:
+        """The least seconds that a step can take with a side's threads."""
+        peaks = self.peaks.get(self.sides[side].threads or 0)
+        return None if self.work is None or peaks is None else peaks.limit_seconds(self.work)
+
+    def share_of_limit(self, side: int) -> float | None:
+        """How fast a side's steps are, as a share of the fastest that is possible."""
+        limit, median = self.limit(side), self.sides[side].median
+        return None if limit is None or median is None else limit / median
 
 
 @dataclass
@@ -106,11 +138,15 @@ class Results:
                     **asdict(side),
                     "median": side.median,
                     "ratio": row.ratio(place),
+                    "limit": row.limit(place),
+                    "of_limit": row.share_of_limit(place),
                     "comparable": side.is_comparable,
                 }
                 for place, side in enumerate(row.sides)
             ]
-            rows.append({"workload": row.workload, "batch": row.batch, "sides": sides})
+            work = None if row.work is None else asdict(row.work)
+            peaks = {str(threads): asdict(speeds) for threads, speeds in row.peaks.items()}
+            rows.append({"workload": row.workload, "batch": row.batch, "work": work, "peaks": peaks, "sides": sides})
         means = {side: self.mean_ratio(place) for place, side in enumerate(self.sides)}
         return {
             "machine": dict(self.machine),

@@ -6,9 +6,11 @@ PyTorch is passed in, so that this file can be imported where it is not installe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from miai_graph.bench.exchange import Array
+from miai_graph.bench.grown import SCALE, SHIFT, chain_length, mlp_size
 
 Weights = Mapping[str, Any]
 Forward = Callable[[Any, Weights, Any], Any]
@@ -147,6 +149,14 @@ def attention(torch: Any, w: Weights, name: str, x: Any) -> Any:
     return dense(torch, w, f"{name}/project_out", mixed.transpose(1, 2).reshape(batch, length, width))
 
 
+def chain(torch: Any, w: Weights, x: Any, length: int) -> Any:
+    """A dense layer, and after it operations that scale and shift in turns."""
+    h = dense(torch, w, "dense_0", x)
+    for place in range(length):
+        h = h + SHIFT if place % 2 else h * SCALE
+    return h
+
+
 FORWARDS: dict[str, Forward] = {
     "digits_mlp": dense_network,
     "mnist_mlp": dense_network,
@@ -158,3 +168,11 @@ FORWARDS: dict[str, Forward] = {
     "stacked_mlp": dense_network,
 }
 """The forward passes by the workload's name."""
+
+
+def forward_of(name: str) -> Forward:
+    """The forward pass of a workload, or of a network of any size."""
+    length = chain_length(name)
+    if length is not None:
+        return partial(chain, length=length)
+    return dense_network if mlp_size(name) is not None else FORWARDS[name]

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from miai_graph.bench.exchange import Answer, Problem, serve, start_command
-from miai_graph.bench.torch_models import FORWARDS, from_torch, make_module
+from miai_graph.bench.memory import begin_growth, growth_since
+from miai_graph.bench.torch_models import forward_of, from_torch, make_module
 
 torch: Any = None
 """PyTorch, once `main` has imported it: it need not be installed where this file is only looked at."""
@@ -45,13 +46,18 @@ class TorchPeer:
         self.x, self.y = torch.from_numpy(self.problem.x), torch.from_numpy(self.problem.y)
         self.followers: list[subprocess.Popen[str]] = []
         self.joined = False
+        self.bytes_before: int | None = None
 
     def ready(self) -> Answer:
-        return {"versions": {"torch": torch.__version__}, "threads": self.arguments.threads}
+        return {"versions": {"torch": torch.__version__}}
 
     def fresh(self) -> Answer:
         """Begin anew, with a first step: its time includes starting other processes, if they do not run yet."""
-        module = make_module(torch, FORWARDS[self.arguments.workload], self.problem.weights)
+        start = time.perf_counter()
+        module = make_module(torch, forward_of(self.arguments.workload), self.problem.weights)
+        build_seconds = time.perf_counter() - start
+        if self.bytes_before is None:
+            self.bytes_before = begin_growth()
         start = time.perf_counter()
         if self.count > 1 and self.arguments.meeting is None:
             self._start_followers()
@@ -65,7 +71,12 @@ class TorchPeer:
         self.optimizer = self._make_optimizer()
         self.order = itertools.cycle(self.batches)
         (loss,) = self._losses([self._step()])
-        return {"seconds": time.perf_counter() - start, "losses": [loss]}
+        return {
+            "seconds": time.perf_counter() - start,
+            "losses": [loss],
+            "build_seconds": build_seconds,
+            "threads": self.arguments.threads * self.count,
+        }
 
     def steps(self, count: int) -> Answer:
         """Train for some steps, each timed."""
@@ -76,6 +87,21 @@ class TorchPeer:
             losses.append(self._step())
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds, "losses": self._losses(losses)}
+
+    def memory(self) -> Answer:
+        """The most bytes that a step allocates at a time, and by how many the processes have grown."""
+        self._tell("memory")
+        grown = growth_since(self.bytes_before)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            self._step()
+        events = profile.profiler.kineto_results.events()
+        balance = itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]")
+        found = [max(balance, default=0), -1 if grown is None else grown]
+        if self.count > 1:
+            total = torch.tensor(found)
+            torch.distributed.all_reduce(total)
+            found = total.tolist()
+        return {"values_bytes": found[0], "resident_bytes": None if grown is None else found[1]}
 
     def weights(self, path: str) -> Answer:
         """Write the weights to a file."""
@@ -182,7 +208,7 @@ def main() -> None:
     torch = importlib.import_module("torch")
     torch.set_num_threads(arguments.threads)
     with _peer(arguments) as peer:
-        serve(peer.ready, {"fresh": peer.fresh, "steps": peer.steps, "weights": peer.weights})
+        serve(peer.ready, {order.__name__: order for order in (peer.fresh, peer.steps, peer.memory, peer.weights)})
 
 
 if __name__ == "__main__":

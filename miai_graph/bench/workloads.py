@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from miai_graph import layers, losses, optimizers
 from miai_graph.bench.exchange import Problem
+from miai_graph.bench.grown import FEATURES, SCALE, SHIFT, chain_length, mlp_size
 from miai_graph.context import set_seed
 from miai_graph.errors import ArgumentError
 from miai_graph.model import Model, Sequential
@@ -161,6 +163,25 @@ def char_gpt() -> Model:
     return Model(characters, layers.Dense(VOCABULARY, name="head")(layers.LayerNormalization(name="norm")(h)))
 
 
+def grown_mlp(depth: int, width: int) -> Model:
+    """Weights are such that signals neither vanish nor explode in many layers (He, Zhang, Ren and Sun 2015)."""
+    hidden = [
+        layers.Dense(width, activation="relu", kernel_initializer="he_uniform", name=f"dense_{place}")
+        for place in range(depth)
+    ]
+    last = layers.Dense(10, name=f"dense_{depth}")
+    return Sequential([layers.Input((FEATURES,), name="features"), *hidden, last])
+
+
+def chain(length: int) -> Model:
+    """A dense layer, and after it nodes that scale and shift in turns."""
+    features = layers.Input((FEATURES,), name="features")
+    h = layers.Dense(10, name="dense_0")(features)
+    for place in range(length):
+        h = h + SHIFT if place % 2 else h * SCALE
+    return Model(features, h)
+
+
 def _dense_network(width: int, hidden: list[int]) -> Model:
     return Sequential([layers.Input((width,), name="features"), *_dense_layers(hidden)])
 
@@ -239,7 +260,12 @@ ALL_WORKLOADS = {**WORKLOADS, STACKED_MLP.name: STACKED_MLP}
 
 
 def workload(name: str) -> Workload:
-    """The workload of a name; ArgumentError if there is none."""
+    """The workload of a name, also that of a network of any size (see `grown`); ArgumentError if there is none."""
+    size, length = mlp_size(name), chain_length(name)
+    if size is not None:
+        return Workload(name, partial(grown_mlp, *size), (64,), "SGD", _SGD, (FEATURES,))
+    if length is not None:
+        return Workload(name, partial(chain, length), (64,), "SGD", _SGD, (FEATURES,))
     if name not in ALL_WORKLOADS:
         raise ArgumentError(f"expected the name of a workload; found {name!r}. There are: {', '.join(ALL_WORKLOADS)}")
     return ALL_WORKLOADS[name]
