@@ -30,8 +30,8 @@ LAZY_PACKAGES = {
     "llvmlite",
     "tensorboardX",
 }
-LAZY_MODULES = {"importlib.metadata"}
-"""What is imported where it is used, because it would slow down the start."""
+LAZY_MODULES = {"importlib.metadata", "resource"}
+"""What is imported where it is used, because it would slow down the start, or is not there on every system."""
 
 CORE = (
     ["errors", "terminal"],

@@ -8,7 +8,6 @@ import math
 import mmap
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from miai_graph.gradient import grad
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import Target
 from miai_graph.kernels.convolution_program import target_for
-from miai_graph.kernels.native_convolution import convolution, shared
+from miai_graph.kernels.native_convolution import convolution
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -247,20 +246,6 @@ def test_images_do_not_meet(processor: native.Processor, rng: np.random.Generato
         found = computed(node, inputs, processor)
         assert np.isnan(found[2]).any()
         assert np.isfinite(np.delete(found, 2, axis=0)).all()
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-@pytest.mark.parametrize("batch", [0, 1, 5])
-def test_parts_of_the_images_at_once(rng: np.random.Generator, batch: int, count: int) -> None:
-    for node in nodes((batch, 12, 11, 6), (3, 3, 6, 16), padding=1, strides=2):
-        inputs, (output, _) = random_inputs(node, rng), guarded(node.type.shape, np.float32)
-        parts, rest = shared(Request(node, inputs, output, node.attributes, scratch), count)
-        assert len(parts) == max(min(count, batch), 1)
-        kernels = [convolution(part, native.processor()) for part in parts]
-        with ThreadPoolExecutor(len(kernels)) as pool:
-            list(pool.map(lambda kernel: kernel(), kernels))
-        found = sum(rest, output)
-        np.testing.assert_allclose(found, node.op.forward(*inputs, **node.attributes), rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_is_not_for() -> None:

@@ -84,6 +84,11 @@ def test_serial_treats_special_values_as_the_interpreter_does(sample: Sample, fl
     ]
     (expected,), _ = evaluate(mg.Graph([node]), dict(zip(inputs, arrays, strict=True)), batch_size=4)
     (found,) = mg.function(inputs, [node])(*arrays)
+    if sample.op in ("conv2d", "conv2d_input_gradient"):  # nan may spread to neighbours in the same image
+        assert not np.isfinite(found[~np.isfinite(expected)]).any()
+        spread = np.isnan(found) & ~np.isnan(expected).all(axis=(1, 2, 3), keepdims=True)
+        assert np.isnan(expected).any(axis=(1, 2, 3))[spread.any(axis=(1, 2, 3))].all()
+        found = np.where(spread, expected, found)
     if (sample.op, node.dtype.kind) != ("cast", "i"):  # which integer nan becomes is not specified
         assert_close(found, expected, times=10)
 

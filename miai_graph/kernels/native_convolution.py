@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -74,34 +73,6 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
         if scattering.steps < correlating.steps:
             return scattering.kernel()
     return correlating.kernel()
-
-
-def shared(request: Request, count: int) -> tuple[list[Request], list[Array]]:
-    """The request by parts of its images, at most so many, which may be computed at once.
-
-    Returns
-    -------
-    The parts, and what is to be added to the request's output when they are computed: each part but the first of a
-    gradient in the kernel has an output of its own.
-    """
-    batch, (images, other) = len(request.inputs[0]), request.inputs
-    edges = [batch * part // count for part in range(count + 1)]
-    parts = [slice(first, end) for first, end in itertools.pairwise(edges) if first < end] or [slice(0, 0)]
-    if request.node.op.name != "conv2d_kernel_gradient":
-        return [_of_images(request, part) for part in parts], []
-    rest = [request.scratch(request.output.shape, request.output.dtype) for _ in parts[1:]]
-    requests = [
-        replace(request, inputs=(images[part], other[part]), output=output)
-        for part, output in zip(parts, [request.output, *rest], strict=True)
-    ]
-    return requests, rest
-
-
-def _of_images(request: Request, part: slice) -> Request:
-    (images, kernel), output, attributes = request.inputs, request.output[part], dict(request.attributes)
-    if "input_shape" in attributes:
-        attributes["input_shape"] = output.shape
-    return replace(request, inputs=(images[part], kernel), output=output, attributes=attributes)
 
 
 def _product(request: Request) -> Kernel:

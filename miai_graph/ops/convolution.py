@@ -227,7 +227,8 @@ class Conv2D(Op):
     Gradient: dx = conv2d_input_gradient(g, kernel), dkernel = conv2d_kernel_gradient(x, g).
     Cost: 2 · N · OH · OW · KH · KW · C_in/groups · C_out flops.
     Batch: passes along axis 0; one sum still owed may pass. The kernel cannot be split.
-    Care: x is padded with zeros first. All windows are copied side by side, which takes KH · KW times the memory of x.
+    Care: x is padded with zeros first. Where an element is nan or infinite, neighbours in the same image may become nan
+    too: native code takes some pixels together, with zeros in between.
     Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", relationships 6 and 13.
     """
 
@@ -266,7 +267,7 @@ class Conv2DInputGradient(Op):
     Gradient: with the cotangent h, dg = conv2d(h, kernel), dkernel = conv2d_kernel_gradient(h, g).
     Cost: as conv2d: 2 · N · OH · OW · KH · KW · C_in/groups · C_out flops.
     Batch: passes along axis 0; one sum still owed may pass. The kernel cannot be split.
-    Care: what falls on the padding is dropped; places that no window covers are 0.
+    Care: what falls on the padding is dropped; places that no window covers are 0. nan may spread as in conv2d.
     Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4.
     """
 
@@ -320,7 +321,7 @@ class Conv2DKernelGradient(Op):
     Gradient: with the cotangent h, dx = conv2d_input_gradient(g, h), dg = conv2d(x, h).
     Cost: as conv2d: 2 · N · OH · OW · KH · KW · C_in/groups · C_out flops.
     Batch: a sum over the samples is owed; one sum still owed may pass.
-    Care: all windows are copied side by side, which takes KH · KW times the memory of x.
+    Care: without native code all windows are copied side by side, which takes KH · KW times the memory of x.
     """
 
     name = "conv2d_kernel_gradient"
