@@ -4,6 +4,20 @@ To add a kernel, write a function that prepares it, with `kernel_for` naming the
 here.
 """
 
-from miai_graph.kernels import native_indexing, native_pooling, native_reductions, native_softmax, numpy_kernels, pooling_kernels
+from miai_graph.kernels import (
+    native_indexing,
+    native_pooling,
+    native_reductions,
+    native_softmax,
+    numpy_kernels,
+    pooling_kernels,
+)
 
-__all__ = ["native_indexing", "native_pooling", "native_reductions", "native_softmax", "numpy_kernels", "pooling_kernels"]
+__all__ = [
+    "native_indexing",
+    "native_pooling",
+    "native_reductions",
+    "native_softmax",
+    "numpy_kernels",
+    "pooling_kernels",
+]
