@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from native_samples import PROCESSORS, check, native_result, request_for
 
 import miai_graph as mg
 from miai_graph.kernels import native, native_reductions
 from miai_graph.kernels.native import Processor
-from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS, Request
-from miai_graph.node import Node
+from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
 from miai_graph.op import as_node
 
-PROCESSORS = (Processor(16, 32), Processor(32, 16), Processor(64, 32))
 LENGTHS = (0, 1, 3, 8, 16, 17, 63, 64, 65, 130, 5000)
-SENTINEL = 7.0
-TOLERANCES = {np.dtype(np.float32): 3e-6, np.dtype(np.float64): 1e-14}
 
 
 @pytest.fixture(params=PROCESSORS, ids=str)
@@ -35,40 +32,6 @@ def processor(request, monkeypatch) -> Iterator[Processor]:
 @pytest.fixture(params=[np.float32, np.float64])
 def dtype(request) -> np.dtype[Any]:
     return np.dtype(request.param)
-
-
-def beside_others(array: np.ndarray) -> np.ndarray:
-    """A copy one element beyond where memory begins, with others before and behind."""
-    memory = np.full(array.size + 40, SENTINEL, array.dtype)
-    result = memory[1 : 1 + array.size].reshape(array.shape)
-    result[...] = array
-    return result
-
-
-def native_result(node: Node, *inputs: np.ndarray) -> np.ndarray:
-    """What native code makes of the inputs; it writes nowhere else, and does the same again."""
-    output = beside_others(np.full([int(dim) for dim in node.type.shape], SENTINEL, node.dtype))
-    request = Request(node, [beside_others(array) for array in inputs], output, node.attributes, np.empty)
-    kernel = NATIVE_KERNELS[node.op.name](request)
-    assert kernel is not None
-    kernel()
-    first = output.copy()
-    kernel()
-    np.testing.assert_array_equal(output, first)
-    memory = output.base if output.base is not None else output
-    while memory.base is not None:
-        memory = memory.base
-    assert (memory[0], *memory[1 + output.size :]) == (SENTINEL,) * 40
-    return first
-
-
-def check(build: Callable[..., Node], *inputs: np.ndarray, scale: float = 1.0) -> None:
-    """Native code agrees with the definition."""
-    node = build(*(as_node(array) for array in inputs))
-    with np.errstate(all="ignore"):
-        expected = np.asarray(node.op.forward(*inputs, **node.attributes))
-    tolerance = TOLERANCES[node.dtype] * scale
-    np.testing.assert_allclose(native_result(node, *inputs), expected, tolerance, tolerance)
 
 
 @pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
@@ -115,7 +78,7 @@ def test_labels_outside_are_refused_each_time(processor, wrong):
     labels = np.array([0, 1, wrong, 3, 4, 5])
     node = mg.sparse_softmax_cross_entropy(as_node(logits), as_node(labels))
     output = np.empty(6, np.float32)
-    kernel = NATIVE_KERNELS[node.op.name](Request(node, [logits, labels], output, {}, np.empty))
+    kernel = NATIVE_KERNELS[node.op.name](request_for(node, [logits, labels], output))
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"from 0 to 9.*found {wrong} at position \(2,\)"):
             kernel()
@@ -177,4 +140,4 @@ def test_other_layouts_and_dtypes_are_left_to_numpy():
         (mg.softmax(as_node(x)), np.ones((4, 5, 6), np.float32).transpose(0, 2, 1)),
     ]:
         output = np.empty([int(dim) for dim in node.type.shape], node.dtype)
-        assert NATIVE_KERNELS[node.op.name](Request(node, [array], output, node.attributes, np.empty)) is None
+        assert NATIVE_KERNELS[node.op.name](request_for(node, [array], output)) is None

@@ -1,0 +1,53 @@
+"""What tests of native kernels share: arrays in the midst of others, and results beside their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from miai_graph.kernels.native import Processor
+from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS, Request
+from miai_graph.node import Node
+from miai_graph.op import as_node
+
+PROCESSORS = (Processor(16, 32), Processor(32, 16), Processor(64, 32))
+SENTINEL = 7
+GUARD = 40
+TOLERANCES = {np.dtype(np.float32): 3e-6, np.dtype(np.float64): 1e-14}
+
+
+def beside_others(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy one element beyond where memory begins, and that memory, which has others before and behind."""
+    memory = np.full(array.size + GUARD, SENTINEL, array.dtype)
+    result = memory[1 : 1 + array.size].reshape(array.shape)
+    result[...] = array
+    return result, memory
+
+
+def request_for(node: Node, inputs: list[np.ndarray], output: np.ndarray) -> Request:
+    """What a kernel for the node is prepared for."""
+    return Request(node, inputs, output, node.attributes, np.empty)
+
+
+def native_result(node: Node, *inputs: np.ndarray) -> np.ndarray:
+    """What native code makes of the inputs; it writes nowhere else, and does the same again."""
+    output, memory = beside_others(np.full([int(dim) for dim in node.type.shape], SENTINEL, node.dtype))
+    kernel = NATIVE_KERNELS[node.op.name](request_for(node, [beside_others(array)[0] for array in inputs], output))
+    assert kernel is not None
+    kernel()
+    first = output.copy()
+    kernel()
+    np.testing.assert_array_equal(output, first)
+    np.testing.assert_array_equal([memory[0], *memory[1 + output.size :]], [SENTINEL] * GUARD)
+    return first
+
+
+def check(build: Callable[..., Node], *inputs: np.ndarray, scale: float = 1.0) -> None:
+    """Native code agrees with the definition, to some units in the last place: `scale` 0 for all bits."""
+    node: Any = build(*(as_node(array) for array in inputs))
+    with np.errstate(all="ignore"):
+        expected = np.asarray(node.op.forward(*inputs, **node.attributes))
+    tolerance = TOLERANCES[node.dtype] * scale if scale else 0.0
+    np.testing.assert_allclose(native_result(node, *inputs), expected, tolerance, tolerance)
