@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from miai_graph.bench import jax_models, torch_models
-from miai_graph.bench.chart import plot_results
+from miai_graph.bench.chart import plot_growth, plot_results
 from miai_graph.bench.exchange import Problem
+from miai_graph.bench.growth import GROWTHS, measure_growth
+from miai_graph.bench.limits import Peaks, Work, measure_peaks
 from miai_graph.bench.measure import measure_row
+from miai_graph.bench.memory import begin_growth, growth_since
 from miai_graph.bench.results import Results, Row, SideResult, geometric_mean
 from miai_graph.bench.specs import parse_executors, parse_peers
 from miai_graph.bench.workloads import ALL_WORKLOADS, workload
@@ -25,7 +28,8 @@ SERIAL = "serial:threads=1"
 HAS_TORCH, HAS_JAX = (importlib.util.find_spec(name) is not None for name in ("torch", "jax"))
 with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install -e .[bench]")
 with_jax = pytest.mark.skipif(not HAS_JAX, reason="JAX is not installed: pip install -e .[bench]")
-of_each_workload = pytest.mark.parametrize("name", ALL_WORKLOADS)
+GROWN = ("mlp_3x8", "chain_7")
+of_each_workload = pytest.mark.parametrize("name", [*ALL_WORKLOADS, *GROWN])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -110,6 +114,100 @@ def test_two_sides_that_do_the_same_agree() -> None:
     assert row.ratio(1) is not None
 
 
+def test_what_a_step_cannot_do_without() -> None:
+    row = measured("digits_mlp", 8, SERIAL)
+    (side,) = row.sides
+    assert side.threads == 1
+    assert row.work is not None
+    # Forward all products, backward those for the weights, and one for the inputs of the second layer.
+    products = 2 * 8 * (2 * 64 * 128 + 3 * 128 * 10)
+    assert products < row.work.flops < 1.3 * products
+    parameters = 4 * (64 * 128 + 128 + 128 * 10 + 10)
+    assert row.work.optimizer_bytes == 5 * parameters
+    share = row.share_of_limit(0)
+    assert share is not None
+    assert share > 0
+    assert side.values_bytes is not None
+    # Outputs and gradients of the hidden layer, and the weights' gradients unless they are never stored.
+    assert 8 * 128 * 4 < side.values_bytes < 1e6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell what memory a process has had")
+@pytest.mark.parametrize("executor", [SERIAL, "processes:workers=2"])
+def test_how_much_more_memory_processes_have(executor: str) -> None:
+    row = measured("digits_mlp", 8, executor)
+    assert row.sides[0].problem is None
+    assert row.sides[0].resident_bytes is None or 0 < row.sides[0].resident_bytes < 1e9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_growth_of_memory_is_the_peak_since_it_began() -> None:
+    np.ones(30_000_000, np.uint8)
+    before = begin_growth()
+    np.ones(10_000_000, np.uint8)
+    grown = growth_since(before)
+    assert grown is not None
+    assert 5_000_000 < grown < 25_000_000
+
+
+def test_a_limit_is_arithmetic_and_memory() -> None:
+    work = Work(flops=6_000, optimizer_bytes=80)
+    assert Peaks(2_000.0, 40.0).limit_seconds(work) == 5
+    assert Peaks(1.0, 4.0).best(Peaks(3.0, 2.0)) == Peaks(3.0, 4.0)
+    side = SideResult("a", medians=[10.0], threads=2)
+    row = Row("digits_mlp", 32, [side, SideResult("b", medians=[10.0], threads=1)], work, {2: Peaks(2_000.0, 40.0)})
+    assert (row.limit(0), row.share_of_limit(0)) == (5, 0.5)
+    assert (row.limit(1), row.share_of_limit(1)) == (None, None)
+
+
+def test_peaks_are_possible() -> None:
+    peaks = measure_peaks(1)
+    assert 1e7 < peaks.flops_per_second < 1e13
+    assert 1e7 < peaks.bytes_per_second < 1e13
+
+
+@pytest.mark.parametrize("kind", GROWTHS)
+def test_sizes_grow_by_the_same_factor(kind: str) -> None:
+    growth = GROWTHS[kind]
+    sizes = growth.sizes(5)
+    assert (sizes[0], sizes[-1], len(sizes)) == (growth.smallest, growth.largest, 5)
+    assert sizes == sorted(set(sizes))
+    assert growth.sizes(1) == [growth.largest]
+    assert workload(growth.workload(sizes[1])).problem(growth.batch(sizes[1])).rows.shape[1] == growth.batch(sizes[1])
+
+
+def test_a_side_that_fails_is_not_taken_further() -> None:
+    specs = parse_executors(f"{SERIAL},serial:threads=0")
+    results = Results({}, {"rounds": 1, "seconds": 0.01}, [spec.text for spec in specs])
+    measure_growth(GROWTHS["depth"], [1, 2], specs, results, sys.executable, lambda _: lambda _: None)
+    assert [row.workload for row in results.rows] == ["mlp_1x64", "mlp_2x64"]
+    assert [row.sides[0].problem for row in results.rows] == [None, None]
+    assert "threads" in (results.rows[0].sides[1].problem or "")
+    assert "not measured" in (results.rows[1].sides[1].problem or "")
+
+
+def test_growth_is_printed_written_and_drawn(tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "growth.json"), "--chart", str(tmp_path / "growth.png")]
+    quick = ["--rounds", "1", "--seconds", "0.01", "--sizes", "5,3", "--executors", SERIAL, "--vs", ""]
+    finished = run("--grow", "nodes", *quick, *files)
+    assert finished.returncode == 0, finished.stderr
+    assert "chain_3" in finished.stdout
+    found = json.loads((tmp_path / "growth.json").read_text())
+    assert (found["settings"]["grow"], found["settings"]["sizes"]) == ("nodes", [3, 5])
+    assert [row["workload"] for row in found["rows"]] == ["chain_3", "chain_5"]
+    assert all(row["sides"][0]["build"] > 0 and row["sides"][0]["of_limit"] > 0 for row in found["rows"])
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_of_growth_leave_out_what_was_not_measured() -> None:
+    side = SideResult("serial", medians=[1.0], build=1.0, first_cold=2.0)
+    rows = [Row("mlp_1x8", 4, [side]), Row("mlp_2x8", 4, [SideResult("serial", problem="too slow")])]
+    figure = plot_growth(Results({}, {}, ["serial"], rows), [1, 2], "layers")
+    assert [list(axes.lines[0].get_xydata()[0]) for axes in figure.axes] == [[1, 1e3], [1, 3e3]]
+    assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in figure.axes)
+    assert [len(axes.lines[0].get_xydata()) for axes in figure.axes] == [1, 1]
+
+
 def test_a_side_that_fails_is_told_of_and_the_others_go_on() -> None:
     row = measured("digits_mlp", 8, f"{SERIAL},serial:threads=0")
     assert row.sides[0].median is not None
@@ -130,6 +228,10 @@ def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path) -> None:
     assert found["rows"][0]["sides"][1]["comparable"] is True
     assert found["geometric_mean_ratios"]["serial"] > 0
     assert found["machine"]["processor"]
+    assert found["rows"][0]["sides"][0]["of_limit"] > 0
+    assert found["rows"][0]["work"]["flops"] > 0
+    for text in ("limit of a workload", "GB/s", "megabytes", "first 20 steps from the same weights agree"):
+        assert text in finished.stdout
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -142,6 +244,9 @@ def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path) -> None:
         (["--vs", "nonsense"], ["'nonsense'", "torch-ddp"]),
         (["--batch", "0"], ["batch sizes"]),
         (["--chart", "chart.txt"], [".png"]),
+        (["--grow", "depth", "--batch", "4"], ["--grow", "Leave them out"]),
+        (["--grow", "depth", "--sizes", "2", "--points", "2"], ["--sizes", "both"]),
+        (["--points", "2"], ["--grow", "Add it"]),
         (["--vs", "torch", "--peer-python", "no-such-python"], ["no-such-python", "--peer-python"]),
     ],
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 280.0, 210.0
 _MOST_IN_A_ROW = 3
+_TICKS = (1.0, 3.0)
 _GROWTH_WIDTH, _GROWTH_HEIGHT = 330.0, 290.0
 
 
@@ -77,11 +78,21 @@ def plot_growth(results: Results, sizes: Sequence[int], label: str, path: Path |
             found = [(size, seconds(row.sides[place])) for size, row in zip(sizes, results.rows, strict=True)]
             known = [(size, 1e3 * took) for size, took in found if took is not None]
             _draw_line(axes, place, side, known)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _use_logarithms(axes)
         style.axes_style(axes, title=title, x_label=label, y_label="milliseconds")
     _add_legend(figure, len(results.sides))
     return style.save(figure, target)
+
+
+def _use_logarithms(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=_TICKS))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _until_first_step(side: SideResult) -> float | None:
