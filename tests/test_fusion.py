@@ -208,14 +208,14 @@ def test_code_is_kept_on_the_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(native, "_libraries", {})
     formula = Formula((Operand(np.dtype("f4"), False),), (Step("tanh", (0,), np.dtype("f4")),), (1,))
     text = module_text(formula, PROCESSORS[1])
-    assert not native.is_ready(text)
+    assert not native.kept()
     made = library(text, elementwise_kernels.SIGNATURES, "y = tanh(x)")
     assert made.seconds > 0
     (source,) = (tmp_path / "native").glob("*.ll")
     assert source.read_text().startswith("; y = tanh(x)\n")
     assert os.name == "nt" or (tmp_path / "native").stat().st_mode & 0o077 == 0
     monkeypatch.setattr(native, "_libraries", {})
-    assert native.is_ready(text)
+    assert len(native.kept()) == 1
     assert library(text, elementwise_kernels.SIGNATURES).seconds == 0
 
 

@@ -126,12 +126,6 @@ def kept() -> list[Path]:
     return sorted(cache_folder().glob(f"*{SUFFIX}"))
 
 
-def is_ready(text: str) -> bool:
-    """Whether a module need not be compiled any more."""
-    key = _key(text)
-    return key in _libraries or _read(_path(key)) is not None
-
-
 def _key(text: str) -> str:
     return _digest(f"{_compiler_key()}\n{text}".encode()).hex()[:32]
 
