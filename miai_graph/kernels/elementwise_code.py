@@ -210,6 +210,9 @@ class _Writer:
         lines.do("%segment.next = add i64 %segment, 1")
         lines.do("br label %segment.head")
         lines.label("end")
+        if self._streams:
+            # What went past the caches is in memory before anybody hears that it is there.
+            lines.do("fence seq_cst")
         body = "\n".join([*lines.text, "  ret void"])
         return f"define void @{name}(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
 

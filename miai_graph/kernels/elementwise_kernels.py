@@ -87,7 +87,6 @@ class FormulaKernels:
         self._source = source
         self._copies: list[tuple[Array, Array]] = []
         self._tables: dict[Formula, list[Stretch]] = {}
-        self._streams: dict[Formula, bool] = {}
         self._arrays: list[Array] = []
         self._result_bytes = 0
 
@@ -126,18 +125,18 @@ class FormulaKernels:
         rows, row_strides, steps = layout.shape[0], layout.strides[0], layout.strides[1]
         if any(stride not in (0, columns * step) for stride, step in zip(row_strides, steps, strict=True)):
             return layout.stretches()
-        together = min(-(-ENOUGH_COLUMNS // columns), rows)
+        count = min(-(-ENOUGH_COLUMNS // columns), rows)
         addresses = list(layout.addresses)
         for place, (operand, stride) in enumerate(zip(operands, row_strides, strict=False)):
             if not stride:
                 row = np.lib.stride_tricks.as_strided(operand, (columns,), (operand.itemsize,), writeable=False)
-                repeated = self._scratch((together, columns), operand.dtype)
+                repeated = self._scratch((count, columns), operand.dtype)
                 self._copies.append((repeated, row))
                 self._arrays.append(repeated)
                 addresses[place] = repeated.ctypes.data
-        joined_strides = tuple(together * stride for stride in row_strides)
-        whole, rest = divmod(rows, together)
-        joined = Stretch(whole, together * columns, tuple(addresses), joined_strides)
+        joined_strides = tuple(count * stride for stride in row_strides)
+        whole, rest = divmod(rows, count)
+        joined = Stretch(whole, count * columns, tuple(addresses), joined_strides)
         ends = (address + whole * stride for address, stride in zip(addresses, joined_strides, strict=True))
         return [joined, Stretch(1, rest * columns, tuple(ends), joined_strides)] if rest else [joined]
 
@@ -151,9 +150,9 @@ class FormulaKernels:
 
     def _shared(self, formula: Formula, stretches: Sequence[Stretch], threads: int) -> Kernel:
         """The call, or several by as many threads, where there is enough to do."""
-        row_bytes = sum(operand.dtype.itemsize for operand in formula.operands if not operand.is_number)
+        element_bytes = sum(operand.dtype.itemsize for operand in formula.operands if not operand.is_number)
         elements = sum(stretch.rows * stretch.columns for stretch in stretches)
-        shares = min(threads, elements * row_bytes // WORTH_SHARING + 1)
+        shares = min(threads, elements * element_bytes // WORTH_SHARING + 1)
         if shares == 1:
             return self._call(formula, stretches)
         return together([self._call(formula, share) for share in shared(stretches, formula, shares)])
