@@ -62,5 +62,5 @@ def _kernel(
         return None
     variant = Variant(request.node.op.name, source.dtype, 8 * indices.itemsize)
     matrices, length, elements = size
-    words = [indices, source, output, failed, matrices, indices.size, length, elements]
+    words: list[Array | int] = [indices, source, output, failed, matrices, indices.size, length, elements]
     return call(module_text(variant, processor), words, f"{request.node.op.name} {request.node.name}")
