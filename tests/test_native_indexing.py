@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,9 @@ def test_rows_picked_and_added_up(processor, dtype, index_dtype, shape, count):
             continue
         indices = rng.integers(-length, length, (count, 2)).astype(index_dtype)
         x = rng.standard_normal(shape).astype(dtype)
-        check(partial(mg.take, axis=axis), x, indices, scale=0)
+        check(functools.partial(mg.take, axis=axis), x, indices, scale=0)
         rows = rng.standard_normal((*shape[:axis], count, 2, *shape[axis + 1 :])).astype(dtype)
-        check(partial(_scatter_add, length=length, axis=axis), indices, rows, scale=0)
+        check(functools.partial(_scatter_add, length=length, axis=axis), indices, rows, scale=0)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 10, 65])
