@@ -303,6 +303,8 @@ def test_pytorch_trains_the_same(name: str) -> None:
     row = measured(name, 8, SERIAL, "torch:threads=1")
     assert [side.problem for side in row.sides] == [None, None]
     assert row.sides[1].is_comparable, row.sides[1]
+    assert (row.sides[1].values_bytes or 0) > 0
+    assert row.share_of_limit(1) is not None
 
 
 @with_jax
@@ -311,6 +313,8 @@ def test_jax_trains_the_same(name: str) -> None:
     row = measured(name, 8, SERIAL, "jax:threads=1")
     assert [side.problem for side in row.sides] == [None, None]
     assert row.sides[1].is_comparable, row.sides[1]
+    assert (row.sides[1].values_bytes or 0) > 0
+    assert row.share_of_limit(1) is not None
 
 
 @with_torch

@@ -6,8 +6,13 @@ process began, so growth is at least what is found; where not even that is known
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
+
+# Windows has none.
+resource: Any = importlib.import_module("resource") if importlib.util.find_spec("resource") else None
 
 _FORGET_PEAK = "5"
 
@@ -48,9 +53,8 @@ def _status(process: int | str, name: str) -> int | None:
 
 
 def _own_peak() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows has none.
+    if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak
