@@ -231,10 +231,13 @@ def test_what_was_timed_can_be_read_when_the_executor_is_closed(are_lost: bool) 
             if are_lost:
                 cluster.kill(cluster.addresses[0])
         after = step.timing
-        # The values are computed anew to be brought home.
-        assert (before.steps, after.steps) == (STEPS, 2 * STEPS if are_lost else STEPS)
-        if not are_lost:
-            assert after.records == before.records
+        assert before.steps == STEPS
+        if are_lost:
+            # Values that are brought home may have to be computed anew.
+            assert STEPS <= after.steps <= 2 * STEPS
+            assert {record.node for record in before.records} <= {record.node for record in after.records}
+        else:
+            assert (after.steps, after.records) == (STEPS, before.records)
         assert {piece.step for piece in after.slices} == {0, STEPS - 1}
 
 
