@@ -7,6 +7,7 @@ memory to go over, so that one call updates all parameters of a network.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +129,7 @@ OPERATIONS: Mapping[str, Callable[..., Vector]] = {
 WITH_OPTIONS = ("clip", "cast")
 
 
+@functools.lru_cache(maxsize=1024)
 def module_text(formula: Formula, processor: Processor) -> str:
     """The module with the functions `run` and `stream`, of a table and the number of its lines.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from miai_graph.graph import format_call
 from miai_graph.node import Node
@@ -14,12 +14,13 @@ def format_program(program: Program) -> str:
 
     What passes from one node to the next within a kernel, and never gets to memory, is marked with a bar.
     """
-    lines = [line for node in program.steps for line in _lines(program, node)]
+    names = program.graph.names
+    lines = [line for node in program.steps for line in _lines(program, node, names)]
     return "\n".join([f"{len(program.steps)} kernels:", *lines])
 
 
-def _lines(program: Program, node: Node) -> Iterator[str]:
-    names, fusion = program.graph.names, program.fusions.get(node)
+def _lines(program: Program, node: Node, names: Mapping[Node, str]) -> Iterator[str]:
+    fusion = program.fusions.get(node)
 
     def line(node: Node) -> str:
         return f"%{names[node]} = {format_call(node, names)} : {node.type}"

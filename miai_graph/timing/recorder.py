@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -195,30 +195,14 @@ class Recorder:
     def _described(self) -> Iterator[Sequence[_Part]]:
         """What each row of the totals is of."""
         work: dict[Node, list[Work]] = {}
+        names = self._graph.names
         for item in self.work:
             work.setdefault(item.node, []).append(item)
         yield [_Part("wait", WAIT, "", WAIT)]
         yield [_Part("feed", "feed", "", OVERHEAD)]
         for items in work.values():
-            yield self._parts_of(items)
+            yield _parts_of(items, names)
         yield [_Part("commit", "commit", "", OVERHEAD)]
-
-    def _parts_of(self, items: Sequence[Work]) -> Sequence[_Part]:
-        """The nodes among whom the time of one node's kernels is shared."""
-        names, first = self._graph.names, items[0]
-        members: dict[Node, list[Member]] = {}
-        for item in items:
-            for member in item.members or (Member(item.node, item.cost, item.memory_bytes),):
-                members.setdefault(member.node, []).append(member)
-        flops = sum(member.cost.flops for group in members.values() for member in group)
-        result = []
-        for node, group in members.items():
-            cost = Cost(sum(member.cost.flops for member in group), sum(member.cost.bytes for member in group))
-            memory_bytes = sum(member.memory_bytes for member in group)
-            share = cost.flops / flops if len(members) > 1 and flops else 1 / len(members)
-            kernel = names[first.node] if len(members) > 1 else ""
-            result.append(_Part(names[node], node.op.name, node.scope, node.phase, cost, memory_bytes, share, kernel))
-        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +217,24 @@ class _Part:
     memory_bytes: int = 0
     share: float = 1.0
     kernel: str = ""
+
+
+def _parts_of(items: Sequence[Work], names: Mapping[Node, str]) -> Sequence[_Part]:
+    """The nodes among whom the time of one node's kernels is shared."""
+    first = items[0]
+    members: dict[Node, list[Member]] = {}
+    for item in items:
+        for member in item.members or (Member(item.node, item.cost, item.memory_bytes),):
+            members.setdefault(member.node, []).append(member)
+    flops = sum(member.cost.flops for group in members.values() for member in group)
+    result = []
+    for node, group in members.items():
+        cost = Cost(sum(member.cost.flops for member in group), sum(member.cost.bytes for member in group))
+        memory_bytes = sum(member.memory_bytes for member in group)
+        share = cost.flops / flops if len(members) > 1 and flops else 1 / len(members)
+        kernel = names[first.node] if len(members) > 1 else ""
+        result.append(_Part(names[node], node.op.name, node.scope, node.phase, cost, memory_bytes, share, kernel))
+    return result
 
 
 def _trace_of(step: _Step) -> StepTrace:
