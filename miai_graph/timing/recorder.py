@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ class Recorder:
                 flops=part.cost.flops * self.calls,
                 bytes=part.cost.bytes * self.calls,
                 memory_bytes=part.memory_bytes,
-                histogram=tuple(histograms[place]) if not part.kernel else (),
+                histogram=_shifted(histograms[place], part.share),
                 kernel=part.kernel,
             )
             for place, parts in enumerate(self._described())
@@ -235,6 +236,17 @@ def _parts_of(items: Sequence[Work], names: Mapping[Node, str]) -> Sequence[_Par
         kernel = names[first.node] if len(members) > 1 else ""
         result.append(_Part(names[node], node.op.name, node.scope, node.phase, cost, memory_bytes, share, kernel))
     return result
+
+
+def _shifted(histogram: Sequence[int], share: float) -> tuple[int, ...]:
+    """The counts of calls if each took a share of its time."""
+    if share == 1:
+        return tuple(histogram)
+    bins = round(-math.log2(share)) if share else HISTOGRAM_BINS
+    shifted = [0] * HISTOGRAM_BINS
+    for place, count in enumerate(histogram):
+        shifted[max(place - bins, 0)] += count
+    return tuple(shifted)
 
 
 def _trace_of(step: _Step) -> StepTrace:
