@@ -40,7 +40,7 @@ def native_result(node: Node, *inputs: np.ndarray) -> np.ndarray:
     first = output.copy()
     kernel()
     np.testing.assert_array_equal(output, first)
-    np.testing.assert_array_equal([memory[0], *memory[1 + output.size :]], [SENTINEL] * GUARD)
+    np.testing.assert_array_equal([memory[0], *memory[1 + output.size :]], np.full(GUARD, SENTINEL, output.dtype))
     return first
 
 
