@@ -135,7 +135,7 @@ def test_operands_may_lie_in_any_way(first: str, second: str, shape: tuple[int, 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_operands_of_more_axes(threads: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(elementwise_kernels, "WORTH_SHARING", 64)
+    monkeypatch.setattr(elementwise_kernels, "BYTES_WORTH_SHARING", 64)
     shape = (5, 1, 3, 4, 6)
     x = rng.standard_normal(shape)
     for axes in ((0,), (2,), (3,), (4,), (0, 3), (2, 4), (0, 2, 4), (0, 2, 3, 4)):

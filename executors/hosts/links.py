@@ -8,7 +8,7 @@ import numpy as np
 
 from executors.hosts.cluster import Message
 from executors.hosts.mailbox import Key, Mailbox
-from miai_graph.kernels.numpy_kernels import Kernel
+from miai_graph.kernels.kernel import Kernel
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import _await_commit, _contribute, _receive, _send

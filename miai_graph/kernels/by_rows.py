@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels.crew import spans, together
+from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.native import processor
-from miai_graph.kernels.numpy_kernels import Kernel, Request, prepare
+from miai_graph.kernels.numpy_kernels import Request, prepare
 from miai_graph.op import Array
 
 SHARED: Mapping[str, tuple[int, ...]] = {

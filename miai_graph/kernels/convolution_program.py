@@ -15,7 +15,8 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
-from miai_graph.kernels.numpy_kernels import Kernel, Request
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
 NUMBERS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}

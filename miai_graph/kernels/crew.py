@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-Call = Callable[[], Any]
-
-WORTH_SHARING = 1 << 20
-"""So many bytes read and written, or so many floating-point operations by 16, are worth the time to wake a thread."""
-
+from miai_graph.kernels.kernel import Kernel
 
 _crews: WeakSet[Crew] = WeakSet()
 
@@ -46,7 +41,7 @@ class Crew:
         self._others = []
         self._lock = Lock()
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Kernel]) -> None:
         """Make all calls at once: as many as there are threads, or fewer. Returns, or raises, when all are done."""
         if not self._lock.acquire(blocking=False):
             # Another thread of this process has the crew: two steps at once, on hosts that share a process.
@@ -73,11 +68,11 @@ class _Helper:
     """One of the threads, and what it has to do."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Call, Lock]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Kernel, Lock]] = SimpleQueue()
         self._error: BaseException | None = None
         Thread(target=self._work, name="kernels", daemon=True).start()
 
-    def begin(self, call: Call) -> Lock:
+    def begin(self, call: Kernel) -> Lock:
         """Make a call after those before. The lock that this returns is free when it is done."""
         self._error = None
         done = Lock()
@@ -138,6 +133,6 @@ def spans(length: int, shares: int, unit: int = 1) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*ends, length]) if end > start]
 
 
-def together(calls: Sequence[Call]) -> Call:
+def together(calls: Sequence[Kernel]) -> Kernel:
     """What makes all calls, at once if there are several; there is a thread for each."""
     return calls[0] if len(calls) == 1 else partial(crew(len(calls)).run, calls)

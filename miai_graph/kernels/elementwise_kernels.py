@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.crew import WORTH_SHARING, together
+from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_code import Formula, Operand, Step, module_text
+from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.op import Array
-
-Kernel = Callable[[], Any]
-Scratch = Callable[[tuple[int, ...], Any], Array]
 
 STREAMED_BYTES = 1 << 24
 """Results that take more memory than this are not kept in the caches anyway: they are written past them."""
+
+BYTES_WORTH_SHARING = 1 << 20
+"""A thread has at least about so much to read."""
 
 ELEMENTS_OF_A_CUT = 64
 """Threads share a row by so many elements at a time."""
@@ -152,7 +153,7 @@ class FormulaKernels:
         """The call, or several by as many threads, where there is enough to do."""
         element_bytes = sum(operand.dtype.itemsize for operand in formula.operands if not operand.is_number)
         elements = sum(stretch.rows * stretch.columns for stretch in stretches)
-        shares = min(threads, elements * element_bytes // WORTH_SHARING + 1)
+        shares = min(threads, elements * element_bytes // BYTES_WORTH_SHARING + 1)
         if shares == 1:
             return self._call(formula, stretches)
         return together([self._call(formula, share) for share in shared(stretches, formula, shares)])

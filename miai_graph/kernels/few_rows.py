@@ -10,12 +10,12 @@ from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows_code import Target, module_text
+from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.llvm_code import FLOAT_BYTES
 from miai_graph.kernels.native import library, processor
 from miai_graph.op import Array
@@ -74,9 +74,9 @@ class Products:
         a: Array,
         b: Array,
         out: Array,
-        scratch: Callable[[tuple[int, ...], Any], Array] = np.empty,
+        scratch: Scratch = np.empty,
         threads: int = 1,
-    ) -> Callable[[], None]:
+    ) -> Kernel:
         """What computes `out` = a @ b, of arrays for which `can` is True. `out` shares no memory with the others.
 
         Parameters
@@ -88,9 +88,7 @@ class Products:
         parts = spans(columns, max(1, min(threads, columns // COLUMNS_OF_A_THREAD)))
         return together([self._kernel(a, b[:, part], out[:, part], scratch) for part in parts])
 
-    def _kernel(
-        self, a: Array, b: Array, out: Array, scratch: Callable[[tuple[int, ...], Any], Array]
-    ) -> Callable[[], None]:
+    def _kernel(self, a: Array, b: Array, out: Array, scratch: Scratch) -> Kernel:
         (rows, depth), columns = a.shape, b.shape[1]
         memory = scratch((self.target.scratch_floats(rows, depth, columns),), np.float32)
         down, across = b.strides

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels import native
+from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector
 from miai_graph.op import Array
 
 ELEMENTS = {FLOAT32: "float", FLOAT64: "double"}
 
-Kernel = Callable[[], Any]
 VectorBody = Callable[[str, str | None, Sequence[Vector]], Sequence[Vector]]
 
 

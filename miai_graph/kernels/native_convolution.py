@@ -28,7 +28,8 @@ from miai_graph.kernels.convolution_program import (
     panels,
     target_for,
 )
-from miai_graph.kernels.numpy_kernels import Kernel, Request, by_definition, kernel_for
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
 from miai_graph.op import Array
 
 BLOCK_BYTES, MOST_PIXELS = 1 << 17, 1 << 11

@@ -8,7 +8,8 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.indexing_code import Variant, module_text
-from miai_graph.kernels.loops import Kernel, are_floats, call
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.op import Array
 from miai_graph.ops.indexing import checked_indices

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from miai_graph.kernels import native
-from miai_graph.kernels.loops import Kernel, are_floats, call
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.kernels.pooling_code import Variant, module_text
 from miai_graph.op import Array

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.loops import Kernel, are_floats, call
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.kernels.softmax_code import Variant, columns_text, rows_text
 from miai_graph.op import Array

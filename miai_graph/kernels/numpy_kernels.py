@@ -15,12 +15,11 @@ import numpy as np
 
 from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows import products
+from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.ops.softmax import check_labels
-
-Kernel = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Request:
     inputs: Sequence[Array]
     output: Array
     attributes: Mapping[str, Any]
-    scratch: Callable[[tuple[int, ...], Any], Array]
+    scratch: Scratch
     threads: int | None = None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.numpy_kernels import Kernel, Request, by_definition, kernel_for
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
 from miai_graph.op import Array
 
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from miai_graph.kernels.numpy_kernels import Kernel, Request
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter

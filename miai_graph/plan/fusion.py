@@ -14,7 +14,8 @@ import numpy as np
 
 from miai_graph.context import UPDATE
 from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS, Step
-from miai_graph.kernels.elementwise_kernels import FormulaKernels, Kernel, Scratch
+from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
