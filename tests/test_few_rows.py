@@ -181,7 +181,7 @@ def test_a_step_is_the_interpreter_s(rng: np.random.Generator, threads: int) -> 
 
     def of_matmul(plan: BoundPlan) -> list[object]:
         (binding,) = plan.bindings.values()
-        return [kernel for place, kernel in binding.kernels if plan.nodes[place - 1].op.name == "matmul"]
+        return [kernel for node, kernel in zip(plan.nodes, binding.kernels, strict=True) if node.op.name == "matmul"]
 
     blas, native = (BoundPlan(make_program(graph), 32, state, Workspace(), threads=count) for count in (None, threads))
     by_blas, by_native = results(blas), results(native)

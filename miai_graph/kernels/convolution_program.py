@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
-from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
@@ -182,17 +181,7 @@ class Program:
 
     def kernel(self) -> Kernel:
         """All of it."""
-        return _Run(tuple(self._actions), self._kept)
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    actions: tuple[Callable[[], Any], ...]
-    kept: list[Array] = field(repr=False)
-
-    def __call__(self) -> None:
-        for action in self.actions:
-            action()
+        return Several(tuple(self._actions), self._kept)
 
 
 class Table:

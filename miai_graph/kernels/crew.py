@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from miai_graph.kernels.denormals import DenormalsAreZero
 from miai_graph.kernels.kernel import Kernel
 
 _crews: WeakSet[Crew] = WeakSet()
@@ -86,8 +87,8 @@ class _Helper:
             raise self._error
 
     def _work(self) -> None:
-        # Only this thread's: warnings of infinite values are off in the calling one too.
-        with np.errstate(all="ignore"):
+        # Only this thread's: both hold in the calling one too.
+        with np.errstate(all="ignore"), DenormalsAreZero():
             while True:
                 call, done = self._calls.get()
                 try:

@@ -13,7 +13,7 @@ import numpy as np
 from miai_graph.kernels import native
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_code import Formula, Operand, Step, module_text
-from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.op import Array
 
 STREAMED_BYTES = 1 << 24
@@ -147,7 +147,7 @@ class FormulaKernels:
         calls = [*(partial(np.copyto, copy, source) for copy, source in self._copies), *calls]
         if len(calls) == 1:
             return calls[0]
-        return partial(_all, calls)
+        return Several(tuple(calls))
 
     def _shared(self, formula: Formula, stretches: Sequence[Stretch], threads: int) -> Kernel:
         """The call, or several by as many threads, where there is enough to do."""
@@ -196,11 +196,6 @@ def shared(stretches: Sequence[Stretch], formula: Formula, shares: int) -> list[
 
 
 SIGNATURES: native.Signatures = {"run": (c_void_p, c_int64), "stream": (c_void_p, c_int64)}
-
-
-def _all(calls: Sequence[Kernel]) -> None:
-    for call in calls:
-        call()
 
 
 @dataclass(frozen=True)

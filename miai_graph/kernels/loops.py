@@ -247,19 +247,20 @@ def plus(a: Vector, b: Vector) -> Vector:
     return a + b
 
 
-def call(text: str, words: Sequence[Array | int], source: str) -> Kernel:
+def call(text: str, words: Sequence[Array | int], source: str, kept: object = None) -> Kernel:
     """What calls the function of a module.
 
     Parameters
     ----------
     words : of the table; an array stands for its address
     source : what is computed, for readers of the code
+    kept : what else must live as long as the kernel
     """
     arrays = [word for word in words if isinstance(word, np.ndarray)]
     numbers = [word.ctypes.data if isinstance(word, np.ndarray) else word for word in words]
     table = np.array(numbers, np.int64)
     address: Any = table.ctypes.data_as(c_void_p)
-    address.arrays = arrays
+    address.kept = arrays, kept
     return partial(native.library(text, SIGNATURES, source).functions["run"], address)
 
 

@@ -23,6 +23,9 @@ from typing import Any
 CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
 SUFFIX = ".code"
 
+Function = Callable[..., None]
+"""Of native code. It keeps the GIL free while it runs."""
+
 Signatures = Mapping[str, Sequence[Any]]
 """The types of each function's parameters, of `ctypes`. Functions return nothing."""
 
@@ -75,11 +78,11 @@ class Library:
 
     Attributes
     ----------
-    functions : by name. Each keeps the GIL free while it runs
+    functions : by name
     seconds : how long it took to compile; 0 if that was done before
     """
 
-    functions: Mapping[str, Callable[..., None]]
+    functions: Mapping[str, Function]
     seconds: float
     _engine: Any = field(repr=False)  # owns the code
 
@@ -87,13 +90,21 @@ class Library:
 _libraries: dict[str, Library] = {}
 """They stay: kernels hold addresses of their code."""
 
+_addresses: dict[int, int] = {}
+"""Of the functions of all libraries, by `id`."""
+
 _lock = Lock()
 
 
 def _begin_anew() -> None:
     """In a fork of the process, whose other threads are gone."""
     global _lock
-    _lock = Lock()
+    _addresses: dict[int, int] = {}
+
+
+"""Of the functions of all libraries, by `id`."""
+
+_lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -113,6 +124,11 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
         if key not in _libraries:
             _libraries[key] = _load(key, text, signatures, source)
         return _libraries[key]
+
+
+def address_of(function: object) -> int | None:
+    """Where a function of native code lies; None for any other object."""
+    return _addresses.get(id(function))
 
 
 def loaded() -> list[Library]:
@@ -163,10 +179,19 @@ def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    functions = {
-        name: CFUNCTYPE(None, *parameters)(engine.get_function_address(name)) for name, parameters in signatures.items()
-    }
+    addresses = {name: engine.get_function_address(name) for name in signatures}
+    functions = {name: CFUNCTYPE(None, *signatures[name])(address) for name, address in addresses.items()}
+    _addresses.update({id(functions[name]): address for name, address in addresses.items()})
     return Library(functions, seconds, engine)
+
+
+@functools.cache
+def architecture() -> str:
+    """LLVM's name of this processor's architecture."""
+    import llvmlite.binding as llvm
+
+    name: str = llvm.get_default_triple().partition("-")[0]
+    return name
 
 
 def _as_comment(source: str) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from miai_graph.kernels import native
+from miai_graph.kernels.blas import product
 from miai_graph.kernels.convolution_code import DEPTHWISE, Target
 from miai_graph.kernels.convolution_geometry import Geometry
 from miai_graph.kernels.convolution_lines import Correlation, Line, extent, together
@@ -83,7 +84,7 @@ def _product(request: Request) -> Kernel:
         b = b.T
     if request.node.op.name == "conv2d_kernel_gradient":
         a = a.T
-    return partial(np.matmul, a, b, output)
+    return product(a, b, output)
 
 
 class _Correlating:

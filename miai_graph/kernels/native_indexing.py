@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.indexing_code import Variant, module_text
-from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.kernel import Checked, Kernel
 from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.op import Array
@@ -41,15 +42,7 @@ def _checked(request: Request, indices: Array, source: Array, size: tuple[int, i
     kernel = _kernel(request, indices, source, size, failed)
     if kernel is None:
         return None
-    flag, length = memoryview(failed.data), size[1]
-
-    def run() -> None:
-        kernel()
-        if flag[0]:
-            flag[0] = 0
-            checked_indices(indices, length)
-
-    return run
+    return Checked(kernel, failed, partial(checked_indices, indices, size[1]))
 
 
 def _kernel(

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.blas import product
 from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows import products
-from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
@@ -259,12 +260,8 @@ def _matmul(request: Request) -> Kernel:
     if not copies:
         return together(_products(operands[0], operands[1], request.output, request.threads or 1))
 
-    def run() -> None:
-        for copy, source in copies:
-            np.copyto(copy, source)
-        _matrix_product(*operands, request.output)
-
-    return run
+    copying = (partial(np.copyto, copy, source) for copy, source in copies)
+    return Several((*copying, product(operands[0], operands[1], request.output)))
 
 
 def _products(a: Array, b: Array, output: Array, threads: int) -> list[Kernel]:
@@ -272,15 +269,15 @@ def _products(a: Array, b: Array, output: Array, threads: int) -> list[Kernel]:
     flops = 2 * output.size * a.shape[-1]
     threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
     if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
-        return [partial(_matrix_product, a[part], b[part], output[part]) for part in spans(len(output), threads)]
+        return [product(a[part], b[part], output[part]) for part in spans(len(output), threads)]
     rows, columns = output.shape[-2:]
     if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
-        return [partial(_matrix_product, a, b, output)]
+        return [product(a, b, output)]
     if rows > columns:
         parts = spans(rows, threads, FEWEST_OF_A_THREAD)
-        return [partial(_matrix_product, a[part], b, output[part]) for part in parts]
+        return [product(a[part], b, output[part]) for part in parts]
     parts = spans(columns, threads, FEWEST_OF_A_THREAD)
-    return [partial(_matrix_product, a, b[:, part], output[:, part]) for part in parts]
+    return [product(a, b[:, part], output[:, part]) for part in parts]
 
 
 def _fits_blas(array: Array) -> bool:

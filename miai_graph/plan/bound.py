@@ -16,8 +16,10 @@ import numpy as np
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
 from miai_graph.kernels.by_rows import prepare_shared
-from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.kernel import NOTHING, Kernel
 from miai_graph.kernels.numpy_kernels import Request
+from miai_graph.kernels.run import joined
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
@@ -40,20 +42,22 @@ BINDINGS_LIMIT = 16
 Arrays = dict[Node, Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Binding:
     """What depends on which of a variable's two arrays holds its value.
 
     Attributes
     ----------
     arrays : of all nodes, for each part
-    kernels : in order, each with the place of its stamp
+    kernels : in order
+    runs : the same, where those of native code that follow each other are one; each with the place of its stamp
     outputs : the arrays in which the results are found after a run
     copies : what is copied, after all kernels: to, from
     """
 
     arrays: Sequence[Arrays]
-    kernels: Sequence[tuple[int, Kernel]]
+    kernels: Sequence[Kernel]
+    runs: Sequence[tuple[int, Kernel]]
     outputs: Sequence[Array]
     copies: Sequence[tuple[Array, Array]]
 
@@ -116,6 +120,7 @@ class BoundPlan:
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
         self.threads = threads
+        self._denormals_are_zero = DenormalsAreZero()
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
         self.bindings: dict[bytes, Binding] = {}
@@ -125,10 +130,11 @@ class BoundPlan:
             {node: arrays[node] for node in inputs if node in program.per_part}
             for arrays in self._arrays[: len(self.parts)]
         ]
+        self._stamps_place = np.zeros(1, np.int64)
         self.stamp_into(np.zeros(len(self.nodes) + 1, np.int64))
         blocks, kept = self._blocks_of_parts(), deferral.kept
-        has_links = links is not None
-        work = kernel_work(program, self._positions, self._places, blocks, kept, self._type, is_linked=has_links)
+        is_linked = links is not None
+        work = kernel_work(program, self._positions, self._places, blocks, kept, self._type, is_linked=is_linked)
         self.recorder = Recorder(program.graph, work)
         self.bind(self.turns())
 
@@ -136,6 +142,7 @@ class BoundPlan:
         """Write the times into this array from now on."""
         self.stamps = stamps
         self._stamps = memoryview(stamps.data)
+        self._stamps_place[0] = stamps.ctypes.data
 
     def turns(self) -> bytes:
         """Which of its two arrays holds the value now, for each of the graph's variables."""
@@ -299,7 +306,8 @@ class BoundPlan:
         ]
         outputs, gathered = self._outputs(arrays)
         kernels = [self._kernel(position, arrays[position[1]]) for position in self._positions]
-        return Binding(arrays, list(enumerate(kernels, 1)), outputs, [*copies, *gathered])
+        runs = [(number + 1, kernel) for number, kernel in joined(kernels, self._stamps_place)]
+        return Binding(arrays, kernels, runs, outputs, [*copies, *gathered])
 
     def _outputs(self, arrays: Sequence[Arrays]) -> tuple[list[Array], list[tuple[Array, Array]]]:
         """The arrays of the outputs, and what has to be copied to them: the rows of each part."""
@@ -335,7 +343,7 @@ class BoundPlan:
                 node, self._places[part], [arrays[source] for source in node.inputs], arrays[node]
             )
         if node.op in EFFECTS:
-            return self._barrier or _nothing
+            return self._barrier or NOTHING
         scratch = Scratch(self._workspace)
         fusion = self.program.fusions.get(node)
         if fusion is not None:
@@ -377,9 +385,10 @@ class BoundPlan:
         stamps, clock, place = self._stamps, perf_counter_ns, 0
         stamps[0] = clock()
         try:
-            for place, kernel in binding.kernels:
-                kernel()
-                stamps[place] = clock()
+            with self._denormals_are_zero:
+                for place, kernel in binding.runs:
+                    kernel()
+                    stamps[place] = clock()
         except MiaiGraphError:
             raise
         except Exception as error:
@@ -388,7 +397,3 @@ class BoundPlan:
             raise execution_error(node, inputs, error) from error
         for target, source in binding.copies:
             np.copyto(target, source)
-
-
-def _nothing() -> None:
-    """Waits for nobody."""

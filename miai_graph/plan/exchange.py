@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -118,7 +118,7 @@ class Accumulation:
         if not self._adds_up or part.first_row == self._first_row:
             return kernel
         total, share = self._own[0][number], self._spare[number]
-        return partial(_run_all, (kernel, partial(REDUCTIONS[self._reductions[number]], total, share, out=total)))
+        return Several((kernel, partial(REDUCTIONS[self._reductions[number]], total, share, out=total)))
 
 
 class Links(Protocol):
@@ -168,7 +168,7 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
         pieces = [row[place : place + length] for row in rows]
         result = output[place : place + length]
         _combine(calls, combine, pieces, result, [array[: result.size] for array in spare])
-    return partial(_run_all, calls)
+    return Several(tuple(calls))
 
 
 def _combine(
@@ -184,8 +184,3 @@ def _combine(
             _combine(calls, combine, half, target, spare[1:])
             halves.append(target)
     calls.append(partial(combine, *halves, out=result))
-
-
-def _run_all(calls: Sequence[Kernel]) -> None:
-    for call in calls:
-        call()

@@ -1,0 +1,228 @@
+"""Native code that runs one kernel after another: in order, timed by Python's clock, and stopped by what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter_ns
+
+import numpy as np
+import pytest
+
+import miai_graph as mg
+from executors import Serial
+from miai_graph.errors import ExecutionError
+from miai_graph.kernels.blas import product
+from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.elementwise_code import Step
+from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
+from miai_graph.kernels.native import processor
+from miai_graph.kernels.run import joined, native_calls
+from miai_graph.ops.leaves import variable_of
+from miai_graph.plan.bound import BoundPlan
+from miai_graph.plan.memory import Workspace
+from miai_graph.plan.program import make_program
+from miai_graph.state import state
+
+pytestmark = pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")
+
+FLOAT = np.dtype("f4")
+
+
+def doubling(array: np.ndarray) -> Kernel:
+    """Native code that adds an array to itself, in place."""
+    kernels = FormulaKernels([Step("add", (0, 0), FLOAT)], [1], np.empty, "x + x")
+    kernels.add([array], [array])
+    return kernels.kernel()
+
+
+class Stamps:
+    """Times, and where they are."""
+
+    def __init__(self, count: int) -> None:
+        self.times = np.zeros(count, np.int64)
+        self.place = np.array([self.times.ctypes.data], np.int64)
+
+
+def test_a_run_computes_in_order_and_is_timed_by_python_s_clock() -> None:
+    x, stamps = np.ones(100, "f4"), Stamps(6)
+    kernels = [doubling(x), doubling(x), partial(np.add, x, 1, x), doubling(x), Several((doubling(x), doubling(x)))]
+    runs = joined(kernels, stamps.place)
+    assert [number for number, _ in runs] == [1, 2, 4]
+    before = perf_counter_ns()
+    for _, kernel in runs:
+        kernel()
+    after = perf_counter_ns()
+    assert np.all(x == 40)
+    written = [stamps.times[1], stamps.times[4]]
+    assert before < written[0] < written[1] < after
+    assert not stamps.times[[0, 2, 3, 5]].any(), "expected no time for the last of a run, nor for Python's kernels"
+
+
+def test_times_go_where_the_place_says_later() -> None:
+    x, stamps, others = np.ones(3, "f4"), Stamps(3), np.zeros(3, np.int64)
+    ((_, run),) = joined([doubling(x), doubling(x)], stamps.place)
+    stamps.place[0] = others.ctypes.data
+    run()
+    assert others[1] > 0 and not stamps.times.any()
+
+
+def test_a_run_without_times() -> None:
+    x = np.ones(3, "f4")
+    ((number, run),) = joined([doubling(x), NOTHING, doubling(x)], None)
+    run()
+    assert number == 2 and np.all(x == 4)
+
+
+def test_what_is_wrong_ends_a_run_and_is_told_each_time() -> None:
+    x, flag, stamps = np.ones(3, "f4"), np.zeros(1, np.int64), Stamps(4)
+
+    def explain() -> None:
+        raise ValueError("a label is wrong")
+
+    runs = joined([doubling(x), Checked(doubling(x), flag, explain), doubling(x)], stamps.place)
+    assert [number for number, _ in runs] == [1, 2]
+    run = runs[0][1]
+    for _ in range(2):
+        flag[0] = 1
+        with pytest.raises(ValueError, match="a label is wrong"):
+            run()
+        assert not flag[0]
+    run()
+    assert np.all(x == 2**6)
+
+
+@pytest.mark.parametrize(
+    "kernel", [lambda: None, partial(np.add, 1, 2), Several((NOTHING, print)), partial(doubling, np.ones(1, "f4"))]
+)
+def test_what_is_python_s_is_not_in_a_run(kernel: Kernel) -> None:
+    assert native_calls(kernel) is None
+
+
+def test_native_calls_of_what_consists_of_others() -> None:
+    x = np.ones(3, "f4")
+    calls = native_calls(Several((doubling(x), Several((doubling(x), doubling(x))), NOTHING)))
+    assert calls is not None and len(calls) == 3
+    assert len({call.address for call in calls}) == 1
+
+
+MATRICES = {
+    "square": ((4, 4), (4, 4)),
+    "odd": ((3, 5), (5, 7)),
+    "larger": ((65, 33), (33, 129)),
+    "a row": ((1, 5), (5, 7)),
+    "a column": ((5, 7), (7, 1)),
+    "deep by one": ((5, 1), (1, 7)),
+    "nothing": ((0, 5), (5, 7)),
+    "of nothing": ((3, 0), (0, 7)),
+    "a stack": ((6, 3, 5), (6, 5, 7)),
+    "a stack and one": ((6, 3, 5), (5, 7)),
+    "a stack of stacks": ((2, 3, 4, 5), (2, 3, 5, 6)),
+    "a stack that is repeated": ((2, 3, 4, 5), (2, 1, 5, 6)),
+    "an empty stack": ((0, 3, 5), (0, 5, 7)),
+}
+
+
+def by_columns(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+def with_gaps(array: np.ndarray) -> np.ndarray:
+    """In a larger array, whose rows and matrices lie apart."""
+    larger = np.full([length + 2 for length in array.shape], np.nan, array.dtype)
+    view = larger[tuple(slice(1, length + 1) for length in array.shape)]
+    view[...] = array
+    return view
+
+
+LAYOUTS = {"rows": np.ascontiguousarray, "columns": by_columns, "gaps": with_gaps}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("layouts", list(itertools.product(LAYOUTS, LAYOUTS)), ids="-".join)
+@pytest.mark.parametrize("shapes", MATRICES.values(), ids=MATRICES)
+def test_products_are_numpy_s(rng: np.random.Generator, shapes, layouts: tuple[str, str], dtype: str) -> None:
+    a, b = (
+        LAYOUTS[layout](rng.standard_normal(shape).astype(dtype)) for shape, layout in zip(shapes, layouts, strict=True)
+    )
+    expected = np.matmul(a, b)
+    for made in (np.ascontiguousarray, with_gaps):
+        out = made(np.full_like(expected, np.nan))
+        around = np.array(out.base) if made is with_gaps else None
+        product(a, b, out)()
+        np.testing.assert_allclose(out, expected, rtol=1e-5 if dtype == "f4" else 1e-13, atol=1e-5)
+        if around is not None:
+            out[...] = np.nan
+            np.testing.assert_array_equal(out.base, around)
+
+
+def test_products_of_more_than_a_row_are_native() -> None:
+    a, b, out = np.ones((3, 5), "f4"), np.ones((5, 4), "f4"), np.ones((3, 4), "f4")
+    if native_calls(product(a, b, out)) is None:
+        pytest.skip("the BLAS library of this NumPy does not show its functions")
+    assert native_calls(product(a, by_columns(b), with_gaps(out))) is not None
+    assert native_calls(product(a[::-1], b, out)) is None
+    assert native_calls(product(a, b[:, ::-1], out)) is None
+    assert native_calls(product(a, b, by_columns(out))) is None
+    assert native_calls(product(a, b.astype("f8"), out)) is None
+
+
+def test_denormal_numbers_are_zero_within_a_block_alone() -> None:
+    small, half = np.full(100, 1e-40, "f4"), np.float32(0.5)
+    block = DenormalsAreZero()
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(lambda: (small * half).all()).result()
+        for _ in range(2):
+            with pytest.raises(KeyError), block:
+                inside = small.copy()
+                doubling(inside)()
+                seen_by_another = another.submit(lambda: (small * half).all()).result()
+                raise KeyError
+            assert not inside.any()
+            assert seen_by_another
+            assert (small * half).all(), "expected denormal numbers after the block"
+
+
+def test_what_decays_ends_at_zero() -> None:
+    decaying = mg.variable(np.full(8, 1e-37, "f4"), "decaying")
+    step = mg.function([], [], updates={decaying: decaying * np.float32(0.5)}, executor=Serial(threads=1))
+    for _ in range(5):
+        step()
+    assert not decaying.value.any()
+
+
+def test_a_wrong_label_changes_nothing_and_the_next_step_works(rng: np.random.Generator) -> None:
+    x, labels = mg.input("x", (None, 6)), mg.input("labels", (None,), "int64")
+    weights = mg.parameter(rng.standard_normal((6, 3)).astype("f4"), "weights")
+    loss = mg.mean(mg.sparse_softmax_cross_entropy(x @ weights, labels))
+    (gradient,) = mg.grad(loss, [weights])
+    step = mg.function([x, labels], [loss], updates={weights: weights - gradient}, executor=Serial(threads=1))
+    batch, right = rng.standard_normal((8, 6)).astype("f4"), rng.integers(0, 3, 8)
+    wrong = np.where(np.arange(8) == 3, 7, right)
+    step(batch, right)
+    before = weights.value
+    with pytest.raises(ExecutionError, match="sparse_softmax_cross_entropy"):
+        step(batch, wrong)
+    np.testing.assert_array_equal(weights.value, before)
+    step(batch, right)
+    assert not np.array_equal(weights.value, before)
+
+
+def test_each_node_of_a_run_has_its_time(rng: np.random.Generator) -> None:
+    x = mg.input("x", (None, 30))
+    weights = mg.parameter(rng.standard_normal((30, 40)).astype("f4"), "weights")
+    loss = mg.mean(mg.square(mg.tanh(x @ weights)))
+    graph = mg.Graph([loss, *mg.grad(loss, [weights])])
+    state.place(map(variable_of, graph.variables))
+    plan = BoundPlan(make_program(graph), 16, state, Workspace(), threads=1)
+    binding = plan.bind(plan.turns())
+    assert len(binding.runs) < len(binding.kernels)
+    plan.feeds[x][...] = rng.standard_normal((16, 30))
+    before = perf_counter_ns()
+    plan.run(0, binding)
+    after = perf_counter_ns()
+    times = [before, *plan.stamps.tolist(), after]
+    assert times == sorted(times)
+    assert len(set(times)) == len(times), "expected each kernel to take time"
