@@ -16,7 +16,7 @@ import numpy as np
 from executors.threads import blas_threads, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executable, Executor, VariableValues
-from miai_graph.feeding import Batch, CheckedBatch, check_batch, check_inputs
+from miai_graph.feeding import EVERY_ROW, Batch, BatchCheck, CheckedBatch, check_inputs
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -52,6 +52,7 @@ class PlannedExecutable(Executable):
             check_inputs(graph, inputs)
             self._executor = executor
             self._inputs = tuple(inputs)
+            self._check_batch = BatchCheck(inputs)
             self.variables = graph.variables
             self.updated = tuple(graph.updates)
             self.graph = simplify(graph)
@@ -115,7 +116,7 @@ class PlannedExecutable(Executable):
         # Held for the whole step: another thread must neither move the values nor change them meanwhile.
         with state.lock, np.errstate(all="ignore"):
             start_ns = perf_counter_ns()
-            checked = check_batch(self._inputs, batch)
+            checked = self._check_batch(batch)
             state.require_home(self._variables)
             state.about_to_change(self._updated)
             planning_ns = -self._start_up_ns
@@ -154,7 +155,7 @@ class PlannedExecutable(Executable):
         for position, node in enumerate(self._inputs):
             target = plan.feeds.get(node)
             if target is not None:
-                batch.copy_to(position, target, slice(None) if node.type.batch_axes else None)
+                batch.copy_to(position, target, EVERY_ROW if node.type.batch_axes else None)
                 continue
             for part, feeds in zip(plan.parts, plan.part_feeds, strict=True):
                 if node in feeds:

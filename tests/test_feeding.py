@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import miai_graph as mg
+from executors import Serial
 from miai_graph.errors import FeedError
+from miai_graph.feeding import Rows, Table
 
 X = {"shape": (None, 3), "dtype": "float32"}
 
@@ -76,3 +78,43 @@ def test_inputs_without_a_batch_need_none() -> None:
     np.testing.assert_array_equal(found, [3, 3])
     with pytest.raises(FeedError, match="depends on the batch"):
         mg.function([x], [mg.random.uniform((None, 2)) + x])
+
+
+def summed(executor: Serial) -> mg.Function:
+    x, y = mg.input("x", **X), mg.input("y", (None,), "int64")
+    return mg.function([x, y], [mg.sum(x, axis=1) + mg.cast(y, "float32")], executor=executor)
+
+
+def table(rows: int, seed: int, dtype: str = "f4") -> Table:
+    rng = np.random.default_rng(seed)
+    return Table([rng.integers(0, 9, (rows, 3)).astype(dtype), rng.integers(0, 9, rows)])
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_rows_of_one_table_after_another(shards: int | None) -> None:
+    step = summed(Serial() if shards is None else Serial(reproducible=True, shards=shards))
+    batches = [(table(rows, seed), seed) for seed, rows in enumerate((10, 7, 12, 7))]
+    batches += [(batches[0][0], 0), (table(10, 5, "f8"), 5), (Table([array[::2] for array in table(20, 6)]), 6)]
+    for arrays, seed in batches:
+        for numbers in (np.arange(5), np.array([6, 0, 6, 1]), np.array([3, 2], np.int32), np.arange(10)[1:7:2]):
+            ((found,),) = step.executable.run([Rows(arrays, numbers)])
+            np.testing.assert_array_equal(found, arrays[0][numbers].sum(axis=1) + arrays[1][numbers], str(seed))
+
+
+def test_each_batch_s_row_numbers_are_checked() -> None:
+    step, arrays = summed(Serial()), table(10, 1)
+    for _ in range(2):
+        for numbers in ([10], [3, -1], [2**62]):
+            with pytest.raises(FeedError, match="row numbers from 0 to 9"):
+                list(step.executable.run([Rows(arrays, np.array(numbers))]))
+        with pytest.raises(FeedError, match="at least one sample"):
+            list(step.executable.run([Rows(arrays, np.array([], int))]))
+        list(step.executable.run([Rows(arrays, np.array([9]))]))
+
+
+def test_a_table_that_does_not_fit_is_refused_after_one_that_did() -> None:
+    step, arrays = summed(Serial()), table(10, 1)
+    list(step.executable.run([Rows(arrays, np.arange(3))]))
+    wrong = Table([arrays[0][:, :2].copy(), arrays[1]])
+    with pytest.raises(FeedError, match=r"found \(10, 2\)"):
+        list(step.executable.run([Rows(wrong, np.arange(3))]))

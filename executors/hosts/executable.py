@@ -22,7 +22,7 @@ from executors.hosts.session import Session
 from executors.hosts.stage import FEED
 from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import Executable, VariableValues
-from miai_graph.feeding import Batch, CheckedBatch, check_batch
+from miai_graph.feeding import EVERY_ROW, Batch, CheckedBatch, check_batch
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -302,7 +302,7 @@ class HostsExecutable(Executable):
         for position, node in enumerate(self._inputs):
             bound = bind_type(node.type, batch.size)
             arrays.append(np.empty(int_dims(bound.shape), bound.dtype))
-            batch.copy_to(position, arrays[-1], slice(None) if node.type.batch_axes else None)
+            batch.copy_to(position, arrays[-1], EVERY_ROW if node.type.batch_axes else None)
         return CheckedBatch(arrays, batch.size)
 
     def _outputs(self, plan: StepPlan, answers: Sequence[Message]) -> list[Array]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.native import undisturbed
+
 CALIBRATION_SPINS = 2_000
 CALIBRATION_RUNS = 3
 
@@ -97,6 +99,10 @@ class Atomics:
 @functools.cache
 def atomics() -> Atomics:
     """The native functions of this process, compiled when they are first asked for."""
+    return undisturbed(_compile)
+
+
+def _compile() -> Atomics:
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()

@@ -136,7 +136,7 @@ class _Plan:
             return
         for part, feeds in zip(self.bound.parts, self.bound.part_feeds, strict=True):
             if is_table:
-                np.take(source, self._indices[part.rows], 0, feeds[node], "clip")
+                source.take(self._indices[part.rows], 0, feeds[node], "clip")
             else:
                 np.copyto(feeds[node], source[part.rows])
 

@@ -12,16 +12,20 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import CFUNCTYPE
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
 SUFFIX = ".code"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Function = Callable[..., None]
 """Of native code. It keeps the GIL free while it runs."""
@@ -65,11 +69,16 @@ def processor() -> Processor | None:
     if os.environ.get(SWITCH_VARIABLE, "1") == "0":
         return None
     try:
-        import llvmlite.binding as llvm
-
-        return processor_with(llvm.get_host_cpu_features())
+        return processor_with(undisturbed(_host_features))
     except (ImportError, OSError, RuntimeError):
         return None
+
+
+def _host_features() -> Mapping[str, bool]:
+    import llvmlite.binding as llvm
+
+    features: Mapping[str, bool] = llvm.get_host_cpu_features()
+    return features
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +102,30 @@ _libraries: dict[str, Library] = {}
 _addresses: dict[int, int] = {}
 """Of the functions of all libraries, by `id`."""
 
+_compiler: ThreadPoolExecutor | None = None
+"""One thread, in which all that is LLVM's is done."""
+
 _lock = Lock()
+
+
+def undisturbed(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """What a function gives in a thread that signals do not reach.
+
+    Ctrl-C may interrupt who waits for it, but not the function: LLVM's wrappers would leave locks taken and memory
+    half freed. Functions are called one at a time, and must not call this one.
+    """
+    global _compiler
+    with _lock:
+        if _compiler is None:
+            _compiler = ThreadPoolExecutor(1, "compiler")
+        result = _compiler.submit(function, *arguments, **options)
+    return result.result()
 
 
 def _begin_anew() -> None:
     """In a fork of the process, whose other threads are gone."""
-    global _lock
-    _addresses: dict[int, int] = {}
-
-
-"""Of the functions of all libraries, by `id`."""
-
-_lock = Lock()
+    global _compiler, _lock
+    _compiler, _lock = None, Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -120,10 +141,14 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
     source : what it was made from, for readers of the cache folder
     """
     key = _key(text)
-    with _lock:
-        if key not in _libraries:
-            _libraries[key] = _load(key, text, signatures, source)
-        return _libraries[key]
+    found = _libraries.get(key)
+    return undisturbed(_load_once, key, text, signatures, source) if found is None else found
+
+
+def _load_once(key: str, text: str, signatures: Signatures, source: str) -> Library:
+    if key not in _libraries:
+        _libraries[key] = _load(key, text, signatures, source)
+    return _libraries[key]
 
 
 def address_of(function: object) -> int | None:
@@ -133,8 +158,7 @@ def address_of(function: object) -> int | None:
 
 def loaded() -> list[Library]:
     """All modules that this process has compiled or loaded so far."""
-    with _lock:
-        return list(_libraries.values())
+    return list(_libraries.values())
 
 
 def kept() -> list[Path]:
@@ -188,10 +212,14 @@ def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
 @functools.cache
 def architecture() -> str:
     """LLVM's name of this processor's architecture."""
+    return undisturbed(_triple).partition("-")[0]
+
+
+def _triple() -> str:
     import llvmlite.binding as llvm
 
-    name: str = llvm.get_default_triple().partition("-")[0]
-    return name
+    triple: str = llvm.get_default_triple()
+    return triple
 
 
 def _as_comment(source: str) -> str:
@@ -216,11 +244,15 @@ def cache_folder() -> Path:
 @functools.cache
 def _compiler_key() -> str:
     """What object code depends on besides its source."""
+    return undisturbed(_describe_compiler)
+
+
+def _describe_compiler() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
     versions = f"{llvmlite.__version__} {llvm.llvm_version_info}"
-    return f"{versions} {llvm.get_default_triple()} {llvm.get_host_cpu_name()} {_features()}"
+    return f"{versions} {_triple()} {llvm.get_host_cpu_name()} {_features()}"
 
 
 def _features() -> str:
