@@ -230,3 +230,11 @@ def test_each_node_of_a_run_has_its_time(rng: np.random.Generator) -> None:
     times = [before, *plan.stamps.tolist(), after]
     assert times == sorted(times)
     assert len(set(times)) == len(times), "expected each kernel to take time"
+
+
+@pytest.mark.parametrize("start", [0, -1, 2**40, 2**63 - 1])
+def test_counters_count_as_numpy_does(start: int) -> None:
+    counter = mg.variable(np.array(start), "counter", dtype="int64")
+    step = mg.function([], [], updates={counter: counter + 1}, executor=Serial(threads=1))
+    step()
+    assert counter.value == np.array([start]) + 1

@@ -6,6 +6,7 @@ here.
 
 from miai_graph.kernels import (
     native_convolution,
+    native_counters,
     native_indexing,
     native_pooling,
     native_reductions,
@@ -16,6 +17,7 @@ from miai_graph.kernels import (
 
 __all__ = [
     "native_convolution",
+    "native_counters",
     "native_indexing",
     "native_pooling",
     "native_reductions",

@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from miai_graph.kernels.elementwise_code import Step
+from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.kernel import Kernel, Several
+from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -22,6 +25,12 @@ from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
 from miai_graph.state import aligned_bytes, arrays_in, block_bytes
 from miai_graph.types import bind_type
+
+MOST_AT_ONCE = 8
+"""So many arrays are reduced in one pass, by native code."""
+
+OPERATIONS = {"sum": "add", "max": "maximum", "min": "minimum"}
+"""The ops of the reductions."""
 
 REDUCED_AT_ONCE_BYTES = 1 << 17
 """Several arrays are reduced piece by piece, so that what is added up stays in a core's own cache."""
@@ -158,6 +167,8 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
     combine = REDUCTIONS[request.attributes["reduction"]]
     if len(rows) == 1:
         return partial(np.copyto, output, rows[0])
+    if len(rows) <= MOST_AT_ONCE and processor() is not None and output.dtype.kind == "f":
+        return _native_reduction(request, rows, output)
     if len(rows) == 2:
         return partial(combine, *rows, out=output)
     length = max(1, REDUCED_AT_ONCE_BYTES // output.itemsize)
@@ -169,6 +180,26 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
         result = output[place : place + length]
         _combine(calls, combine, pieces, result, [array[: result.size] for array in spare])
     return Several(tuple(calls))
+
+
+def _native_reduction(request: Request, rows: Sequence[Array], output: Array) -> Kernel:
+    """All rows in one pass, put together in the same order."""
+    operation = OPERATIONS[request.attributes["reduction"]]
+    steps: list[Step] = []
+
+    def combined(numbers: Sequence[int]) -> int:
+        """The number of the value that these make together."""
+        if len(numbers) == 1:
+            return numbers[0]
+        middle = (len(numbers) + 1) // 2
+        halves = combined(numbers[:middle]), combined(numbers[middle:])
+        steps.append(Step(operation, halves, output.dtype))
+        return len(rows) + len(steps) - 1
+
+    result = combined(range(len(rows)))
+    kernels = FormulaKernels(steps, [result], request.scratch, f"{request.node.op.name} {request.node.name}")
+    kernels.add(rows, [output])
+    return kernels.kernel()
 
 
 def _combine(
