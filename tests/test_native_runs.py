@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from time import perf_counter_ns
 
 import numpy as np
@@ -13,14 +18,18 @@ import pytest
 
 import miai_graph as mg
 from executors import Serial
+from miai_graph import layers, losses
 from miai_graph.errors import ExecutionError
 from miai_graph.kernels.blas import product
+from miai_graph.kernels.crew import together
 from miai_graph.kernels.denormals import DenormalsAreZero
 from miai_graph.kernels.elementwise_code import Step
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
 from miai_graph.kernels.native import processor
-from miai_graph.kernels.run import joined, native_calls
+from miai_graph.kernels.run import joined, native_phases
+from miai_graph.kernels.run_code import HELPER_WORDS
+from miai_graph.kernels.team import team
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
@@ -101,15 +110,15 @@ def test_what_is_wrong_ends_a_run_and_is_told_each_time() -> None:
     "kernel", [lambda: None, partial(np.add, 1, 2), Several((NOTHING, print)), partial(doubling, np.ones(1, "f4"))]
 )
 def test_what_is_python_s_is_not_in_a_run(kernel: Kernel) -> None:
-    assert native_calls(kernel) is None
+    assert native_phases(kernel) is None
 
 
 def test_native_calls_of_what_consists_of_others() -> None:
     x = np.ones(3, "f4")
-    calls = native_calls(Several((doubling(x), Several((doubling(x), doubling(x))), NOTHING)))
-    assert calls is not None
-    assert len(calls) == 3
-    assert len({call.address for call in calls}) == 1
+    phases = native_phases(Several((doubling(x), Several((doubling(x), doubling(x))), NOTHING)))
+    assert phases is not None
+    assert [[len(share) for share in phase] for phase in phases] == [[1]] * 3
+    assert len({call.address for phase in phases for share in phase for call in share}) == 1
 
 
 MATRICES = {
@@ -164,13 +173,13 @@ def test_products_are_numpy_s(rng: np.random.Generator, shapes, layouts: tuple[s
 
 def test_products_of_more_than_a_row_are_native() -> None:
     a, b, out = np.ones((3, 5), "f4"), np.ones((5, 4), "f4"), np.ones((3, 4), "f4")
-    if native_calls(product(a, b, out)) is None:
+    if native_phases(product(a, b, out)) is None:
         pytest.skip("the BLAS library of this NumPy does not show its functions")
-    assert native_calls(product(a, by_columns(b), with_gaps(out))) is not None
-    assert native_calls(product(a[::-1], b, out)) is None
-    assert native_calls(product(a, b[:, ::-1], out)) is None
-    assert native_calls(product(a, b, by_columns(out))) is None
-    assert native_calls(product(a, b.astype("f8"), out)) is None
+    assert native_phases(product(a, by_columns(b), with_gaps(out))) is not None
+    assert native_phases(product(a[::-1], b, out)) is None
+    assert native_phases(product(a, b[:, ::-1], out)) is None
+    assert native_phases(product(a, b, by_columns(out))) is None
+    assert native_phases(product(a, b.astype("f8"), out)) is None
 
 
 def test_denormal_numbers_are_zero_within_a_block_alone() -> None:
@@ -238,3 +247,115 @@ def test_counters_count_as_numpy_does(start: int) -> None:
     step = mg.function([], [], updates={counter: counter + 1}, executor=Serial(threads=1))
     step()
     assert counter.value == np.array([start]) + 1
+
+
+def shares(array: np.ndarray, count: int) -> Kernel:
+    return together([doubling(part) for part in np.array_split(array, count)])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_a_run_in_step(threads: int) -> None:
+    """Each phase reads what other threads have written in the one before."""
+    count = 40 * threads
+    a, b = np.arange(count, dtype="f4"), np.zeros(count, "f4")
+
+    def moving(source: np.ndarray, target: np.ndarray) -> Kernel:
+        """Native code that writes what is in the source, the other way round."""
+        kernels = []
+        for part, other in zip(np.array_split(source, threads), np.array_split(target, threads)[::-1], strict=True):
+            own = FormulaKernels([Step("add", (0, 0), FLOAT)], [1], np.empty, "x + x")
+            own.add([part], [other])
+            kernels.append(own.kernel())
+        return together(kernels)
+
+    stamps = Stamps(8)
+    kernels = [moving(a, b), moving(b, a), doubling(a), doubling(a), moving(a, b), moving(b, a), NOTHING]
+    ((number, run),) = joined(kernels, stamps.place)
+    assert number == 6
+    for _ in range(200):
+        before = perf_counter_ns()
+        run()
+        written = stamps.times[1:7].tolist()
+        assert [before, *written] == sorted([before, *written])
+        np.testing.assert_array_equal(a, np.arange(count, dtype="f4") * 64)
+        a[:] = np.arange(count)
+
+
+def test_threads_that_sleep_are_woken() -> None:
+    x = np.ones(64, "f4")
+    ((_, run),) = joined([shares(x, 2), shares(x, 2)], None)
+    own = team(2)
+    asleep = own._helpers[1, HELPER_WORDS.index("asleep") :]
+    for times in range(1, 6):
+        run()
+        assert np.all(x == 4**times)
+        deadline = perf_counter_ns() + 20 * 10**9
+        while not asleep[0]:
+            assert perf_counter_ns() < deadline, "expected the other thread to sleep after a while"
+
+
+def test_who_finds_the_team_busy_works_alone() -> None:
+    x = np.ones(64, "f4")
+    ((_, run),) = joined([shares(x, 2), doubling(x), shares(x, 2)], None)
+    with team(2).lock:
+        run()
+    assert np.all(x == 8)
+
+
+def test_runs_of_several_threads_at_once() -> None:
+    arrays = [np.ones(1000, "f4") for _ in range(4)]
+
+    def work(array: np.ndarray) -> None:
+        ((_, run),) = joined([shares(array, 2), doubling(array), shares(array, 2)], None)
+        for _ in range(300):
+            array.fill(1)
+            run()
+            assert np.all(array == 8)
+
+    with ThreadPoolExecutor(len(arrays)) as pool:
+        list(pool.map(work, arrays))
+
+
+FORKING = """
+    import os
+    import numpy as np
+    from test_native_runs import shares
+    from miai_graph.kernels.run import joined
+
+    x = np.ones(64, "f4")
+    ((_, run),) = joined([shares(x, 2), shares(x, 2)], None)
+    run()
+    child = os.fork()
+    run()
+    assert np.all(x == 16), x
+    if not child:
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    print("both")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_has_threads_of_its_own() -> None:
+    script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent)
+    assert (done.stdout, done.returncode) == ("both\n", 0), done.stderr
+
+
+def test_a_network_s_step_in_threads_is_that_of_one(rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((64, 12, 12, 3)).astype("f4"), rng.integers(0, 5, 64)
+
+    def trained(threads: int) -> list[np.ndarray]:
+        mg.set_seed(3)
+        pixels = layers.Input((12, 12, 3))
+        hidden = layers.MaxPooling2D()(layers.Conv2D(8, 3, activation="relu")(pixels))
+        output = layers.Dense(5)(layers.Dense(300, activation="tanh")(layers.Flatten()(hidden)))
+        model = mg.Model(pixels, output)
+        model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True))
+        with Serial(threads=threads) as serial:
+            model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0, executor=serial)
+        return model.get_weights()
+
+    for one, several in zip(trained(1), trained(2), strict=True):
+        np.testing.assert_allclose(several, one, rtol=2e-3, atol=2e-5)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import numpy as np
-
 from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.elementwise_code import Step
+from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request, prepare
 from miai_graph.op import Array
@@ -79,13 +78,16 @@ def _added(request: Request, parts: Sequence[slice]) -> Kernel:
         _part(request, [x[part] for x in request.inputs], result)
         for part, result in zip(parts, [output, *others], strict=True)
     ]
-    return partial(_add, together(calls), output, others)
+    return Several((together(calls), _sum(request, [output, *others])))
 
 
-def _add(compute: Kernel, output: Array, others: Sequence[Array]) -> None:
-    compute()
-    for other in others:
-        np.add(output, other, output)
+def _sum(request: Request, arrays: Sequence[Array]) -> Kernel:
+    """What adds all to the first one, one after another."""
+    dtype, count = arrays[0].dtype, len(arrays)
+    steps = [Step("add", (0 if place == 1 else count + place - 2, place), dtype) for place in range(1, count)]
+    kernels = FormulaKernels(steps, [2 * count - 2], request.scratch, f"sum of the shares of {request.node.name}")
+    kernels.add(arrays, [arrays[0]])
+    return kernels.kernel(request.threads or 1)
 
 
 def _part(request: Request, inputs: Sequence[Array], output: Array) -> Kernel:

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -134,6 +134,16 @@ def spans(length: int, shares: int, unit: int = 1) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*ends, length]) if end > start]
 
 
-def together(calls: Sequence[Kernel]) -> Kernel:
-    """What makes all calls, at once if there are several; there is a thread for each."""
-    return calls[0] if len(calls) == 1 else partial(crew(len(calls)).run, calls)
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Kernels that run at the same time, each in a thread of its own."""
+
+    kernels: tuple[Kernel, ...]
+
+    def __call__(self) -> None:
+        crew(len(self.kernels)).run(self.kernels)
+
+
+def together(kernels: Sequence[Kernel]) -> Kernel:
+    """What computes them all, at once if there are several."""
+    return kernels[0] if len(kernels) == 1 else Together(tuple(kernels))

@@ -1,35 +1,26 @@
 """Kernels of native code that run one after another, and are timed, without Python in between.
 
-Between two of them there is nothing but the clock: some tens of nanoseconds, where a call from Python and a stamp take
-half a microsecond.
+Between two of them there is nothing but the clock, and a barrier where several threads share one: some tens or hundreds
+of nanoseconds, where a call from Python and a stamp take half a microsecond, and waking a thread several.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import time
 from collections.abc import Sequence
-from ctypes import c_void_p, cast
+from ctypes import c_void_p
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from miai_graph.kernels import native
+from miai_graph.kernels.crew import Together
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
-from miai_graph.kernels.loops import Loops, call
+from miai_graph.kernels.run_code import BARRIER, MOST_PARAMETERS, NO_STAMP
+from miai_graph.kernels.team import Team, clock, functions, table_of, team
 from miai_graph.op import Array
-
-MOST_PARAMETERS = 16
-"""Functions with more are called from Python."""
-
-NO_STAMP = -1
-
-CLOCKS = {"clock_gettime(CLOCK_MONOTONIC)": "CLOCK_MONOTONIC", "mach_absolute_time()": "CLOCK_UPTIME_RAW"}
-"""What `time.perf_counter_ns` reads, and the same clock for ``clock_gettime``."""
-
-NANOSECONDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -46,31 +37,40 @@ class NativeCall:
     words: tuple[int, ...]
 
 
+Phase = Sequence[Sequence[NativeCall]]
+"""What threads do at the same time: the calls of each. One alone is done by the first thread."""
+
+
 @dataclass(frozen=True)
 class _Link:
-    """A kernel of a run, by its number among all, with what it calls."""
+    """A kernel of a run, by its number among all, with what it does."""
 
     number: int
     kernel: Kernel
-    calls: Sequence[NativeCall]
+    phases: Sequence[Phase]
 
 
-def native_calls(kernel: Kernel) -> list[NativeCall] | None:
-    """The calls that a kernel is made of; None if there is anything else in it."""
+def native_phases(kernel: Kernel) -> list[Phase] | None:
+    """The calls of native code that a kernel is made of, one phase after another; None if there is more in it."""
     if isinstance(kernel, Several):
-        found: list[NativeCall] = []
-        for each in kernel.kernels:
-            calls = native_calls(each)
-            if calls is None:
-                return None
-            found += calls
-        return found
+        parts = [native_phases(each) for each in kernel.kernels]
+        known = [part for part in parts if part is not None]
+        return [phase for part in known for phase in part] if len(known) == len(parts) else None
+    if isinstance(kernel, Together):
+        calls = [_calls_of_one_thread(each) for each in kernel.kernels]
+        shares = [share for share in calls if share is not None]
+        return [shares] if len(shares) == len(calls) else None
     if not isinstance(kernel, partial):
         return None
     address = native.address_of(kernel.func)
     if address is None or len(kernel.args) > MOST_PARAMETERS:
         return None
-    return [NativeCall(address, tuple(word.value or 0 for word in kernel.args))]
+    return [[[NativeCall(address, tuple(word.value or 0 for word in kernel.args))]]]
+
+
+def _calls_of_one_thread(kernel: Kernel) -> list[NativeCall] | None:
+    phases = native_phases(kernel)
+    return None if phases is None else [call for phase in phases for share in phase for call in share]
 
 
 def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[tuple[int, Kernel]]:
@@ -82,20 +82,20 @@ def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[tuple[int, K
         last kernel, whose end is the end of the call. In nanoseconds of `time.perf_counter_ns`. None: no times
     """
     result: list[tuple[int, Kernel]] = []
-    run: list[_Link] = []
+    links: list[_Link] = []
 
     def end_run() -> None:
-        if run:
-            result.append((run[-1].number, _kernel_of(run, stamps)))
-            run.clear()
+        if links:
+            result.append((links[-1].number, _kernel_of(links, stamps)))
+            links.clear()
 
     for number, kernel in enumerate(kernels):
-        calls = native_calls(kernel.kernel if isinstance(kernel, Checked) else kernel) if _has_clock() else None
-        if calls is None:
+        phases = native_phases(kernel.kernel if isinstance(kernel, Checked) else kernel) if _has_clock() else None
+        if phases is None:
             end_run()
             result.append((number, kernel))
             continue
-        run.append(_Link(number, kernel, calls))
+        links.append(_Link(number, kernel, phases))
         if isinstance(kernel, Checked):
             # Nothing is computed with what makes no sense.
             end_run()
@@ -103,77 +103,91 @@ def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[tuple[int, K
     return result
 
 
-def _kernel_of(run: Sequence[_Link], stamps: Array | None) -> Kernel:
-    last = run[-1].kernel
-    if len(run) == 1:
+def _kernel_of(links: Sequence[_Link], stamps: Array | None) -> Kernel:
+    last = links[-1].kernel
+    threads = max((len(phase) for link in links for phase in link.phases), default=1)
+    if len(links) == 1 and threads == 1:
         return last
-    kernel = _run(run, stamps)
+    kept = [link.kernel for link in links]
+    alone = _Rows(1)
+    for link in links:
+        alone.add([[[call for share in phase for call in share]] for phase in link.phases], _stamp(link, links))
+    kernel: Kernel = partial(functions()["work"], alone.table(0, stamps, kept).ctypes.data_as(c_void_p))
+    if threads > 1:
+        shared = _Rows(threads)
+        for link in links:
+            shared.add(link.phases, _stamp(link, links))
+        kernel = _Shared(shared, team(threads), kernel, stamps, kept)
     return Several((kernel, last.check)) if isinstance(last, Checked) else kernel
 
 
-def _run(links: Sequence[_Link], stamps: Array | None) -> Kernel:
-    """One call for all, by a table: of each call the function, the words, how many, and which time it is the end of."""
-    rows: list[list[int]] = []
-    words: list[Array] = []
-    for link in links:
-        stamp = NO_STAMP if stamps is None or link is links[-1] else link.number + 1
-        for each in link.calls:
-            words.append(np.array(each.words, np.int64))
-            rows.append([each.address, words[-1].ctypes.data, len(each.words), NO_STAMP])
-        if not link.calls:
-            rows.append([0, 0, 0, NO_STAMP])
-        rows[-1][-1] = stamp
-    table = np.array(rows, np.int64)
-    place = np.zeros(1, np.int64) if stamps is None else stamps
-    kept = words, [link.kernel for link in links]
-    return call(_module_text(), [table, len(table), place, *_clock()], "Kernels one after another", kept)
+def _stamp(link: _Link, links: Sequence[_Link]) -> int:
+    return NO_STAMP if link is links[-1] else link.number + 1
 
 
-@functools.cache
-def _module_text() -> str:
-    """Code that goes through the table."""
-    lines = Loops(1)
-    moment = lines.value("alloca [2 x i64]")
-    (table,) = lines.pointers(1)
-    (count,) = lines.words(1)
-    (place,) = lines.pointers(1)
-    (clock,) = lines.pointers(1)
-    (clock_id,) = lines.words(1)
-    stamps = lines.value(f"load ptr, ptr {place}")
-    kind = lines.value(f"trunc i64 {clock_id} to i32")
-    with lines.loop(0, count) as round:
-        function, given, parameters, stamp = (
-            lines.value(f"load i64, ptr {lines.at(lines.stepped(table, round.index, 32), 8 * word)}")
-            for word in range(4)
-        )
-        function, given = (lines.value(f"inttoptr i64 {word} to ptr") for word in (function, given))
-        for number in range(1, MOST_PARAMETERS + 1):
-            with lines.when(lines.value(f"icmp eq i64 {parameters}, {number}")):
-                words = (lines.value(f"load i64, ptr {lines.at(given, 8 * word)}") for word in range(number))
-                lines.do(f"call void {function}({', '.join(f'i64 {word}' for word in words)})")
-        with lines.when(lines.value(f"icmp sge i64 {stamp}, 0")):
-            lines.do(f"call i32 {clock}(i32 {kind}, ptr {moment})")
-            seconds = lines.value(f"load i64, ptr {moment}")
-            rest = lines.value(f"load i64, ptr {lines.at(moment, 8)}")
-            time = lines.add(lines.times(seconds, NANOSECONDS), rest)
-            lines.do(f"store i64 {time}, ptr {lines.stepped(stamps, stamp, 8)}")
-    return lines.module()
+class _Rows:
+    """The rows of a run, for each thread."""
+
+    def __init__(self, threads: int) -> None:
+        self.rows: list[list[list[int]]] = [[] for _ in range(threads)]
+        self._words: list[Array] = []
+        self._others_wait = True
+        """Whether the other threads know that all before is done."""
+        self.barriers = 0
+
+    def add(self, phases: Sequence[Phase], stamp: int) -> None:
+        """What a kernel does, after which a time is taken."""
+        for phase in phases:
+            if len(phase) > 1 and not self._others_wait:
+                self._barrier()
+            for rows, share in zip(self.rows, phase, strict=False):
+                rows += map(self._row, share)
+            self._others_wait = False
+            if len(phase) > 1:
+                self._barrier()
+        self.rows[0].append([0, 0, 0, stamp])
+
+    def _row(self, call: NativeCall) -> list[int]:
+        self._words.append(np.array(call.words, np.int64))
+        return [call.address, self._words[-1].ctypes.data, len(call.words), NO_STAMP]
+
+    def _barrier(self) -> None:
+        for rows in self.rows:
+            rows.append([0, 0, BARRIER, NO_STAMP])
+        self._others_wait = True
+        self.barriers += 1
+
+    def table(self, thread: int, stamps: Array | None, kept: object, own_team: Team | None = None) -> Array:
+        """The words for `work`."""
+        rows = np.array(self.rows[thread], np.int64).reshape(-1, 4)
+        times: Array | int = 0 if stamps is None else stamps
+        if stamps is None:
+            rows[:, 3] = NO_STAMP
+        in_team = (0, 0, 1, 0, 0) if own_team is None else own_team.work_words(thread)
+        return table_of([rows, len(rows), times, *clock(), *in_team], (self._words, kept))
 
 
-@functools.cache
-def _clock() -> tuple[int, int]:
-    """The address of ``clock_gettime``, and which clock is that of `time.perf_counter_ns`.
+class _Shared:
+    """A run that several threads share."""
 
-    Raises
-    ------
-    LookupError
-        if it is not known.
-    """
-    name = CLOCKS.get(time.get_clock_info("perf_counter").implementation, "")
-    address = cast(ctypes.CDLL(None).clock_gettime, c_void_p).value if hasattr(time, name) else None
-    if address is None:
-        raise LookupError("expected a clock of native code that is Python's; found none")
-    return address, getattr(time, name)
+    def __init__(self, rows: _Rows, own: Team, alone: Kernel, stamps: Array | None, kept: object) -> None:
+        tables = [rows.table(thread, stamps, kept, own) for thread in range(own.size)]
+        self._team = own
+        self._alone = alone
+        words = table_of(own.lead_words(tables, rows.barriers), tables)
+        self._lead = partial(functions()["lead"], words.ctypes.data_as(c_void_p))
+
+    def __call__(self) -> None:
+        own = self._team
+        if not own.lock.acquire(blocking=False):
+            # Another thread of this process has the team: two steps at once, on hosts that share a process.
+            self._alone()
+            return
+        try:
+            own.begin()
+            self._lead()
+        finally:
+            own.lock.release()
 
 
 @functools.cache
@@ -184,9 +198,10 @@ def _has_clock() -> bool:
     stamps = np.zeros(2, np.int64)
     place = np.array([stamps.ctypes.data], np.int64)
     try:
-        run = _run([_Link(0, NOTHING, ()), _Link(1, NOTHING, ())], place)
+        clock()
     except LookupError:
         return False
+    run = _kernel_of([_Link(0, NOTHING, ()), _Link(1, NOTHING, ())], place)
     before = time.perf_counter_ns()
     run()
-    return before <= stamps[1] <= time.perf_counter_ns()
+    return bool(before <= stamps[1] <= time.perf_counter_ns())
