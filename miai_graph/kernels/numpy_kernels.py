@@ -16,6 +16,8 @@ import numpy as np
 from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.few_rows import products
 from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.native import processor
+from miai_graph.kernels.products import product, suits
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
@@ -245,9 +247,13 @@ def _concatenate(request: Request) -> Kernel:
 def _matmul(request: Request) -> Kernel:
     """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
     a, b = request.inputs
-    few_rows = products() if request.threads is not None else None
-    if few_rows is not None and few_rows.suits(a, b, request.output):
-        return few_rows.kernel(a, b, request.output, request.scratch, request.threads or 1)
+    if request.threads is not None:
+        few_rows, found = products(), processor()
+        if few_rows is not None and few_rows.suits(a, b, request.output):
+            return few_rows.kernel(a, b, request.output, request.scratch, request.threads)
+        if found is not None and suits(a, b, request.output, found):
+            shares = _shares(a, b, request.output, request.threads)
+            return together([product(*share, found, request.scratch) for share in shares])
     copies: list[tuple[Array, Array]] = []
     operands = []
     for array in request.inputs:
@@ -257,7 +263,8 @@ def _matmul(request: Request) -> Kernel:
             copies.append((request.scratch(array.shape, array.dtype), array))
             operands.append(copies[-1][0])
     if not copies:
-        return together(_products(operands[0], operands[1], request.output, request.threads or 1))
+        shares = _shares(operands[0], operands[1], request.output, request.threads or 1)
+        return together([partial(_matrix_product, *share) for share in shares])
 
     def run() -> None:
         for copy, source in copies:
@@ -267,20 +274,18 @@ def _matmul(request: Request) -> Kernel:
     return run
 
 
-def _products(a: Array, b: Array, output: Array, threads: int) -> list[Kernel]:
-    """The matrix product, or one for each thread: of some matrices of a stack, or of some rows or columns."""
+def _shares(a: Array, b: Array, output: Array, threads: int) -> list[tuple[Array, Array, Array]]:
+    """The factors and the product; or for each thread those of some matrices of a stack, or of some rows or columns."""
     flops = 2 * output.size * a.shape[-1]
     threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
     if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
-        return [partial(_matrix_product, a[part], b[part], output[part]) for part in spans(len(output), threads)]
+        return [(a[part], b[part], output[part]) for part in spans(len(output), threads)]
     rows, columns = output.shape[-2:]
     if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
-        return [partial(_matrix_product, a, b, output)]
+        return [(a, b, output)]
     if rows > columns:
-        parts = spans(rows, threads, FEWEST_OF_A_THREAD)
-        return [partial(_matrix_product, a[part], b, output[part]) for part in parts]
-    parts = spans(columns, threads, FEWEST_OF_A_THREAD)
-    return [partial(_matrix_product, a, b[:, part], output[:, part]) for part in parts]
+        return [(a[part], b, output[part]) for part in spans(rows, threads, FEWEST_OF_A_THREAD)]
+    return [(a, b[:, part], output[:, part]) for part in spans(columns, threads, FEWEST_OF_A_THREAD)]
 
 
 def _fits_blas(array: Array) -> bool:
