@@ -6,6 +6,7 @@ import builtins
 import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,19 +140,16 @@ class SlicesToAdd:
         axes = [axis for axis, (first, other) in enumerate(zip(*keys, strict=True)) if first != other]
         if len(axes) != 1 or self._axis not in (None, axes[0]) or not all(_is_plain(key[axes[0]]) for key in keys):
             return False
+        bounds = partial(_bounds, axis=axes[0])
+        start, stop = bounds(node)
+        place = bisect_left(self._nodes, (start, stop), key=bounds)
+        overlaps_before = place > 0 and bounds(self._nodes[place - 1])[1] > start
+        overlaps_behind = place < len(self._nodes) and bounds(self._nodes[place])[0] < stop
+        if overlaps_before or overlaps_behind:
+            return False
         self._axis = axes[0]
-        start, stop = self._bounds(node)
-        place = bisect_left(self._nodes, (start, stop), key=self._bounds)
-        if place > 0 and self._bounds(self._nodes[place - 1])[1] > start:
-            return False
-        if place < len(self._nodes) and self._bounds(self._nodes[place])[0] < stop:
-            return False
         self._nodes.insert(place, node)
         return True
-
-    def _bounds(self, node: Node) -> tuple[int, int]:
-        start, stop, _ = node.attributes["key"][self._axis]
-        return start, stop
 
     def total(self) -> Node:
         """Their sum, which costs one pass, however many they are."""
@@ -159,16 +157,21 @@ class SlicesToAdd:
         if self._axis is None:
             return first
         shape, axis = first.attributes["shape"], self._axis
-        ends = [self._bounds(node)[0] for node in self._nodes[1:]] + [shape[axis]]
+        ends = [_bounds(node, axis)[0] for node in self._nodes[1:]] + [shape[axis]]
         parts = []
         for place, (node, end) in enumerate(zip(self._nodes, ends, strict=True)):
-            start, stop = self._bounds(node)
+            start, stop = _bounds(node, axis)
             gaps = (0 if place else start, end - stop)
             widths = tuple(gaps if at == axis else (0, 0) for at in range(len(shape)))
             parts.append(_pad(node.inputs[0], pad_width=widths, value=0) if any(gaps) else node.inputs[0])
         whole = _concatenate(*parts, axis=axis)
         key = tuple((None, None, 1) if at == axis else part for at, part in enumerate(first.attributes["key"]))
         return whole if whole.type.shape == shape else _scatter_slice(whole, shape=shape, key=key)
+
+
+def _bounds(node: Node, axis: int) -> tuple[int, int]:
+    start, stop, _ = node.attributes["key"][axis]
+    return start, stop
 
 
 def _is_plain(part: tuple[int | None, int | None, int]) -> bool:
