@@ -243,6 +243,30 @@ def _concatenate(request: Request) -> Kernel:
     return partial(np.concatenate, tuple(request.inputs), request.attributes["axis"], request.output)
 
 
+@kernel_for("scatter_slice")
+def _scatter_slice(request: Request) -> Kernel:
+    return _placed(request, tuple(slice(*part) for part in request.attributes["key"]), 0)
+
+
+@kernel_for("pad")
+def _pad(request: Request) -> Kernel:
+    ends = zip(request.attributes["pad_width"], request.output.shape, strict=True)
+    return _placed(
+        request, tuple(slice(before, length - after) for (before, after), length in ends), request.attributes["value"]
+    )
+
+
+def _placed(request: Request, key: tuple[slice, ...], around: float) -> Kernel:
+    """The input there, and one number around it."""
+    source, output, place = request.inputs[0], request.output, request.output[key]
+
+    def run() -> None:
+        output.fill(around)
+        np.copyto(place, source)
+
+    return run
+
+
 @kernel_for("matmul")
 def _matmul(request: Request) -> Kernel:
     """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
