@@ -37,9 +37,9 @@ class Variant:
     Attributes
     ----------
     lanes : how many numbers a vector holds
-    tile : of all panels but the last one
-    last : of the last panel, with no more vectors
-    has_rest : whether the last vector of the last panel is not full
+    tile : of all panels, or all but the last one
+    last : of the last panel, if it has fewer vectors, or a last vector that is not full
+    has_rest : whether it has such a vector
     packs : whether B is laid out anew
     turns : whether B's columns lie contiguous, rather than its rows; needs `packs`
     is_shallow : whether the depth is less than a vector; matters if B `turns`
@@ -48,7 +48,7 @@ class Variant:
     dtype: np.dtype[Any]
     lanes: int
     tile: Tile
-    last: Tile
+    last: Tile | None
     has_rest: bool
     packs: bool
     turns: bool
@@ -63,7 +63,7 @@ def module_text(variant: Variant) -> str:
       less than a vector
     - two lengths of the stack; for A, B and C each the bytes from a matrix to the next one, along both
     - the bytes from a row to the next one, and from a column to the next one, of A and of B; from row to row of C
-    - rows, depth, panels before the last one, columns in the last vector
+    - rows, depth, panels of the first kind, columns in the last vector
     - how many rows, and how much of the depth, are in use at a time
     """
     return _Writer(variant).module()
@@ -92,10 +92,9 @@ class _Writer:
         far_count, near_count = code.words(2)
         advances = [code.words(2) for _ in starts]
         a_row, a_column, b_row, b_column, c_row = code.words(5)
-        self._rows, self._depth, self._panels, rest = code.words(4)
+        self._rows, self._depth, self._panels, self._rest = code.words(4)
         self._rows_at_once, self._depth_at_once = code.words(2)
-        self._mask = code.mask_of(rest) if self._variant.has_rest else None
-        self._last_columns = code.add((self._variant.last.vectors - 1) * self._lanes, rest)
+        self._mask = code.mask_of(self._rest) if self._variant.has_rest else None
         with code.loop(0, far_count) as far, code.loop(0, near_count) as near:
             a, b, c = (
                 code.stepped(code.stepped(start, far.index, far_bytes), near.index, near_bytes)
@@ -129,7 +128,8 @@ class _Writer:
 
         with code.loop(0, self._panels) as panel:
             self._panel(a, *at_panel(panel.index), variant.tile, None)
-        self._panel(a, *at_panel(self._panels), variant.last, self._mask)
+        if variant.last is not None:
+            self._panel(a, *at_panel(self._panels), variant.last, self._mask)
 
     def _panel(self, a: _Matrix, b: _Matrix, c: _Matrix, tile: Tile, mask: str | None) -> None:
         code = self._code
@@ -164,7 +164,7 @@ class _Writer:
         code = self._code
         packed = _Matrix(self._packed, tile.vectors * self._vector_bytes, self._item)
         if self._variant.turns:
-            self._turn(b, packed, tile, code.subtract(self._last_columns, 1) if mask else None)
+            self._turn(b, packed, tile, is_whole=mask is None)
             return packed
         with code.loop(0, self._depth_here) as k:
             vectors = self._load(self._vectors(code.stepped(b.start, k.index, b.row), tile, mask))
@@ -173,7 +173,7 @@ class _Writer:
                 code.store(vector, place)
         return packed
 
-    def _turn(self, b: _Matrix, packed: _Matrix, tile: Tile, last: str | None) -> None:
+    def _turn(self, b: _Matrix, packed: _Matrix, tile: Tile, *, is_whole: bool) -> None:
         """Squares of as many columns and rows as a vector has numbers. Columns beyond the last one are that one; the
         last square along the depth is moved back to end there."""
         code, lanes = self._code, self._lanes
@@ -182,7 +182,8 @@ class _Writer:
         with code.loop(0, self._depth_here, lanes) as along, code.loop(0, tile.vectors * lanes, lanes) as across:
             k = code.least(along.index, last_square)
             columns = [code.add(across.index, place) for place in range(lanes)]
-            if last is not None:
+            if not is_whole:
+                last = code.add(self._rest, (tile.vectors - 1) * lanes - 1)
                 columns = [code.least(column, last) for column in columns]
             starts = [code.stepped(b.start, column, b.column) for column in columns]
             rows = transposed(

@@ -120,7 +120,7 @@ def product(a: Array, b: Array, out: Array, processor: Processor, scratch: Scrat
         *stack.lengths,
         *(stride for strides in stack.strides for stride in strides),
         *(a.strides[-2], a.strides[-1], b.strides[-2], b.strides[-1], out.strides[-2]),
-        *(rows, depth, -(-columns // panel) - 1, columns % variant.lanes or variant.lanes),
+        *(rows, depth, -(-columns // panel) - (variant.last is not None), columns % variant.lanes),
         *(tiles * variant.tile.rows, steps),
     ]
     return call(module_text(variant), words, f"C = A B for {variant}")
@@ -133,14 +133,14 @@ def variant_for(a: Array, b: Array, processor: Processor) -> Variant:
     most_rows = MOST_ROWS[processor.registers >= MANY_REGISTERS]
     vectors = -(-columns // lanes)
     of_panel = _shared_evenly(vectors, max(most_rows))
-    of_last = (vectors - 1) % of_panel + 1
+    of_last, rest = (vectors - 1) % of_panel + 1, columns % lanes
     turns = not _is_contiguous(b, -1)
     return Variant(
         dtype=a.dtype,
         lanes=lanes,
         tile=Tile(_shared_evenly(rows, most_rows[of_panel]), of_panel),
-        last=Tile(_shared_evenly(rows, most_rows[of_last]), of_last),
-        has_rest=columns % lanes > 0,
+        last=Tile(_shared_evenly(rows, most_rows[of_last]), of_last) if rest or of_last < of_panel else None,
+        has_rest=rest > 0,
         packs=turns or rows > FEW_ROWS or abs(b.strides[-2]) > FEW_ROW_BYTES,
         turns=turns,
         is_shallow=turns and depth < lanes,
