@@ -17,6 +17,8 @@ from miai_graph.messages import describe
 from miai_graph.node import Node
 from miai_graph.op import as_node
 from miai_graph.ops.casting import cast
+from miai_graph.ops.joining import SlicesToAdd
+from miai_graph.ops.slicing import _scatter_slice
 from miai_graph.ops.structure import full, zeros_like
 
 
@@ -58,19 +60,57 @@ def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None) -> l
     """What `grad` gives, with None for nodes on which the loss does not depend."""
     _check_arguments(loss, targets)
     between = _nodes_between(loss, targets)
-    cotangents = {loss: _seed(loss, cotangent)}
+    sums = {loss: _Sum(loss, _seed(loss, cotangent))}
     # Cotangents of a node are complete when all its users, which have greater indices, are done.
     for node in sorted(between, key=lambda node: node.index, reverse=True):
-        g = cotangents.get(node)
-        if g is None or not any(source in between for source in node.inputs):
+        if node not in sums or not any(source in between for source in node.inputs):
             continue
+        g = sums[node].total()
         with building_on_behalf_of(node, BACKWARD):
             for source, contribution in zip(node.inputs, _vjp(node, g), strict=True):
                 if contribution is None or source not in between:
                     continue
-                earlier = cotangents.get(source)
-                cotangents[source] = contribution if earlier is None else earlier + contribution
-    return [cotangents.get(target) for target in targets]
+                if source in sums:
+                    sums[source].add(node, contribution)
+                else:
+                    sums[source] = _Sum(node, contribution)
+    return [sums[target].total() if target in sums else None for target in targets]
+
+
+class _Sum:
+    """Contributions to a cotangent. Slices of it wait for others beside them, to be joined at once.
+
+    Parameters
+    ----------
+    user : of the node, on whose behalf the contribution was built
+    """
+
+    def __init__(self, user: Node, contribution: Node) -> None:
+        self._whole: Node | None = None
+        self._slices: SlicesToAdd | None = None
+        self.add(user, contribution)
+
+    def add(self, user: Node, contribution: Node) -> None:
+        """Add what another user contributes."""
+        self._last_user = user
+        if contribution.op is not _scatter_slice:
+            self._add(contribution)
+        elif self._slices is None:
+            self._slices = SlicesToAdd(contribution)
+        elif not self._slices.take(contribution):
+            self._add(contribution)
+
+    def _add(self, contribution: Node) -> None:
+        self._whole = contribution if self._whole is None else self._whole + contribution
+
+    def total(self) -> Node:
+        """The sum of all."""
+        if self._slices is not None:
+            with building_on_behalf_of(self._last_user, BACKWARD):
+                self._add(self._slices.total())
+            self._slices = None
+        assert self._whole is not None
+        return self._whole
 
 
 def _check_arguments(loss: Any, targets: Sequence[Any]) -> None:

@@ -221,3 +221,56 @@ def test_the_checker_refuses_what_it_cannot_check() -> None:
 def test_an_input_and_a_parameter_may_have_one_name() -> None:
     x, w = mg.input("w", (None, 2)), mg.parameter(np.ones(2), "w")
     mg.check_gradients(mg.sum(mg.tanh(x * w)), [x, w], {x: np.ones((3, 2))}, order=2)
+
+
+def cubes(x: mg.Node) -> mg.Node:
+    return mg.sum(mg.square(x) * x)
+
+
+SLICES = {
+    "beside each other": (["concatenate"], lambda w: [w[:, 8:], w[:, :4], w[:, 4:8]]),
+    "with gaps": (["pad", "pad", "concatenate"], lambda w: [w[:, 1:4], w[:, -2:-1]]),
+    "single ones": (["pad", "concatenate"], lambda w: [w[:, 0], w[:, -1], w[:, 1]]),
+    "of part of another axis": (["concatenate", "scatter_slice"], lambda w: [w[1:, :6], w[1:, 6:]]),
+    "of nothing": (["pad", "concatenate"], lambda w: [w[:, 3:3], w[:, 8:]]),
+    "of everything too": (["concatenate"], lambda w: [w[:, :6], w[:, 6:], w]),
+    "that overlap": (["scatter_slice", "scatter_slice"], lambda w: [w[:, :5], w[:, 4:8]]),
+    "within each other": (["scatter_slice", "scatter_slice"], lambda w: [w[:, :5], w[:, 1:3]]),
+    "the same twice": (["scatter_slice", "scatter_slice"], lambda w: [w[:, :5] * 2.0, w[:, :5]]),
+    "with steps": (["scatter_slice", "scatter_slice"], lambda w: [w[:, ::2], w[:, 1::2]]),
+    "backwards": (["scatter_slice", "scatter_slice"], lambda w: [w[:, 3::-1], w[:, 4:]]),
+    "along different axes": (["scatter_slice", "scatter_slice"], lambda w: [w[:1, :4], w[1:, 4:]]),
+    "only one": (["scatter_slice"], lambda w: [w[:, 3:5]]),
+}
+
+
+@pytest.mark.parametrize("case", SLICES)
+def test_gradients_of_slices_are_joined(case: str) -> None:
+    expected, parts = SLICES[case]
+    w = mg.parameter(np.random.default_rng(0).standard_normal((3, 12, 2)), "w")
+    loss = 0.0
+    for place, part in enumerate(parts(w)):
+        loss = (place + 1.0) * cubes(part) + loss
+    (gradient,) = mg.grad(loss, [w])
+    joins = ("concatenate", "pad", "scatter_slice")
+    found = [node.op.name for node in mg.Graph([gradient]).nodes if node.op.name in joins]
+    assert sorted(found) == sorted(expected)
+    mg.check_gradients(loss, [w], {}, order=2)
+
+
+def test_gradients_of_many_slices_are_joined_at_once() -> None:
+    w = mg.parameter(np.random.default_rng(0).standard_normal((200, 3)), "w")
+    loss = 0.0
+    for row in range(200):
+        loss = loss + cubes(w[row]) * float(row)
+    (gradient,) = mg.grad(loss, [w])
+    assert [node.op.name for node in mg.Graph([gradient]).nodes].count("concatenate") == 1
+    np.testing.assert_allclose(values([gradient])[0], 3 * w.value**2 * np.arange(200.0)[:, None])
+
+
+def test_gradients_of_slices_of_a_batch_are_joined() -> None:
+    x = mg.input("x", (None, 5), "float64")
+    loss = cubes(x[:, :2]) + 2.0 * cubes(x[:, 3:])
+    array = np.random.default_rng(0).standard_normal((4, 5))
+    (gradient,) = values(mg.grad(loss, [x]), {x: array}, 4)
+    np.testing.assert_allclose(gradient, 3 * array**2 * [1, 1, 0, 2, 2])

@@ -26,7 +26,7 @@ LEAST_ELEMENTS = 1 << 16
 VERY_FEW_ROWS, LEAST_ELEMENTS_OF_VERY_FEW_ROWS = 16, 1 << 19
 """And those of fewer rows with matrices that the nearer caches hold."""
 
-MOST_ROWS = {16: 96, 8: 48}
+MOST_ROWS = {16: 64, 8: 48}
 """Up to how many rows the products were measured to be faster than BLAS, by the width of vectors."""
 
 BLOCK_BYTES = 1 << 18

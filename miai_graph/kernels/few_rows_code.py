@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from miai_graph.kernels.llvm_code import FLOAT_BYTES, Code
+from miai_graph.kernels.transposition import transposed
 
 PARAMETERS = "A B C SCRATCH a_stride b_stride b_column_stride c_stride rows depth columns block fetch fetch_stride"
 
@@ -82,25 +83,10 @@ def _transpose(target: Target) -> str:
         for place in range(width):
             row = code.least(code.add(i, place), "%x_last")
             vectors.append(code.load(code.at(source, code.times(row, "%x_stride"))))
-        for place, vector in enumerate(_transposed(code, vectors)):
+        for place, vector in enumerate(transposed(vectors, code.shuffle)):
             row = code.least(code.add(j, place), "%y_last")
             code.store(vector, code.at(destination, code.times(row, "%y_stride")))
     return code.function("transpose", "X x_stride x_last Y y_stride y_last rows columns")
-
-
-def _transposed(code: Code, rows: Sequence[str]) -> list[str]:
-    """The columns of a square matrix: blocks beside the diagonal change places, then blocks half as wide in each."""
-    result, width = list(rows), len(rows)
-    lanes = range(width)
-    distance = width // 2
-    while distance:
-        left = [lane + width - distance if lane & distance else lane for lane in lanes]
-        right = [lane + width if lane & distance else lane + distance for lane in lanes]
-        for upper in (row for row in lanes if not row & distance):
-            pair = result[upper], result[upper + distance]
-            result[upper], result[upper + distance] = code.shuffle(*pair, left), code.shuffle(*pair, right)
-        distance //= 2
-    return result
 
 
 def _pass(target: Target, vectors: int) -> str:

@@ -143,6 +143,12 @@ class Loops(Lines):
         """The vector, and another number where the mask is false."""
         return vector if mask is None else Vector(self, mask, BOOL).choose(vector, vector.as_same(other))
 
+    def shuffle(self, a: Vector, b: Vector, lanes: Sequence[int]) -> Vector:
+        """A vector of these lanes of a, and from its number of lanes on of b."""
+        mask = ", ".join(f"i32 {lane}" for lane in lanes)
+        shuffled = f"shufflevector {a.type} {a.name}, {b.type} {b.name}, <{self.lanes} x i32> <{mask}>"
+        return Vector(self, self.value(shuffled), a.dtype)
+
     def over_lanes(self, combine: Callable[[Vector, Vector], Vector], vector: Vector) -> Vector:
         """All lanes combined, by halves; the result in each lane."""
         distance = self.lanes // 2

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.blas import product
 from miai_graph.kernels.convolution_code import DEPTHWISE, Target
 from miai_graph.kernels.convolution_geometry import Geometry
 from miai_graph.kernels.convolution_lines import Correlation, Line, extent, together
@@ -30,6 +29,7 @@ from miai_graph.kernels.convolution_program import (
     target_for,
 )
 from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
 from miai_graph.op import Array
 
@@ -84,7 +84,7 @@ def _product(request: Request) -> Kernel:
         b = b.T
     if request.node.op.name == "conv2d_kernel_gradient":
         a = a.T
-    return product(a, b, output)
+    return matrix_product(a, b, output, request.scratch, request.threads)
 
 
 class _Correlating:

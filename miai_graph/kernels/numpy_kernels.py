@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.blas import product
-from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.few_rows import products
-from miai_graph.kernels.kernel import Kernel, Scratch, Several
+from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
@@ -44,12 +42,6 @@ Preparer = Callable[[Request], Kernel]
 KERNELS: dict[str, Preparer] = {}
 
 ROWS_ADDED_AT_ONCE = 1024
-
-FLOPS_WORTH_SHARING = 1 << 23
-"""A thread has at least about so many floating-point operations to do."""
-
-FEWEST_OF_A_THREAD = 16
-"""Rows or columns of a product that threads share: whole blocks of BLAS's."""
 
 # NumPy's stubs know these without the positional arguments that make a call of them fast.
 _add_reduce: Any = np.add.reduce
@@ -242,51 +234,34 @@ def _concatenate(request: Request) -> Kernel:
     return partial(np.concatenate, tuple(request.inputs), request.attributes["axis"], request.output)
 
 
+@kernel_for("scatter_slice")
+def _scatter_slice(request: Request) -> Kernel:
+    return _placed(request, tuple(slice(*part) for part in request.attributes["key"]), 0)
+
+
+@kernel_for("pad")
+def _pad(request: Request) -> Kernel:
+    ends = zip(request.attributes["pad_width"], request.output.shape, strict=True)
+    return _placed(
+        request, tuple(slice(before, length - after) for (before, after), length in ends), request.attributes["value"]
+    )
+
+
+def _placed(request: Request, key: tuple[slice, ...], around: float) -> Kernel:
+    """The input there, and one number around it."""
+    source, output, place = request.inputs[0], request.output, request.output[key]
+
+    def run() -> None:
+        output.fill(around)
+        np.copyto(place, source)
+
+    return run
+
+
 @kernel_for("matmul")
 def _matmul(request: Request) -> Kernel:
-    """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
     a, b = request.inputs
-    few_rows = products() if request.threads is not None else None
-    if few_rows is not None and few_rows.suits(a, b, request.output):
-        return few_rows.kernel(a, b, request.output, request.scratch, request.threads or 1)
-    copies: list[tuple[Array, Array]] = []
-    operands = []
-    for array in request.inputs:
-        if _fits_blas(array):
-            operands.append(array)
-        else:
-            copies.append((request.scratch(array.shape, array.dtype), array))
-            operands.append(copies[-1][0])
-    if not copies:
-        return together(_products(operands[0], operands[1], request.output, request.threads or 1))
-
-    copying = (partial(np.copyto, copy, source) for copy, source in copies)
-    return Several((*copying, product(operands[0], operands[1], request.output)))
-
-
-def _products(a: Array, b: Array, output: Array, threads: int) -> list[Kernel]:
-    """The matrix product, or one for each thread: of some matrices of a stack, or of some rows or columns."""
-    flops = 2 * output.size * a.shape[-1]
-    threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
-    if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
-        return [product(a[part], b[part], output[part]) for part in spans(len(output), threads)]
-    rows, columns = output.shape[-2:]
-    if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
-        return [product(a, b, output)]
-    if rows > columns:
-        parts = spans(rows, threads, FEWEST_OF_A_THREAD)
-        return [product(a[part], b, output[part]) for part in parts]
-    parts = spans(columns, threads, FEWEST_OF_A_THREAD)
-    return [product(a, b[:, part], output[:, part]) for part in parts]
-
-
-def _fits_blas(array: Array) -> bool:
-    rows, columns = array.shape[-2:]
-    row_stride, column_stride = array.strides[-2:]
-    item = array.itemsize
-    by_rows = column_stride == item and row_stride >= columns * item
-    by_columns = row_stride == item and column_stride >= rows * item
-    return array.dtype.kind != "f" or by_rows or by_columns
+    return matrix_product(a, b, request.output, request.scratch, request.threads)
 
 
 @kernel_for("softmax")

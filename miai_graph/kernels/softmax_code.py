@@ -17,9 +17,7 @@ import numpy as np
 from miai_graph.kernels import curves
 from miai_graph.kernels.loops import Loops, plus
 from miai_graph.kernels.native import Processor
-from miai_graph.kernels.vectors import FLOAT32, FLOAT64, Vector
-
-_VANISHES_BELOW = {FLOAT32: -104.0, FLOAT64: -746.0}
+from miai_graph.kernels.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class _Rows:
         def added(start: str, mask: str | None, total: Sequence[Vector]) -> Sequence[Vector]:
             # Exponentials beyond the end are those of -inf: 0.
             shifted = code.where(mask, self._load(x, start, mask) - taken_out, -math.inf)
-            exponential = _exponential(shifted)
+            exponential = curves.exp(shifted)
             if kept_at is not None:
                 self._store(exponential, kept_at, start, mask)
             return [total[0] + exponential]
@@ -198,7 +196,7 @@ class _Columns:
         is_softmax = self._variant.operation == "softmax"
         with code.loop(0, self._rows, 1, [code.constant(0.0, dtype)]) as addition:
             number, place = at(addition.index)
-            exponential = _exponential(number - greatest)
+            exponential = curves.exp(number - greatest)
             if is_softmax:
                 code.store(exponential, place, mask)
             addition.following = [addition.values[0] + exponential]
@@ -214,10 +212,3 @@ class _Columns:
 def _greater(a: Vector, b: Vector) -> Vector:
     """The greater of the two, of numbers. A nan need not be found here, for the sum of exponentials has it."""
     return a.compare("ogt", b).choose(a, b)
-
-
-def _exponential(x: Vector) -> Vector:
-    """exp(x), quick for masked numbers too: products that vanish would take the processor a hundred times as long."""
-    vanishes = x.compare("olt", _VANISHES_BELOW[x.dtype])
-    zero = x.as_same(0.0)
-    return vanishes.choose(zero, curves.exp(vanishes.choose(zero, x)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import itertools
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node, apply
 from miai_graph.op import Array, Cost, Op, moved_bytes, register, register_function
 from miai_graph.ops.casting import promoted
-from miai_graph.ops.slicing import _slice
+from miai_graph.ops.slicing import _pad, _scatter_slice, _slice
 from miai_graph.ops.structure import _reshape, expand_dims, ravel, without_axes
 from miai_graph.placement import (
     Placement,
@@ -118,3 +120,60 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Node:
         raise ShapeError("stack: expected at least one array to join; found none")
     place = normalize_axis(axis, nodes[0].ndim + 1)
     return concatenate([expand_dims(node, place) for node in nodes], place)
+
+
+class SlicesToAdd:
+    """Nodes made by scatter_slice, to be added up: slices of one array along one axis, which do not overlap.
+
+    Parameters
+    ----------
+    first : of them
+    """
+
+    def __init__(self, first: Node) -> None:
+        self._nodes = [first]
+        self._axis: int | None = None
+
+    def take(self, node: Node) -> bool:
+        """Add another one, if it lies beside the others. Only slices without steps do."""
+        keys = self._nodes[0].attributes["key"], node.attributes["key"]
+        axes = [axis for axis, (first, other) in enumerate(zip(*keys, strict=True)) if first != other]
+        if len(axes) != 1 or self._axis not in (None, axes[0]) or not all(_is_plain(key[axes[0]]) for key in keys):
+            return False
+        bounds = partial(_bounds, axis=axes[0])
+        start, stop = bounds(node)
+        place = bisect_left(self._nodes, (start, stop), key=bounds)
+        overlaps_before = place > 0 and bounds(self._nodes[place - 1])[1] > start
+        overlaps_behind = place < len(self._nodes) and bounds(self._nodes[place])[0] < stop
+        if overlaps_before or overlaps_behind:
+            return False
+        self._axis = axes[0]
+        self._nodes.insert(place, node)
+        return True
+
+    def total(self) -> Node:
+        """Their sum, which costs one pass, however many they are."""
+        first = self._nodes[0]
+        if self._axis is None:
+            return first
+        shape, axis = first.attributes["shape"], self._axis
+        ends = [_bounds(node, axis)[0] for node in self._nodes[1:]] + [shape[axis]]
+        parts = []
+        for place, (node, end) in enumerate(zip(self._nodes, ends, strict=True)):
+            start, stop = _bounds(node, axis)
+            gaps = (0 if place else start, end - stop)
+            widths = tuple(gaps if at == axis else (0, 0) for at in range(len(shape)))
+            parts.append(_pad(node.inputs[0], pad_width=widths, value=0) if any(gaps) else node.inputs[0])
+        whole = _concatenate(*parts, axis=axis)
+        key = tuple((None, None, 1) if at == axis else part for at, part in enumerate(first.attributes["key"]))
+        return whole if whole.type.shape == shape else _scatter_slice(whole, shape=shape, key=key)
+
+
+def _bounds(node: Node, axis: int) -> tuple[int, int]:
+    start, stop, _ = node.attributes["key"][axis]
+    return start, stop
+
+
+def _is_plain(part: tuple[int | None, int | None, int]) -> bool:
+    start, stop, step = part
+    return start is not None and stop is not None and 0 <= start <= stop and step == 1

@@ -1,0 +1,73 @@
+"""Products of matrices: by native code or by BLAS, whichever is faster, in one thread or several."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from miai_graph.kernels import blas
+from miai_graph.kernels.crew import spans, together
+from miai_graph.kernels.few_rows import products
+from miai_graph.kernels.kernel import Kernel, Scratch, Several
+from miai_graph.kernels.native import processor
+from miai_graph.kernels.products import product, suits
+from miai_graph.op import Array
+
+FLOPS_WORTH_SHARING = 1 << 23
+"""A thread has at least about so many floating-point operations to do."""
+
+FEWEST_OF_A_THREAD = 16
+"""Rows or columns of a product that threads share: whole blocks of BLAS's."""
+
+
+def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: int | None) -> Kernel:
+    """What computes `out` = a @ b, of matrices or stacks of them.
+
+    Parameters
+    ----------
+    scratch : gives memory of a shape and dtype, for use while the kernel runs
+    threads : how many there are to use; None: as many as BLAS takes, and BLAS alone
+    """
+    if threads is not None:
+        few_rows, found = products(), processor()
+        if few_rows is not None and few_rows.suits(a, b, out):
+            return few_rows.kernel(a, b, out, scratch, threads)
+        if found is not None and suits(a, b, out, found):
+            return together([product(*share, found, scratch) for share in _shares(a, b, out, threads)])
+    copies: list[tuple[Array, Array]] = []
+    operands = []
+    for array in (a, b):
+        if _fits_blas(array):
+            operands.append(array)
+        else:
+            copies.append((scratch(array.shape, array.dtype), array))
+            operands.append(copies[-1][0])
+    if not copies:
+        return together([blas.product(*share) for share in _shares(a, b, out, threads or 1)])
+    copying = (partial(np.copyto, copy, source) for copy, source in copies)
+    return Several((*copying, blas.product(operands[0], operands[1], out)))
+
+
+def _shares(a: Array, b: Array, output: Array, threads: int) -> list[tuple[Array, Array, Array]]:
+    """The factors and the product; or for each thread those of some matrices of a stack, or of some rows or columns."""
+    flops = 2 * output.size * a.shape[-1]
+    threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
+    if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
+        return [(a[part], b[part], output[part]) for part in spans(len(output), threads)]
+    rows, columns = output.shape[-2:]
+    if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
+        return [(a, b, output)]
+    if rows > columns:
+        return [(a[part], b, output[part]) for part in spans(rows, threads, FEWEST_OF_A_THREAD)]
+    return [(a, b[:, part], output[:, part]) for part in spans(columns, threads, FEWEST_OF_A_THREAD)]
+
+
+def _fits_blas(array: Array) -> bool:
+    """BLAS takes matrices with one axis contiguous, transposed or not; others are copied first."""
+    rows, columns = array.shape[-2:]
+    row_stride, column_stride = array.strides[-2:]
+    item = array.itemsize
+    by_rows = column_stride == item and row_stride >= columns * item
+    by_columns = row_stride == item and column_stride >= rows * item
+    return array.dtype.kind != "f" or by_rows or by_columns
