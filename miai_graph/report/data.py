@@ -21,8 +21,8 @@ boxes      scope (its layer; "first … last" of several that look alike), phase
            times: of how many blocks that look alike it consists, 1 for all other boxes
 links      arrows between boxes of one parent: from, to, and points, the corners of the line; none for links that are
            only shown for a box that is marked, such as those from forward to backward
-records    columns: node, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all calls
-           together, as in `TimingRecord`
+records    columns: node, kernel, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all
+           calls together, as in `TimingRecord`; kernel is the number of a node, or null
 slices     columns: node, worker, step, micro_batch, start_seconds, seconds, link, as in `Slice`; in order of start
 compared   null, or of the other run: run, records (as above), and verdict, lines on how the two differ
 curves     null, or what a training has reached so far: x, the epochs done, and a list for each loss and metric, and for
@@ -111,6 +111,10 @@ class _Numbering:
 
     def of_record(self, record: TimingRecord) -> int:
         return self._number(record.node, record.phase, record.op, record.layer)
+
+    def of_kernel(self, record: TimingRecord) -> int | None:
+        """Of the node that stands for the record's kernel, if that computes several nodes which all have a number."""
+        return self._numbers.get((record.kernel, record.phase)) if record.kernel else None
 
     def of_slice(self, piece: Slice) -> int:
         return self._number(piece.node, piece.phase, piece.node, "")
@@ -232,12 +236,14 @@ def _workers(timing: Timing) -> list[dict[str, Any]]:
     return [{**asdict(worker), "parts": dict(parts[worker.index])} for worker in ordered]
 
 
-def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
+def _record_columns(records: Sequence[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
+    numbers = [numbering.of_record(record) for record in records]
     return _columns(
-        ("node", "worker", "calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes"),
+        ("node", "kernel", "worker", "calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes"),
         (
             (
-                numbering.of_record(record),
+                number,
+                numbering.of_kernel(record),
                 record.worker,
                 record.calls,
                 round(record.seconds, 9),
@@ -247,7 +253,7 @@ def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> d
                 record.bytes,
                 record.memory_bytes,
             )
-            for record in records
+            for number, record in zip(numbers, records, strict=True)
         ),
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.context import BACKWARD, FORWARD
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.clocks import sent_pairs
+from miai_graph.timing.grouping import records_of_slices
 from miai_graph.timing.records import Slice, TimingRecord
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def chrome_trace(timing: Timing) -> dict[str, Any]:
     slices = sorted(timing.slices, key=lambda part: part.start_seconds)
     lanes = _lanes(slices)
     places = _places(timing, slices, lanes)
-    records = {(record.node, record.phase, record.worker): record for record in timing.records}
+    computed = records_of_slices(timing.records)
     events = list(_names(timing, places))
     events += [
-        _slice_event(part, places[part.worker, lane], records.get((part.node, part.phase, part.worker)))
+        _slice_event(part, places[part.worker, lane], computed.get((part.node, part.phase, part.worker), ()))
         for part, lane in zip(slices, lanes, strict=True)
     ]
     place_of = {id(part): places[part.worker, lane] for part, lane in zip(slices, lanes, strict=True)}
@@ -100,13 +101,17 @@ def _metadata(name: str, process: int, thread: int, arguments: dict[str, Any]) -
     return {"ph": "M", "name": name, "pid": process, "tid": thread, "args": arguments}
 
 
-def _slice_event(part: Slice, place: _Place, record: TimingRecord | None) -> Event:
+def _slice_event(part: Slice, place: _Place, records: Sequence[TimingRecord]) -> Event:
+    """The event of a slice, with what is known of the nodes that were computed in it."""
     start, end = _nanoseconds(part)
     arguments: dict[str, Any] = {"phase": part.phase, "step": part.step}
-    if record is not None:
-        arguments |= {"layer": record.layer, "op": record.op}
-        if record.calls:
-            arguments["mean_us"] = round(record.seconds / record.calls * 1e6, 3)
+    if records:
+        for name, values in (("layer", [record.layer for record in records]), ("op", [record.op for record in records])):
+            arguments[name] = ", ".join(dict.fromkeys(values))
+        if records[0].calls:
+            arguments["mean_us"] = round(sum(record.seconds for record in records) / records[0].calls * 1e6, 3)
+    if len(records) > 1:
+        arguments["computes"] = [record.node for record in records]
     for name, value in (("stage", part.stage), ("micro_batch", part.micro_batch), ("link", part.link)):
         if value is not None:
             arguments[name] = value
@@ -125,25 +130,26 @@ def _slice_event(part: Slice, place: _Place, record: TimingRecord | None) -> Eve
 
 
 def _differentiated(timing: Timing, slices: Sequence[Slice]) -> Iterator[tuple[Slice, Slice]]:
-    """Forward slices, with the first slice of the same worker and micro-batch that is of their gradient.
+    """Forward slices, with the first slices of the same worker and micro-batch that are of their gradients.
 
-    That is the gradient of the same node, or of the same layer where the graph is not known.
+    Those are gradients of the same nodes, or of the same layers where the graph is not known.
     """
     origin_of = _origins(timing)
+    computed = records_of_slices(timing.records)
     forward: dict[Any, Slice] = {}
     backward: dict[Any, Slice] = {}
     for part in slices:
-        origin = origin_of.get(part.node)
-        if origin is None or part.phase not in (FORWARD, BACKWARD):
+        if part.phase not in (FORWARD, BACKWARD):
             continue
-        key = part.worker, part.step, part.micro_batch, origin
-        if part.phase == FORWARD:
-            forward[key] = part
-        else:
-            backward.setdefault(key, part)
-    for key, source in forward.items():
-        if key in backward:
-            yield source, backward[key]
+        nodes = [record.node for record in computed.get((part.node, part.phase, part.worker), ())] or [part.node]
+        for origin in dict.fromkeys(origin_of[node] for node in nodes if node in origin_of):
+            key = part.worker, part.step, part.micro_batch, origin
+            if part.phase == FORWARD:
+                forward[key] = part
+            else:
+                backward.setdefault(key, part)
+    pairs = ((source, backward[key]) for key, source in forward.items() if key in backward)
+    yield from {(id(source), id(target)): (source, target) for source, target in pairs}.values()
 
 
 def _origins(timing: Timing) -> dict[str, Any]:

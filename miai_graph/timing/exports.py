@@ -120,6 +120,7 @@ def timed_networkx(timing: Timing) -> networkx.MultiDiGraph:
             bytes=sum(record.bytes for record in members),
             memory_bytes=sum(record.memory_bytes for record in members),
             workers=len({record.worker for record in members}),
+            kernel=next((record.kernel for record in members if record.kernel), ""),
         )
     return result
 

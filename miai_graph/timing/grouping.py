@@ -70,6 +70,14 @@ def records_of_workers(timing: Timing) -> list[TimingRecord]:
     return [record for record in timing.records if record.worker not in asking]
 
 
+def records_of_slices(records: Iterable[TimingRecord]) -> dict[tuple[str, str, int], list[TimingRecord]]:
+    """What slices are of, by their node, phase and worker: of a kernel that computes several nodes, all of them."""
+    computed: dict[tuple[str, str, int], list[TimingRecord]] = defaultdict(list)
+    for record in records:
+        computed[record.kernel or record.node, record.phase, record.worker].append(record)
+    return computed
+
+
 def calling_processes(timing: Timing) -> set[int]:
     """The number of the process that only gives stages their work, and waits for them; empty where there is none."""
     staged = {record.worker for record in timing.records if record.stage is not None}

@@ -58,7 +58,8 @@ class TimingRecord:
 class Slice:
     """What a worker did for a while, in one step.
 
-    node, phase : as in `TimingRecord`
+    node, phase : as in `TimingRecord`; of a kernel that computes several nodes, the one that all their records name as
+        their `kernel`
     worker, stage : which; the stage of a pipeline, None where there is none
     micro_batch : its number; None for what is done once
     start_seconds : since the first step that was traced began, by the clock of the process that asks

@@ -239,7 +239,8 @@ class Timing:
         """Write the traced steps in the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
 
         There is a process for each host and a thread for each worker, and arrows from forward to backward passes and
-        from what is sent to who receives it.
+        from what is sent to who receives it. A slice of a kernel that computes several nodes bears the name of one of
+        them, and lists all as ``computes``.
 
         Raises
         ------
@@ -251,7 +252,8 @@ class Timing:
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph as `Graph.to_networkx` gives it, with the times as attributes of its nodes.
 
-        These are seconds, share (of all nodes of the graph), calls, flops, bytes, memory_bytes and workers (how many).
+        These are seconds, share (of all nodes of the graph), calls, flops, bytes, memory_bytes, workers (how many)
+        and kernel (as in `TimingRecord`).
 
         Raises
         ------

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
-from miai_graph.timing import Slice, Timing
+from miai_graph.timing import Slice, Timing, TimingRecord
+from miai_graph.timing.grouping import records_of_slices
 from miai_graph.timing.records import IDLE
 from miai_graph.views import style
 from miai_graph.views.palette import palette
@@ -97,12 +98,25 @@ class Lanes:
 
 
 def _layers_of_nodes(timing: Timing, named: Callable[[str], str]) -> dict[str, str]:
-    """What to call the layer of each node, by all the names that slices may call the node."""
+    """What to call the layer of each node, by all the names that slices may call the node.
+
+    Of a kernel that computes nodes of several layers, it is the one with the greatest part.
+    """
     result: dict[str, str] = {}
     for record, drawn in zip(timing.records, drawn_records(timing.records), strict=True):
         if record.layer:
             result[drawn.node] = result[record.node] = named(record.layer)
+    for (node, _, _), records in records_of_slices(timing.records).items():
+        if len(records) > 1:
+            result[node] = _greatest_layer(records, named)
     return result
+
+
+def _greatest_layer(records: Iterable[TimingRecord], named: Callable[[str], str]) -> str:
+    seconds: dict[str, float] = defaultdict(float)
+    for record in records:
+        seconds[named(record.layer) if record.layer else NO_LAYER] += record.seconds
+    return max(seconds, key=lambda layer: seconds[layer])
 
 
 def _outer_layer(layer: str) -> str:

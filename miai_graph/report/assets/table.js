@@ -14,7 +14,7 @@ const COLUMNS = [
   { key: "difference", title: "Difference", width: 88, text: (value) => `${value > 0 ? "+" : ""}${duration(value)}`, hint: "of the time of a step, to the other run, by the worker that takes longest in each" },
   { key: "gflops", title: "GFLOP/s", width: 72, text: speed, hint: "arithmetic that was reached" },
   { key: "rate", title: "GB/s", width: 64, text: speed, hint: "memory traffic that was reached" },
-  { key: "peak", title: "Of peak", width: 70, text: percent, hint: "of what the machine could do at best, by its arithmetic or its memory" },
+  { key: "peak", title: "Of peak", width: 70, text: percent, hint: "of what the machine could do at best, by its arithmetic or its memory; more than all of it where values come from caches" },
   { key: "bytes", title: "Bytes", width: 76, text: size, hint: "memory traffic of a step" },
   { key: "memory", title: "Memory", width: 76, text: size, hint: "of the values" },
   { key: "calls", title: "Calls", width: 66, text: (value) => value.toLocaleString("en"), hint: "of all steps and workers" },

@@ -52,7 +52,8 @@ class Timeline {
     const numbers = new Map();
     const layers = new Map(this.store.layersByTime().map((layer, place) => [layer, place]));
     this.fills = [];
-    this.paintOf = Int32Array.from(this.store.nodes, ({ phase, outer }) => {
+    this.paintOf = Int32Array.from(this.store.nodes, ({ phase }, number) => {
+      const outer = this.store.sliceLayers[number];
       const isCompute = phase !== COMMUNICATION && !ASIDE.has(phase);
       const key = paint === "layer" && isCompute ? `layer ${outer}` : phase;
       if (!numbers.has(key)) {
@@ -143,7 +144,7 @@ class Timeline {
 
   mark(lane, place) {
     this.current = { lane: this.lanes.indexOf(lane), place };
-    this.store.selectNode(this.node[lane.rows[place]], lane.rows[place]);
+    this.store.selectSlice(lane.rows[place]);
     this.reveal(lane, place);
   }
 
@@ -181,9 +182,13 @@ class Timeline {
     const node = this.store.nodes[slices.node[row]];
     const worker = workers.find(({ index }) => index === slices.worker[row]);
     const micro = slices.micro_batch[row];
+    const computed = this.store.kernels.nodesOf(slices.node[row], slices.worker[row]);
+    const layers = this.store.distinct(computed, "layer");
+    const ops = this.store.distinct(computed, "op").filter((op) => op !== node.name);
     return [
       this.store.titles[slices.node[row]],
-      `${node.phase}${node.op === node.name ? "" : ` · ${node.op}`}${node.layer ? ` · ${node.layer}` : ""}`,
+      computed.length > 1 && `one kernel computes ${this.store.listed(computed)}`,
+      [node.phase, ops.join(", "), layers.join(", ")].filter(Boolean).join(" · "),
       `${duration(slices.seconds[row])} on worker ${slices.worker[row]}${worker.host ? ` (${worker.host})` : ""}`,
       `step ${slices.step[row]}${micro === null ? "" : `, micro-batch ${micro}`}`,
       slices.link[row] && `linked with ${this.links.get(slices.link[row]).length - 1} other`,
@@ -205,7 +210,6 @@ class Timeline {
     context.rect(GUTTER, 0, port.width - GUTTER, port.height);
     context.clip();
     this.drawAxis(context, port);
-    this.lit = this.litNodes();
     this.lanes.forEach((lane, place) => this.drawLane(context, port, lane, AXIS + place * (LANE + LANE_GAP)));
     this.drawLinks(context, port);
     context.restore();
@@ -278,7 +282,7 @@ class Timeline {
 
   drawLane(context, port, lane, top) {
     const [from, to] = [(GUTTER - port.x) / port.scale, (port.width - port.x) / port.scale];
-    const { lit } = this;
+    const lit = this.litSlices(lane.worker);
     const pixel = { x: -1, isLit: false, isUsed: false };
     for (let place = this.firstAfter(lane, from); place < lane.rows.length && lane.start[place] <= to; place++) {
       const node = this.node[lane.rows[place]];
@@ -294,20 +298,20 @@ class Timeline {
         this.cover[this.paintOf[node]] += Math.max(width, 1e-9);
       } else {
         this.drawPixel(context, pixel, top, lit);
-        this.drawSlice(context, node, left, width, top, lit ? isLit : null);
+        this.drawSlice(context, node, lane.worker, left, width, top, lit ? isLit : null);
       }
     }
     this.drawPixel(context, pixel, top, lit);
     this.drawCurrent(context, port, lane, top);
   }
 
-  // Which nodes stand out, if any do: those marked, else those found.
-  litNodes() {
-    const { selection, matches, nodes } = this.store;
+  // The slices of which nodes stand out on a worker, if any do: of those marked, else of those found.
+  litSlices(worker) {
+    const { selection, matches, nodes, kernels } = this.store;
     const chosen = selection?.nodes.size ? selection.nodes : matches;
     if (!chosen) return null;
     const lit = new Uint8Array(nodes.length);
-    for (const number of chosen) lit[number] = 1;
+    for (const number of chosen) lit[kernels.leader(number, worker)] = 1;
     return lit;
   }
 
@@ -325,7 +329,7 @@ class Timeline {
     pixel.isUsed = pixel.isLit = false;
   }
 
-  drawSlice(context, node, left, width, top, isLit) {
+  drawSlice(context, node, worker, left, width, top, isLit) {
     const { colours } = this;
     const { fill, isWait, isCommunication } = this.fills[this.paintOf[node]];
     const start = Math.max(left, GUTTER - 2);
@@ -345,12 +349,19 @@ class Timeline {
     if (seen > 26 && fill !== "transparent") {
       context.fillStyle = inkOn(fill);
       context.font = `10.5px ${colours.font}`;
-      const { op, phase } = this.store.nodes[node];
-      const label = [this.store.titles[node], op, phase].find((text) => context.measureText(text).width < seen - 8);
+      const label = this.labels(node, worker).find((text) => context.measureText(text).width < seen - 8);
       if (label) context.fillText(label, start + 4, top + lower / 2 + LANE / 2 + 4);
     }
     context.globalAlpha = 1;
     if (isLit) this.underline(context, start, Math.max(seen, 2), top);
+  }
+
+  // What a slice may be called, the longest first.
+  labels(node, worker) {
+    const { op, phase } = this.store.nodes[node];
+    const others = this.store.kernels.nodesOf(node, worker).length - 1;
+    const more = others ? ` + ${others}` : "";
+    return [this.store.titles[node] + more, op + more, phase];
   }
 
   underline(context, x, width, top) {
