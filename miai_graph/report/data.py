@@ -238,8 +238,9 @@ def _workers(timing: Timing) -> list[dict[str, Any]]:
 
 def _record_columns(records: Sequence[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
     numbers = [numbering.of_record(record) for record in records]
+    figures = ("calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes")
     return _columns(
-        ("node", "kernel", "worker", "calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes"),
+        ("node", "kernel", "worker", *figures),
         (
             (
                 number,

@@ -106,15 +106,14 @@ def _slice_event(part: Slice, place: _Place, records: Sequence[TimingRecord]) ->
     start, end = _nanoseconds(part)
     arguments: dict[str, Any] = {"phase": part.phase, "step": part.step}
     if records:
-        for name, values in (("layer", [record.layer for record in records]), ("op", [record.op for record in records])):
-            arguments[name] = ", ".join(dict.fromkeys(values))
+        for name in ("layer", "op"):
+            arguments[name] = ", ".join(dict.fromkeys(getattr(record, name) for record in records))
         if records[0].calls:
             arguments["mean_us"] = round(sum(record.seconds for record in records) / records[0].calls * 1e6, 3)
     if len(records) > 1:
         arguments["computes"] = [record.node for record in records]
-    for name, value in (("stage", part.stage), ("micro_batch", part.micro_batch), ("link", part.link)):
-        if value is not None:
-            arguments[name] = value
+    known = {"stage": part.stage, "micro_batch": part.micro_batch, "link": part.link}
+    arguments |= {name: value for name, value in known.items() if value is not None}
     if part.uncertainty_seconds:
         arguments["clock_uncertainty_us"] = round(part.uncertainty_seconds * 1e6, 3)
     return {

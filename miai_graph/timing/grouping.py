@@ -16,7 +16,6 @@ from miai_graph.timing.records import (
     LOOP,
     OVERHEAD,
     VALIDATION,
-    TimedWorker,
     TimingRecord,
     merge_group,
 )
@@ -178,36 +177,3 @@ def _place(records: Iterable[TimingRecord], built: Mapping[int, int]) -> tuple[b
     forward = [built[id(record)] for record in records if record.phase == FORWARD]
     beside = all(record.phase in BESIDE_NODES for record in records)
     return beside, not forward, max(forward) if forward else min(built[id(record)] for record in records)
-
-
-def least_seconds(record: TimingRecord, workers: Mapping[int, TimedWorker]) -> float | None:
-    """The time that the record's work takes at the measured peaks of its worker: the roofline.
-
-    None where the peaks are not known.
-    """
-    worker = workers.get(record.worker)
-    if worker is None or not worker.flops_per_second or not worker.bytes_per_second:
-        return None
-    return max(record.flops / worker.flops_per_second, record.bytes / worker.bytes_per_second)
-
-
-def working(records: Sequence[TimingRecord]) -> Sequence[TimingRecord]:
-    """Those that compute; all where none does, such as those that send."""
-    return [record for record in records if record.phase not in NOT_COMPUTING] or records
-
-
-def roofline_share(records: Iterable[TimingRecord], workers: Mapping[int, TimedWorker]) -> float | None:
-    """How much of what the workers could do at best they did while they computed, from 0 to 1; None: not known.
-
-    Above 1 where values come from caches, which are faster than the memory that was measured.
-    """
-    seconds = least = 0.0
-    for record in records:
-        if record.phase in NOT_COMPUTING:
-            continue
-        bound = least_seconds(record, workers)
-        if bound is None:
-            return None
-        least += bound
-        seconds += record.seconds
-    return least / seconds if least and seconds else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
-from miai_graph.timing import Slice, Timing, TimingRecord
+from miai_graph.timing import Slice, Timing
 from miai_graph.timing.grouping import records_of_slices
 from miai_graph.timing.records import IDLE
 from miai_graph.views import style
@@ -53,9 +53,9 @@ class Lanes:
     """
 
     def __init__(self, timing: Timing, steps: Sequence[TracedStep]) -> None:
-        self._layers = _layers_of_nodes(timing, _outer_layer)
+        self._layers, self._mixed = _layers_of_nodes(timing, _outer_layer)
         if len(set(self._layers.values())) > len(palette().layer_fills):
-            self._layers = _layers_of_nodes(timing, _kind_of_layer)
+            self._layers, self._mixed = _layers_of_nodes(timing, _kind_of_layer)
         self.looks = self._chosen_looks(steps)
         self.workers = _from_first_stage(timing, {worker for step in steps for worker in step.slices})
         self.is_high = len(self.workers) <= _MOST_LANES_OF_FULL_HEIGHT
@@ -73,6 +73,12 @@ class Lanes:
         """The entry of the legend that a slice belongs to."""
         name = self._name(piece)
         return name if name in self.looks or piece.phase not in COMPUTING else OTHER_LAYERS
+
+    def notes(self, steps: Sequence[TracedStep]) -> list[str]:
+        """What is to be known of the colours."""
+        is_mixed = any(piece.node in self._mixed for step in steps for piece in step.all_slices())
+        note = "What is computed at once of several layers has the colour of the one with the largest part."
+        return [note] if is_mixed else []
 
     def _name(self, piece: Slice) -> str:
         return self._layers.get(piece.node, NO_LAYER) if piece.phase in COMPUTING else piece.phase
@@ -97,26 +103,24 @@ class Lanes:
         return looks | {phase: phase_look(phase) for phase in shown}
 
 
-def _layers_of_nodes(timing: Timing, named: Callable[[str], str]) -> dict[str, str]:
+def _layers_of_nodes(timing: Timing, named: Callable[[str], str]) -> tuple[dict[str, str], set[str]]:
     """What to call the layer of each node, by all the names that slices may call the node.
 
-    Of a kernel that computes nodes of several layers, it is the one with the greatest part.
+    Of a kernel that computes nodes of several layers it is the one with the largest part; these kernels come second.
     """
     result: dict[str, str] = {}
     for record, drawn in zip(timing.records, drawn_records(timing.records), strict=True):
         if record.layer:
             result[drawn.node] = result[record.node] = named(record.layer)
+    mixed = set()
     for (node, _, _), records in records_of_slices(timing.records).items():
-        if len(records) > 1:
-            result[node] = _greatest_layer(records, named)
-    return result
-
-
-def _greatest_layer(records: Iterable[TimingRecord], named: Callable[[str], str]) -> str:
-    seconds: dict[str, float] = defaultdict(float)
-    for record in records:
-        seconds[named(record.layer) if record.layer else NO_LAYER] += record.seconds
-    return max(seconds, key=lambda layer: seconds[layer])
+        seconds: dict[str, float] = defaultdict(float)
+        for record in records:
+            seconds[named(record.layer) if record.layer else NO_LAYER] += record.seconds
+        if len(seconds) > 1:
+            result[node] = max(seconds, key=lambda layer: seconds[layer])
+            mixed.add(node)
+    return result, mixed
 
 
 def _outer_layer(layer: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from miai_graph.errors import ArgumentError
-from miai_graph.timing import TimedWorker, Timing
-from miai_graph.timing.grouping import GroupBy, split_into_groups
+from miai_graph.timing import TimedWorker, Timing, TimingRecord
+from miai_graph.timing.grouping import NOT_COMPUTING, GroupBy, records_of_workers, split_into_groups
+from miai_graph.timing.rates import Rates
 from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette
 from miai_graph.views.shares import format_share
@@ -93,17 +95,32 @@ def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
 
 def _points(timing: Timing, by: GroupBy) -> list[_Point]:
     """What computes, the longest first."""
-    worked = [record for record in timing.records if record.flops and record.bytes and record.seconds]
-    if not worked:
-        raise ArgumentError("expected a timing of nodes that compute, for a roofline; found none with operations")
-    total = sum(record.seconds for record in worked)
+    rates = Rates(timing)
+    computing = [record for record in records_of_workers(timing) if record.phase not in NOT_COMPUTING]
+    total = sum(record.seconds for record in computing)
     points = []
-    for (name, _), members in split_into_groups(worked, by).items():
-        flops, moved, seconds = (
-            sum(getattr(record, field) for record in members) for field in ("flops", "bytes", "seconds")
-        )
-        points.append(_Point(style.shortened(name, _LONGEST_NAME), flops / moved, flops / seconds, seconds / total))
+    for name, members in _groups(computing, by):
+        speed, moved = rates.flops_per_second(members), rates.bytes_per_second(members)
+        if speed and moved:
+            share = sum(record.seconds for record in members) / total
+            points.append(_Point(style.shortened(name, _LONGEST_NAME), speed / moved, speed, share))
+    if not points:
+        raise ArgumentError("expected a timing of nodes that compute, for a roofline; found none with operations")
     return sorted(points, key=lambda point: -point.share)
+
+
+def _groups(records: Sequence[TimingRecord], by: GroupBy) -> Iterator[tuple[str, Sequence[TimingRecord]]]:
+    """What points are of. Nodes that one kernel computes are one."""
+    if by != "node":
+        for (name, _), members in split_into_groups(records, by).items():
+            yield name, members
+        return
+    kernels: dict[str, list[TimingRecord]] = defaultdict(list)
+    for record in records:
+        kernels[record.kernel or record.node].append(record)
+    for name, members in kernels.items():
+        others = len({record.node for record in members}) - 1
+        yield f"{name} + {others}" if others else name, members
 
 
 def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:

@@ -39,6 +39,21 @@ class Kernels {
   }
 }
 
+// The memory traffic of each record. What one kernel computes was equally fast: its traffic is shared out as its time is.
+function sharedTraffic({ worker, kernel, seconds, bytes }) {
+  const sums = new Map();
+  const sumOf = (row) => entry(sums, `${worker[row]} ${kernel[row]}`, () => ({ seconds: 0, bytes: 0 }));
+  kernel.forEach((leader, row) => {
+    if (leader === null) return;
+    sumOf(row).seconds += seconds[row];
+    sumOf(row).bytes += bytes[row];
+  });
+  return bytes.map((own, row) => {
+    if (kernel[row] === null || !sumOf(row).seconds) return own;
+    return (sumOf(row).bytes * seconds[row]) / sumOf(row).seconds;
+  });
+}
+
 // The value of a key, made if there is none.
 function entry(map, key, make) {
   if (!map.has(key)) map.set(key, make());

@@ -42,6 +42,7 @@ class Store extends EventTarget {
       if (node.box !== null) this.nodesOfBox[node.box].push(number);
     });
     this.kernels = new Kernels(data.records);
+    this.traffic = sharedTraffic(data.records);
     this.sums = this.summed(data.records, this.steps);
     const other = data.compared;
     this.otherSums = other && this.summed(other.records, Math.max(other.run.steps, 1));
