@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_a_kernel_is_one_point_below_the_roof() -> None:
     figure = plot_timing(kernel_timing(), kind="roofline", by="node")
     points = sorted(tuple(place) for marks in figure.axes[0].collections for place in marks.get_offsets().tolist())
     assert points == [pytest.approx((1.0, 10.0)), pytest.approx((8.0, 20.0))]
-    assert any(text.get_text().startswith("norm/add + 2 ") for text in figure.axes[0].texts)
+    assert any(text.get_text().startswith("norm/add (+2) ") for text in figure.axes[0].texts)
     by_layer = plot_timing(kernel_timing(), kind="roofline")
     layers_at = {tuple(place) for marks in by_layer.axes[0].collections for place in marks.get_offsets().tolist()}
     # Of dense 10 GFLOP in 0.7 s, and a quarter of what the kernel moves; of norm the rest of the kernel.
@@ -106,6 +107,10 @@ def test_a_slice_of_several_layers_has_the_colour_of_the_largest_part() -> None:
     lanes = Lanes(timing, steps)
     assert [lanes.kind(item) for item in timing.slices] == ["dense", "norm", "dense"]
     assert len(lanes.notes(steps)) == 1
+    bare = [replace(item, layer="") for item in timing.records]
+    lanes = Lanes(Timing(bare, STEPS, slices=timing.slices), steps)
+    assert [lanes.kind(item) for item in timing.slices] == ["matmul", "several ops at once", "relu_gradient"]
+    assert lanes.notes(steps) == []
     alone = Timing(timing.records[:1], STEPS, slices=timing.slices[:1])
     steps = traced_steps(alone.slices, None, 4)
     assert Lanes(alone, steps).notes(steps) == []

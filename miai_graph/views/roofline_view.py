@@ -120,7 +120,7 @@ def _groups(records: Sequence[TimingRecord], by: GroupBy) -> Iterator[tuple[str,
         kernels[record.kernel or record.node].append(record)
     for name, members in kernels.items():
         others = len({record.node for record in members}) - 1
-        yield f"{name} + {others}" if others else name, members
+        yield f"{name} (+{others})" if others else name, members
 
 
 def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:

@@ -64,6 +64,7 @@ function nextMatch(backwards) {
 
 fillSelect("mode", availableModes(), (mode) => store.setMode(mode));
 fillSelect("by", ["layer", "op", "node", "worker"].map((by) => [by, by]), (by) => table.setBy(by));
+byId("by").value = table.by;
 fillSelect("paint", [["phase", "phase"], ["layer", "layer"]], (paint) => timeline.setPaint(paint));
 
 byId("step").addEventListener("change", ({ target }) => timeline.showStep(target.value === "" ? null : Number(target.value)));

@@ -24,7 +24,7 @@ class Table {
   constructor(root, store) {
     this.root = root;
     this.store = store;
-    this.by = "layer";
+    this.by = store.nodes.some(({ layer }) => layer) ? "layer" : "node";
     this.sort = { key: "share", isFalling: true };
     this.showsAll = false;
     this.head = element("div", { class: "row head", role: "row" });

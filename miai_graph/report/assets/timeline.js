@@ -347,7 +347,8 @@ class Timeline {
       context.strokeRect(start + 0.5, top + 0.5, inner - 1, LANE - 1);
     }
     if (seen > 26 && fill !== "transparent") {
-      context.fillStyle = inkOn(fill);
+      context.globalAlpha = 1;
+      context.fillStyle = isLit === false ? colours.faint : inkOn(fill);
       context.font = `10.5px ${colours.font}`;
       const label = this.labels(node, worker).find((text) => context.measureText(text).width < seen - 8);
       if (label) context.fillText(label, start + 4, top + lower / 2 + LANE / 2 + 4);
@@ -360,8 +361,8 @@ class Timeline {
   labels(node, worker) {
     const { op, phase } = this.store.nodes[node];
     const others = this.store.kernels.nodesOf(node, worker).length - 1;
-    const more = others ? ` + ${others}` : "";
-    return [this.store.titles[node] + more, op + more, phase];
+    const more = others ? ` (+${others})` : "";
+    return [this.store.titles[node] + more, ...(phase === WAIT ? [] : [op + more]), phase];
   }
 
   underline(context, x, width, top) {
