@@ -27,6 +27,8 @@ _MOST_NAMED = 12
 _LABEL_SIZE = 7.5
 _ALIKE = 1.15
 _ROOF_BOXES = 120
+_NARROW = 100
+"""Where the greatest number is less than so many times the smallest, more than powers of ten are marked."""
 _NO_PEAKS = "the machine's peaks were not measured: there is no roof to compare with"
 
 
@@ -59,8 +61,6 @@ class _Roof:
 
 def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
     """The figure: a point a layer, op or node, the larger the more time it took; speeds are those of one worker."""
-    from matplotlib.ticker import FuncFormatter
-
     points = _points(timing, by)
     roofs = _roofs(timing.workers)
     figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
@@ -68,10 +68,7 @@ def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
     style.axes_style(
         axes, "How fast, and how fast it could be", "arithmetic operations a byte moved", "GFLOP/s of one worker"
     )
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    _set_limits(axes, points, roofs)
+    _set_scales(axes, points, roofs)
     for place, roof in enumerate(roofs):
         _draw_roof(axes, roof, place)
     if not roofs:
@@ -138,11 +135,20 @@ def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:
     return known[:1] if alike else [*known[:1], *known[1:][-1:]]
 
 
-def _set_limits(axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+def _set_scales(axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(xscale="log", yscale="log")
     across = [point.intensity for point in points] + [roof.ridge for roof in roofs]
     low, high = min(across) / 3, max(across) * 5
     up = [point.speed for point in points] + [roof.flops for roof in roofs]
     axes.set(xlim=(low, high), ylim=(min(up) / 3 / 1e9, max(up) * 3 / 1e9))
+    for axis in (axes.xaxis, axes.yaxis):
+        least, most = axis.get_view_interval()
+        if most / least < _NARROW:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_roof(axes: Axes, roof: _Roof, place: int) -> None:
