@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from miai_graph.timing.grouping import NOT_COMPUTING, GroupBy, records_of_worker
 from miai_graph.timing.rates import Rates
 from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette
+from miai_graph.views.point_labels import Box, LabelPlaces
 from miai_graph.views.shares import format_share
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ _MOST_NAMED = 12
 _LABEL_SIZE = 7.5
 _ALIKE = 1.15
 _ROOF_BOXES = 120
+_NOTABLE = 0.05
+"""The share of the time from which on a point's name may stand at the end of a line."""
 _NARROW = 100
 """Where the greatest number is less than so many times the smallest, more than powers of ten are marked."""
 _NO_PEAKS = "the machine's peaks were not measured: there is no roof to compare with"
@@ -193,54 +197,42 @@ def _area(point: _Point) -> float:
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
-    """Names beside the points that took longest, where they cover neither points nor other names."""
+    """Names of the points that took longest, where they cover neither points nor other names."""
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
     ends = axes.transData.transform([(point.intensity, point.speed / 1e9) for point in points]) * scale
-    places = [(float(x), float(y)) for x, y in ends]
-    radii = [(_area(point) / 3.14) ** 0.5 + 1 for point in points]
-    taken = [(x - radius, x + radius, y - radius, y + radius) for (x, y), radius in zip(places, radii, strict=True)]
-    taken += _roof_boxes(axes, roofs, scale)
-    inside = [edge * scale for edge in axes.get_window_extent().extents]
+    left, bottom, right, top = (edge * scale for edge in axes.get_window_extent().extents)
+    places = LabelPlaces(
+        [(float(x), float(y)) for x, y in ends],
+        [(_area(point) / math.pi) ** 0.5 + 1 for point in points],
+        _roof_boxes(axes, roofs, scale),
+        (left, right, bottom, top),
+    )
     named = 0
     for number, point in enumerate(points):
         text = f"{point.name} {format_share(point.share)}"
         size = style.text_width(text, _LABEL_SIZE), _LABEL_SIZE * 1.15
-        box = _free_box(places[number], radii[number], size, [*taken[:number], *taken[number + 1 :]], inside)
-        if box is None:
+        place = places.take(number, *size, may_be_away=point.share >= _NOTABLE)
+        if place is None:
             continue
-        taken.append(box)
-        shift = box[0] - places[number][0], (box[2] + box[3]) / 2 - places[number][1]
-        style.text_beside(axes, (point.intensity, point.speed / 1e9), shift, text, _LABEL_SIZE, va="center", zorder=4)
+        at = point.intensity, point.speed / 1e9
+        if place.line_end is not None:
+            _draw_line(axes, at, place.line_end)
+        style.text_beside(axes, at, (place.left, place.middle), text, _LABEL_SIZE, va="center", zorder=4)
         named += 1
         if named == _MOST_NAMED:
             return
 
 
-def _roof_boxes(axes: Axes, roofs: Sequence[_Roof], scale: float) -> list[_Box]:
+def _draw_line(axes: Axes, point: tuple[float, float], end: tuple[float, float]) -> None:
+    """From a point to what is so many points of print away."""
+    look = {"arrowstyle": "-", "color": palette().line, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0}
+    axes.annotate("", point, xytext=end, textcoords="offset points", arrowprops=look, zorder=2)
+
+
+def _roof_boxes(axes: Axes, roofs: Sequence[_Roof], scale: float) -> list[Box]:
     """Small boxes along the roofs, so that no name is written over them."""
     across = np.geomspace(*axes.get_xlim(), _ROOF_BOXES)
     lines = [[(place, roof.height(float(place)) / 1e9) for place in across] for roof in roofs]
     drawn = [axes.transData.transform(line) * scale for line in lines]
     return [(x - 2, x + 2, y - 2, y + 2) for line in drawn for x, y in line]
-
-
-_Box = tuple[float, float, float, float]
-"""Left, right, bottom, top, in points."""
-
-
-def _free_box(
-    place: Sequence[float], radius: float, size: tuple[float, float], taken: Sequence[_Box], inside: Sequence[float]
-) -> _Box | None:
-    """Where a text may stand beside a point; None: nowhere."""
-    (x, y), (width, height) = place, size
-    for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-        left = x + across * (radius + 2) - (1 - across) / 2 * width
-        bottom = y + up * radius - (1 - up) / 2 * height
-        box = (left, left + width, bottom, bottom + height)
-        is_inside = inside[0] <= box[0] and box[1] <= inside[2] and inside[1] <= box[2] and box[3] <= inside[3]
-        if is_inside and not any(
-            box[0] < other[1] and other[0] < box[1] and box[2] < other[3] and other[2] < box[3] for other in taken
-        ):
-            return box
-    return None
