@@ -30,7 +30,12 @@ def fused(timing: Timing, *kernels: tuple[str, ...]) -> Timing:
     """The timing if each of these groups of nodes were computed by one kernel, in the time that its last node took."""
     leaders = {node: kernel[-1] for kernel in kernels for node in kernel}
     records = [replace(record, kernel=leaders.get(record.node, "")) for record in timing.records]
-    slices = [piece for piece in timing.slices if leaders.get(piece.node, piece.node) == piece.node]
+    nodes = {kernel[-1]: kernel for kernel in kernels}
+    slices = [
+        replace(piece, nodes=nodes.get(piece.node, ()))
+        for piece in timing.slices
+        if leaders.get(piece.node, piece.node) == piece.node
+    ]
     return Timing(records, timing.steps, slices=slices, workers=timing.workers, graph=timing.graph)
 
 
@@ -163,8 +168,8 @@ def test_of_many_nodes_the_first_are_named_until_more_are_asked_for(opened: Open
 def test_a_slice_of_several_layers_has_the_colour_of_the_largest_part(opened: Opened) -> None:
     opened.page.locator("#paint").select_option("layer")
     fills = opened.ask(
-        "const { store, timeline } = report; timeline.fills.forEach((fill, n) => (fill.number = n));"
-        "return Object.fromEntries(store.nodes.map(({ name }, n) => [name, timeline.paintOf[n]]))"
+        "const { store, timeline } = report, { node } = store.data.slices;"
+        "return Object.fromEntries(node.map((n, row) => [store.nodes[n].name, timeline.paintOf[row]]))"
     )
     sums = opened.ask(
         "const sums = {}, { store } = report;"
@@ -182,3 +187,25 @@ def test_nodes_of_one_kernel_are_equally_fast(opened: Opened) -> None:
     own = [rows[name] for name in ACROSS]
     whole = sum(row["bytes"] for row in own) / sum(row["seconds"] for row in own) / 1e9
     assert [row["rate"] for row in own] == pytest.approx([whole] * 3)
+
+
+@pytest.mark.browser
+def test_steps_may_compute_other_nodes_together(browser: Any, tmp_path: Path) -> None:
+    graph = made_graph(4)
+    timing = fused(made_timing(graph, workers=1), ACROSS)
+    fewer = [replace(piece, nodes=ACROSS[1:]) if piece.nodes and piece.step else piece for piece in timing.slices]
+    other = Timing(timing.records, timing.steps, slices=fewer, workers=timing.workers, graph=graph)
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    opened = Opened(context, mg.report(graph, other, tmp_path / "report.html").as_uri())
+    lit = (
+        "const lit = report.timeline.litSlices(); const { step } = report.store.data.slices;"
+        "return step.filter((_, row) => lit(row))"
+    )
+    for name, steps in ((ACROSS[0], [0]), (ACROSS[1], [0, 49]), (ACROSS[2], [0, 49])):
+        opened.ask(SELECT, name)
+        assert opened.ask(lit) == steps
+    opened.ask("report.store.selectSlice(report.store.data.slices.kernel.findLastIndex((k) => k !== null)); return 0")
+    opened.page.locator("#by").select_option("node")
+    assert sorted(opened.ask(MARKED)) == sorted(ACROSS[1:])
+    assert opened.complaints == []
+    context.close()

@@ -23,7 +23,9 @@ links      arrows between boxes of one parent: from, to, and points, the corners
            only shown for a box that is marked, such as those from forward to backward
 records    columns: node, kernel, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all
            calls together, as in `TimingRecord`; kernel is the number of a node, or null
-slices     columns: node, worker, step, micro_batch, start_seconds, seconds, link, as in `Slice`; in order of start
+kernels    lists of numbers of nodes that are computed together
+slices     columns: node, kernel, worker, step, micro_batch, start_seconds, seconds, link, as in `Slice`; in order of
+           start; kernel is its place in ``kernels``, or null
 compared   null, or of the other run: run, records (as above), and verdict, lines on how the two differ
 curves     null, or what a training has reached so far: x, the epochs done, and a list for each loss and metric, and for
            "seconds a step"
@@ -47,7 +49,7 @@ from miai_graph.node import Node
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.report.drawing import GraphDrawing, draw
 from miai_graph.timing import Slice, TimedWorker, Timing, TimingRecord
-from miai_graph.timing.grouping import calling_processes, records_of_workers
+from miai_graph.timing.grouping import calling_processes, records_by_kernel, records_of_workers
 from miai_graph.timing.table import left_out
 from miai_graph.views.folding import outer_scope
 
@@ -119,6 +121,10 @@ class _Numbering:
     def of_slice(self, piece: Slice) -> int:
         return self._number(piece.node, piece.phase, piece.node, "")
 
+    def of_computed(self, piece: Slice) -> tuple[int, ...]:
+        """Of all nodes that were computed in a slice."""
+        return tuple(self._number(name, piece.phase, name, "") for name in piece.computed)
+
     def _number(self, name: str, phase: str, op: str, layer: str) -> int:
         key = name, phase
         if key not in self._numbers:
@@ -138,7 +144,11 @@ def report_data(
     """The data of a page, as the module's text describes it."""
     numbering = _Numbering(graph)
     records = _record_columns(records_of_workers(timing), numbering)
-    slices = _slice_columns(timing.slices, numbering)
+    kernels: dict[tuple[int, ...], int] = {}
+    slices = _slice_columns(timing.slices, numbering, kernels)
+    for together in records_by_kernel(records_of_workers(timing)).values():
+        if len(together) > 1:
+            kernels.setdefault(tuple(map(numbering.of_record, together)), len(kernels))
     compared = None
     if compare is not None:
         compared = {
@@ -159,6 +169,7 @@ def report_data(
         "boxes": drawing.boxes,
         "links": drawing.links,
         "records": records,
+        "kernels": list(kernels),
         "slices": slices,
         "compared": compared,
         "curves": curves,
@@ -259,12 +270,16 @@ def _record_columns(records: Sequence[TimingRecord], numbering: _Numbering) -> d
     )
 
 
-def _slice_columns(slices: Iterable[Slice], numbering: _Numbering) -> dict[str, list[Any]]:
+def _slice_columns(
+    slices: Iterable[Slice], numbering: _Numbering, kernels: dict[tuple[int, ...], int]
+) -> dict[str, list[Any]]:
+    """The slices; what is computed together gets a number in `kernels`."""
     return _columns(
-        ("node", "worker", "step", "micro_batch", "start_seconds", "seconds", "link"),
+        ("node", "kernel", "worker", "step", "micro_batch", "start_seconds", "seconds", "link"),
         (
             (
                 numbering.of_slice(piece),
+                kernels.setdefault(numbering.of_computed(piece), len(kernels)) if piece.nodes else None,
                 piece.worker,
                 piece.step,
                 piece.micro_batch,

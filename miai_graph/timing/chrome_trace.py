@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.context import BACKWARD, FORWARD
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.clocks import sent_pairs
-from miai_graph.timing.grouping import records_of_slices
 from miai_graph.timing.records import Slice, TimingRecord
 
 if TYPE_CHECKING:
@@ -36,12 +35,12 @@ def chrome_trace(timing: Timing) -> dict[str, Any]:
     slices = sorted(timing.slices, key=lambda part: part.start_seconds)
     lanes = _lanes(slices)
     places = _places(timing, slices, lanes)
-    computed = records_of_slices(timing.records)
+    records = {(record.node, record.phase, record.worker): record for record in timing.records}
     events = list(_names(timing, places))
-    events += [
-        _slice_event(part, places[part.worker, lane], computed.get((part.node, part.phase, part.worker), ()))
-        for part, lane in zip(slices, lanes, strict=True)
-    ]
+    for part, lane in zip(slices, lanes, strict=True):
+        found = [records.get((name, part.phase, part.worker)) for name in part.computed]
+        known = [record for record in found if record is not None]
+        events.append(_slice_event(part, places[part.worker, lane], known))
     place_of = {id(part): places[part.worker, lane] for part, lane in zip(slices, lanes, strict=True)}
     pairs = [("sent", *pair) for pair in sent_pairs(slices)]
     pairs += [("gradient", *pair) for pair in _differentiated(timing, slices)]
@@ -102,7 +101,7 @@ def _metadata(name: str, process: int, thread: int, arguments: dict[str, Any]) -
 
 
 def _slice_event(part: Slice, place: _Place, records: Sequence[TimingRecord]) -> Event:
-    """The event of a slice, with what is known of the nodes that were computed in it."""
+    """The event of a slice, with the records of the nodes that were computed in it."""
     start, end = _nanoseconds(part)
     arguments: dict[str, Any] = {"phase": part.phase, "step": part.step}
     if records:
@@ -110,8 +109,8 @@ def _slice_event(part: Slice, place: _Place, records: Sequence[TimingRecord]) ->
             arguments[name] = ", ".join(dict.fromkeys(getattr(record, name) for record in records))
         if records[0].calls:
             arguments["mean_us"] = round(sum(record.seconds for record in records) / records[0].calls * 1e6, 3)
-    if len(records) > 1:
-        arguments["computes"] = [record.node for record in records]
+    if part.nodes:
+        arguments["computes"] = list(part.nodes)
     known = {"stage": part.stage, "micro_batch": part.micro_batch, "link": part.link}
     arguments |= {name: value for name, value in known.items() if value is not None}
     if part.uncertainty_seconds:
@@ -134,14 +133,12 @@ def _differentiated(timing: Timing, slices: Sequence[Slice]) -> Iterator[tuple[S
     Those are gradients of the same nodes, or of the same layers where the graph is not known.
     """
     origin_of = _origins(timing)
-    computed = records_of_slices(timing.records)
     forward: dict[Any, Slice] = {}
     backward: dict[Any, Slice] = {}
     for part in slices:
         if part.phase not in (FORWARD, BACKWARD):
             continue
-        nodes = [record.node for record in computed.get((part.node, part.phase, part.worker), ())] or [part.node]
-        for origin in dict.fromkeys(origin_of[node] for node in nodes if node in origin_of):
+        for origin in dict.fromkeys(origin_of[name] for name in part.computed if name in origin_of):
             key = part.worker, part.step, part.micro_batch, origin
             if part.phase == FORWARD:
                 forward[key] = part

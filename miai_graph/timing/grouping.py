@@ -69,8 +69,8 @@ def records_of_workers(timing: Timing) -> list[TimingRecord]:
     return [record for record in timing.records if record.worker not in asking]
 
 
-def records_of_slices(records: Iterable[TimingRecord]) -> dict[tuple[str, str, int], list[TimingRecord]]:
-    """What slices are of, by their node, phase and worker: of a kernel that computes several nodes, all of them."""
+def records_by_kernel(records: Iterable[TimingRecord]) -> dict[tuple[str, str, int], list[TimingRecord]]:
+    """What is computed together, by the node that stands for it, phase and worker; mostly a single node."""
     computed: dict[tuple[str, str, int], list[TimingRecord]] = defaultdict(list)
     for record in records:
         computed[record.kernel or record.node, record.phase, record.worker].append(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miai_graph.timing.grouping import NOT_COMPUTING, records_of_slices
+from miai_graph.timing.grouping import NOT_COMPUTING, records_by_kernel
 from miai_graph.timing.records import TimingRecord
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Rates:
     def __init__(self, timing: Timing) -> None:
         self._workers = {worker.index: worker for worker in timing.workers}
         self._bytes: dict[tuple[str, str, int], float] = {}
-        for members in records_of_slices(timing.records).values():
+        for members in records_by_kernel(timing.records).values():
             seconds = sum(record.seconds for record in members)
             moved = sum(record.bytes for record in members)
             if len(members) > 1 and seconds:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.timing import Slice, Timing, TimingRecord
-from miai_graph.timing.grouping import records_of_slices
 from miai_graph.timing.records import IDLE
 from miai_graph.views import style
 from miai_graph.views.palette import palette
@@ -53,13 +52,14 @@ class Lanes:
     """
 
     def __init__(self, timing: Timing, steps: Sequence[TracedStep]) -> None:
-        has_layers = any(record.layer for record in timing.records)
-        self._what = "layers" if has_layers else "ops"
-        self._names, self._mixed = _names_of_nodes(timing, _outer_layer if has_layers else _op)
-        if has_layers and len(set(self._names.values())) > len(palette().layer_fills):
-            self._names, self._mixed = _names_of_nodes(timing, _kind_of_layer)
-        if not has_layers:
-            self._names |= dict.fromkeys(self._mixed, SEVERAL_OPS)
+        self._has_layers = any(record.layer for record in timing.records)
+        self._names = _names_of_nodes(timing, _outer_layer if self._has_layers else _op)
+        if self._has_layers and len(set(self._names.values())) > len(palette().layer_fills):
+            self._names = _names_of_nodes(timing, _kind_of_layer)
+        self._seconds: dict[str, float] = defaultdict(float)
+        for record in timing.records:
+            self._seconds[record.node] += record.seconds
+        self._shared: dict[tuple[str, ...], dict[str, float]] = {}
         self.looks = self._chosen_looks(steps)
         self.workers = _from_first_stage(timing, {worker for step in steps for worker in step.slices})
         self.is_high = len(self.workers) <= _MOST_LANES_OF_FULL_HEIGHT
@@ -80,16 +80,31 @@ class Lanes:
 
     def notes(self, steps: Sequence[TracedStep]) -> list[str]:
         """What is to be known of the colours."""
-        is_mixed = any(piece.node in self._mixed for step in steps for piece in step.all_slices())
+        pieces = (piece for step in steps for piece in step.all_slices())
+        is_mixed = self._has_layers and any(len(self._parts(piece)) > 1 for piece in pieces)
         note = "What is computed at once of several layers has the colour of the one with the largest part."
-        return [note] if is_mixed and self._what == "layers" else []
+        return [note] if is_mixed else []
+
+    def _parts(self, piece: Slice) -> dict[str, float]:
+        """The layers, or ops, of all that was computed, and the time that they take."""
+        parts = self._shared.get(piece.computed)
+        if parts is None:
+            parts = self._shared[piece.computed] = defaultdict(float)
+            for name in piece.computed:
+                parts[self._names.get(name, NO_LAYER)] += self._seconds[name]
+        return parts
 
     @property
     def _others(self) -> str:
-        return f"other {self._what}"
+        return "other layers" if self._has_layers else "other ops"
 
     def _name(self, piece: Slice) -> str:
-        return self._names.get(piece.node, NO_LAYER) if piece.phase in COMPUTING else piece.phase
+        if piece.phase not in COMPUTING:
+            return piece.phase
+        parts = self._parts(piece)
+        if len(parts) > 1 and not self._has_layers:
+            return SEVERAL_OPS
+        return max(parts, key=lambda name: parts[name])
 
     def _chosen_looks(self, steps: Sequence[TracedStep]) -> dict[str, dict[str, Any]]:
         """The layers, or ops, that took longest have colours of their own."""
@@ -111,24 +126,13 @@ class Lanes:
         return looks | {phase: phase_look(phase) for phase in shown}
 
 
-def _names_of_nodes(timing: Timing, named: Callable[[TimingRecord], str]) -> tuple[dict[str, str], set[str]]:
-    """What each node counts for, by all the names that slices may call the node.
-
-    For a kernel that counts for several it is the one with the largest part; these kernels come second.
-    """
+def _names_of_nodes(timing: Timing, named: Callable[[TimingRecord], str]) -> dict[str, str]:
+    """What each node counts for, by all the names that slices may call the node."""
     result: dict[str, str] = {}
     for record, drawn in zip(timing.records, drawn_records(timing.records), strict=True):
         if name := named(record):
             result[drawn.node] = result[record.node] = name
-    mixed = set()
-    for (node, _, _), records in records_of_slices(timing.records).items():
-        seconds: dict[str, float] = defaultdict(float)
-        for record in records:
-            seconds[named(record) or NO_LAYER] += record.seconds
-        if len(seconds) > 1:
-            result[node] = max(seconds, key=lambda name: seconds[name])
-            mixed.add(node)
-    return result, mixed
+    return result
 
 
 def _outer_layer(record: TimingRecord) -> str:

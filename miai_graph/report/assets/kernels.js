@@ -1,41 +1,22 @@
-// Which nodes are computed together. A kernel that computes several of them has one slice a call, under the number of the
-// node that stands for it.
+// Which nodes are computed together: lists of their numbers, which slices refer to.
 
 class Kernels {
-  constructor({ node, worker, kernel }) {
-    this.leaders = new Map();
-    this.members = new Map();
-    for (let row = 0; row < node.length; row++) {
-      if (kernel[row] === null) continue;
-      entry(this.leaders, worker[row], () => new Map()).set(node[row], kernel[row]);
-      const kernels = entry(this.members, worker[row], () => new Map());
-      entry(kernels, kernel[row], () => []).push(node[row]);
-    }
+  constructor(kernels) {
+    this.all = kernels;
+    this.withNode = new Map();
+    kernels.forEach((numbers, kernel) => numbers.forEach((number) => entry(this.withNode, number, () => []).push(kernel)));
   }
 
-  // The number that slices of a node have on a worker.
-  leader(node, worker) {
-    return this.leaders.get(worker)?.get(node) ?? node;
+  // The numbers of those that compute a node together with others.
+  of(node) {
+    return this.withNode.get(node) ?? [];
   }
 
-  // The nodes that slices of this number are of on a worker.
-  nodesOf(leader, worker) {
-    return this.members.get(worker)?.get(leader) ?? [leader];
-  }
-
-  // What is computed together with a node, on any worker.
+  // What is computed together with a node, at some time or on some worker.
   beside(node) {
-    const found = new Set();
-    for (const [worker, leaders] of this.leaders) {
-      if (leaders.has(node)) for (const other of this.nodesOf(leaders.get(node), worker)) found.add(other);
-    }
+    const found = new Set(this.of(node).flatMap((kernel) => this.all[kernel]));
     found.delete(node);
     return [...found];
-  }
-
-  // Numbers that stand for several nodes, with all of these.
-  *shared() {
-    for (const kernels of this.members.values()) yield* kernels;
   }
 }
 

@@ -41,13 +41,13 @@ class Store extends EventTarget {
       node.outer = node.layer.split("/", 1)[0];
       if (node.box !== null) this.nodesOfBox[node.box].push(number);
     });
-    this.kernels = new Kernels(data.records);
+    this.kernels = new Kernels(data.kernels);
     this.traffic = sharedTraffic(data.records);
     this.sums = this.summed(data.records, this.steps);
     const other = data.compared;
     this.otherSums = other && this.summed(other.records, Math.max(other.run.steps, 1));
     this.values = {};
-    this.sliceLayers = this.layersOfSlices();
+    this.kernelLayers = data.kernels.map((numbers) => this.largestLayer(numbers));
     this.titles = this.nodes.map((node) => (node.phase === WAIT && node.name !== WAIT ? `wait for ${node.name}` : node.name));
     this.texts = this.nodes.map((node) => `${node.name} ${node.op} ${node.layer} ${node.phase}`.toLowerCase());
   }
@@ -134,18 +134,20 @@ class Store extends EventTarget {
     });
   }
 
-  // The outermost layer that slices of each number are of: of several, the one with the greatest part.
-  layersOfSlices() {
-    const layers = this.nodes.map(({ outer }) => outer);
-    for (const [leader, members] of this.kernels.shared()) {
-      const parts = new Map();
-      for (const number of members) {
-        const { outer } = this.nodes[number];
-        parts.set(outer, (parts.get(outer) ?? 0) + this.sums.seconds[number]);
-      }
-      layers[leader] = [...parts].reduce((most, part) => (part[1] > most[1] ? part : most))[0];
+  // The outermost layer of which there is most among some nodes.
+  largestLayer(numbers) {
+    const parts = new Map();
+    for (const number of numbers) {
+      const { outer } = this.nodes[number];
+      parts.set(outer, (parts.get(outer) ?? 0) + this.sums.seconds[number]);
     }
-    return layers;
+    return [...parts].reduce((most, part) => (part[1] > most[1] ? part : most))[0];
+  }
+
+  // The nodes that were computed in a slice.
+  computedIn(row) {
+    const { node, kernel } = this.data.slices;
+    return kernel[row] === null ? [node[row]] : this.data.kernels[kernel[row]];
   }
 
   // The outermost layers, those that compute longest first.
@@ -216,10 +218,9 @@ class Store extends EventTarget {
 
   // A slice: all nodes that its kernel computes.
   selectSlice(row) {
-    const { node, worker } = this.data.slices;
-    const numbers = this.kernels.nodesOf(node[row], worker[row]);
-    const key = numbers.length > 1 ? `kernel ${node[row]}` : `node ${node[row]}`;
-    this.selectTogether(key, node[row], numbers, row);
+    const { node, kernel } = this.data.slices;
+    const key = kernel[row] === null ? `node ${node[row]}` : `kernel ${kernel[row]}`;
+    this.selectTogether(key, node[row], this.computedIn(row), row);
   }
 
   selectTogether(key, leader, numbers, slice) {
