@@ -10,7 +10,7 @@ function showSummary(store, colours) {
     `${store.workers.size} worker${store.workers.size === 1 ? "" : "s"}`,
   ];
   byId("figures").textContent = texts.filter(Boolean).join(" · ");
-  const others = (compared?.verdict ?? []).map((line) => `Two runs, this one first: ${line}`);
+  const others = (compared?.verdict ?? []).map((line) => `Two runs, this one first: ${line}.`);
   const lines = [...run.verdict, ...others];
   byId("verdict").replaceChildren(
     ...lines.map((line) => element("li", {}, line)),
