@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,13 +22,12 @@ from miai_graph.executor import Executor, executor, executor_names
 from miai_graph.model import Sequential
 from miai_graph.op import Array
 from miai_graph.report import report
-from miai_graph.terminal import PlainFile, print_text
+from miai_graph.terminal import print_rich, print_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BATCH_SIZE = 32
-_WIDE = 220
 
 
 def make_digits_cnn() -> Sequential:
@@ -250,7 +248,8 @@ def _compare(
             if not leave_out:
                 raise
             missing.append(f"{spec.text}: left out: {error}")
-    _print_table(_comparison(results))
+    table = _comparison(results)
+    print_rich(lambda console: console.print(table))
     for line in (*missing, *(f"{result.name}: {note}" for result in results for note in result.notes)):
         print_text(line)
     print_text(
@@ -300,15 +299,3 @@ def _comparison(results: Sequence[_Measured]) -> Table:
 
 def _format_difference(largest: float) -> str:
     return f"{largest:.1e}" if largest else "0"
-
-
-def _print_table(table: Table) -> None:
-    """In colours on a terminal; in characters that the output knows."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        Console(file=cast("IO[str]", PlainFile(sys.stdout))).print(table)
-        return
-    text = io.StringIO()
-    Console(file=text, width=_WIDE).print(table)
-    print_text("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))

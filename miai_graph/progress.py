@@ -7,12 +7,12 @@ import sys
 import textwrap
 import time
 from numbers import Real
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from miai_graph.callbacks import Callback, Logs
 from miai_graph.context import WAIT
 from miai_graph.errors import ArgumentError
-from miai_graph.terminal import PlainFile, print_text
+from miai_graph.terminal import print_text, terminal_console
 from miai_graph.timing.account import COMPUTING, Account
 from miai_graph.timing.words import percent
 
@@ -154,10 +154,9 @@ class ProgressBar(Callback):
             self._open()
 
     def _open(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(file=cast("IO[str]", PlainFile(sys.stdout)))
+        console = terminal_console()
         self._bar = Progress(
             TextColumn("{task.description}"),
             # Not so wide that there is no room for the figures, which tell more.

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDE = 220
+"""The most characters in a line of a table that goes to a file."""
 
 _PLAIN = {
     **dict.fromkeys(map(ord, "─━╸╺–"), "-"),
@@ -36,7 +44,7 @@ def print_text(text: str, file: TextIO | None = None) -> None:
 
 
 class PlainFile:
-    """A file, to which texts are written in plainer characters where its encoding lacks some. For rich's consoles."""
+    """A file, to which texts are written in plainer characters where its encoding lacks some."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -46,6 +54,28 @@ class PlainFile:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def terminal_console(file: TextIO | None = None) -> Console:
+    """Rich's console for a terminal, by default that of standard output, which is given no characters it lacks."""
+    from rich.console import Console
+
+    return Console(file=cast("IO[str]", PlainFile(file or sys.stdout)))
+
+
+def print_rich(print_to: Callable[[Console], None]) -> None:
+    """Print what is told to a console of rich.
+
+    On a terminal it is in colours and as wide as that; elsewhere without colours, and as wide as it is.
+    """
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        print_to(terminal_console())
+        return
+    text = io.StringIO()
+    print_to(Console(file=text, width=_WIDE))
+    print_text("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))
 
 
 def _encoding(file: TextIO) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from mmap import PAGESIZE, mmap
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_terminal import on_terminal, plain
 
 from miai_graph.bench import jax_models, torch_models
 from miai_graph.bench.chart import plot_growth, plot_results
@@ -241,6 +243,18 @@ def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path) -> None:
     for text in ("limit of a workload", "GB/s", "megabytes", "first 20 steps from the same weights agree"):
         assert text in finished.stdout
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_terminal_that_knows_ascii_only() -> None:
+    command = ["-c", "from miai_graph.commands import main; main()", "bench", "digits_mlp", "--batch", "4"]
+    quick = ["--executors", f"{SERIAL},serial", "--rounds", "1", "--seconds", "0.02"]
+    variables = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    text = plain(on_terminal(*command, *quick, columns=150, variables=variables))
+    assert text.isascii()
+    assert "?" not in text
+    assert not re.search(r"\\[xuU]\w", text)
+    assert re.search(r"\d\.\d\dx", text)
+    assert "0/1" in text
 
 
 @pytest.mark.parametrize(

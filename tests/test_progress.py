@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import select
-import struct
-import sys
-import termios
 import textwrap
-import time
 from typing import Any
 
 import numpy as np
 import pytest
+from real_terminal import on_terminal as run_on_terminal
+from real_terminal import plain
 
 from miai_graph import layers
 from miai_graph.errors import ArgumentError
@@ -23,7 +17,6 @@ from miai_graph.model import Sequential
 from miai_graph.progress import ProgressBar, format_figures, resolve_verbose
 
 X = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
-DEADLINE_SECONDS = 60.0
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 SCRIPT = textwrap.dedent(
@@ -58,40 +51,9 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def on_terminal(*arguments: str, columns: int = 80, interrupt_after: str | None = None, encoding: str = "utf-8") -> str:
-    """What the script writes to a terminal of that encoding; Ctrl-C is pressed once it wrote some text."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding}
-        # Readline may have set it, behind the back of Python.
-        environment.pop("COLUMNS", None)
-        os.execve(sys.executable, [sys.executable, "-c", SCRIPT, *arguments], environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    written, deadline = b"", time.monotonic() + DEADLINE_SECONDS
-    try:
-        while time.monotonic() < deadline:
-            if not select.select([terminal], [], [], 1.0)[0]:
-                continue
-            try:
-                part = os.read(terminal, 65536)
-            except OSError:  # Linux says so when the other side is closed
-                break
-            if not part:
-                break
-            written += part
-            if interrupt_after is not None and interrupt_after in plain(written.decode(errors="ignore")):
-                os.write(terminal, b"\x03")
-                interrupt_after = None
-    finally:
-        os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, written.decode()
-    return written.decode()
-
-
-def plain(text: str) -> str:
-    """The text without what colours it and moves the cursor."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+def on_terminal(*arguments: str, encoding: str = "utf-8", **options: Any) -> str:
+    """What the script writes to a terminal of that encoding."""
+    return run_on_terminal("-c", SCRIPT, *arguments, variables={"PYTHONIOENCODING": encoding}, **options)
 
 
 class TestOnATerminal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miai_graph.bench.results import Results, SideResult
@@ -21,23 +20,8 @@ _TICKS = (1.0, 3.0)
 _GROWTH_WIDTH, _GROWTH_HEIGHT = 330.0, 290.0
 
 
-def plot_results(results: Results, path: Path | None = None) -> Figure:
-    """Draw the sides' speed-ups, with axes of its own for each workload.
-
-    Parameters
-    ----------
-    path : a file to write, .png, .svg or .pdf; None: none
-
-    Returns
-    -------
-    A matplotlib figure, which does not belong to pyplot.
-
-    Raises
-    ------
-    ArgumentError, SavingError
-        if the path's suffix is of another kind, or the file cannot be written.
-    """
-    target = style.check_path(path)
+def plot_results(results: Results) -> Figure:
+    """Draw the sides' speed-ups, with axes of its own for each workload; on a figure that is not pyplot's."""
     names = list(dict.fromkeys(row.workload for row in results.rows))
     columns = min(len(names), _MOST_IN_A_ROW)
     figure = style.new_figure(columns * _WIDTH, math.ceil(len(names) / columns) * _HEIGHT, constrained=True)
@@ -45,28 +29,17 @@ def plot_results(results: Results, path: Path | None = None) -> Figure:
         axes = figure.add_subplot(math.ceil(len(names) / columns), columns, number + 1)
         _draw(axes, results, name)
     _add_legend(figure, 2 * columns)
-    return style.save(figure, target)
+    return figure
 
 
-def plot_growth(results: Results, sizes: Sequence[int], label: str, path: Path | None = None) -> Figure:
+def plot_growth(results: Results, sizes: Sequence[int], label: str) -> Figure:
     """Draw how long a step takes, and all before the second one, at sizes that grow.
 
     Parameters
     ----------
     sizes : of the rows
     label : what grows
-    path : a file to write, .png, .svg or .pdf; None: none
-
-    Returns
-    -------
-    A matplotlib figure, which does not belong to pyplot.
-
-    Raises
-    ------
-    ArgumentError, SavingError
-        if the path's suffix is of another kind, or the file cannot be written.
     """
-    target = style.check_path(path)
     figure = style.new_figure(2 * _GROWTH_WIDTH, _GROWTH_HEIGHT, constrained=True)
     curves: dict[str, Callable[[SideResult], float | None]] = {
         "a step": lambda side: side.median,
@@ -81,7 +54,7 @@ def plot_growth(results: Results, sizes: Sequence[int], label: str, path: Path |
         _use_logarithms(axes)
         style.axes_style(axes, title=title, x_label=label, y_label="milliseconds")
     _add_legend(figure, len(results.sides))
-    return style.save(figure, target)
+    return figure
 
 
 def _use_logarithms(axes: Axes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -30,14 +29,11 @@ from miai_graph.bench.timing_cost import format_costs, measure_timing_cost
 from miai_graph.bench.workloads import WORKLOADS, workload
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import executor_names
-from miai_graph.terminal import print_text
-from miai_graph.views.style import check_path
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from miai_graph.terminal import print_rich, print_text, terminal_console
+from miai_graph.timing.exports import write_text
+from miai_graph.views.style import check_path, save
 
 LINK_BITS_PER_SECOND = 1e9
-_WIDE = 220
 _POINTS = 5
 
 
@@ -138,11 +134,10 @@ def bench(
         for name, batch in pairs:
             tell = begin(f"{name}, batch {batch}")
             results.rows.append(measure_row(name, batch, specs, rounds, seconds, peer_python, tell))
-    _show(partial(print_results, results))
-    if json_path is not None:
-        results.save(json_path)
+    print_rich(partial(print_results, results))
+    _write(results.to_json, json_path)
     if chart is not None:
-        plot_results(results, chart)
+        save(plot_results(results), chart)
 
 
 def _specs(executors: str, peers: str) -> list[SideSpec]:
@@ -181,11 +176,10 @@ def _bench_growth(
     results = Results(describe_machine(), found, [spec.text for spec in specs])
     with _progress(len(sizes)) as begin:
         measure_growth(GROWTHS[grow], sizes, specs, results, peer_python, begin)
-    _show(partial(print_results, results))
-    if json_path is not None:
-        results.save(json_path)
+    print_rich(partial(print_results, results))
+    _write(results.to_json, json_path)
     if chart is not None:
-        plot_growth(results, sizes, GROWTHS[grow].title, chart)
+        save(plot_growth(results, sizes, GROWTHS[grow].title), chart)
 
 
 def _bench_timing(pairs: Sequence[tuple[str, int]], seconds: float, json_path: Path | None) -> None:
@@ -196,9 +190,7 @@ def _bench_timing(pairs: Sequence[tuple[str, int]], seconds: float, json_path: P
             begin(f"{name}, batch {batch}")
             costs.append(measure_timing_cost(name, batch, seconds))
     print_text(format_costs(costs))
-    if json_path is not None:
-        found = {"machine": describe_machine(), "costs": [cost.data for cost in costs]}
-        json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    _write(lambda: {"machine": describe_machine(), "costs": [cost.data for cost in costs]}, json_path)
 
 
 def _bench_hosts(
@@ -220,9 +212,14 @@ def _bench_hosts(
         measured = measurements(names, batches)
         with _progress(len(measured)) as begin:
             measure_hosts(measured, sides, results, begin)
-    _show(partial(print_hosts_results, results))
-    if json_path is not None:
-        results.save(json_path)
+    print_rich(partial(print_hosts_results, results))
+    _write(results.to_json, json_path)
+
+
+def _write(found: Callable[[], Mapping[str, Any]], path: Path | None) -> None:
+    """As JSON, if there is a path; SavingError if the file cannot be written."""
+    if path is not None:
+        write_text(path, json.dumps(found(), indent=1) + "\n")
 
 
 def _sizes(text: str, what: str = "batch sizes") -> list[int]:
@@ -238,11 +235,10 @@ def _sizes(text: str, what: str = "batch sizes") -> list[int]:
 @contextmanager
 def _progress(rows: int) -> Iterator[Callable[[str], Tell]]:
     """Within the block, call what is given with the title of each row; it gives what tells of the row's parts."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = [BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")]
-    console = Console(stderr=True)
+    console = terminal_console(sys.stderr)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=rows)
         numbers = itertools.count()
@@ -252,15 +248,3 @@ def _progress(rows: int) -> Iterator[Callable[[str], Tell]]:
             return lambda part: progress.update(task, description=f"{title}, {part}")
 
         yield begin
-
-
-def _show(print_to: Callable[[Console], None]) -> None:
-    """Print, as wide as the table is if this is no terminal, and in characters that the output knows."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        print_to(Console())
-        return
-    text = io.StringIO()
-    print_to(Console(file=text, width=_WIDE))
-    print_text("\n".join(line.rstrip() for line in text.getvalue().splitlines()))

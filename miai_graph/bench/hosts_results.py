@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-from miai_graph.errors import SavingError
 
 LOSS_TOLERANCE = 1e-5
 """By how much the first losses may differ, as a share, for two sides to have done the same work: training changes even
@@ -195,10 +191,3 @@ class HostsResults:
             "pipelines": pipelines,
             "scalings": scalings,
         }
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON; SavingError if the file cannot be written."""
-        try:
-            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SavingError(f"expected to write results to {path}; found: {error}") from error

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from miai_graph.bench.limits import Peaks, Work
-from miai_graph.errors import SavingError
 
 CHECKED_STEPS = 20
 """Of how many steps the losses are compared."""
@@ -155,13 +152,6 @@ class Results:
             "rows": rows,
             "geometric_mean_ratios": means,
         }
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON; SavingError if the file cannot be written."""
-        try:
-            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SavingError(f"expected to write results to {path}; found: {error}") from error
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:

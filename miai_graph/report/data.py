@@ -21,9 +21,11 @@ boxes      scope (its layer; "first … last" of several that look alike), phase
            times: of how many blocks that look alike it consists, 1 for all other boxes
 links      arrows between boxes of one parent: from, to, and points, the corners of the line; none for links that are
            only shown for a box that is marked, such as those from forward to backward
-records    columns: node, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all calls
-           together, as in `TimingRecord`
-slices     columns: node, worker, step, micro_batch, start_seconds, seconds, link, as in `Slice`; in order of start
+records    columns: node, kernel, worker, calls, seconds, min_seconds, max_seconds, flops, bytes, memory_bytes, for all
+           calls together, as in `TimingRecord`; kernel is the number of a node, or null
+kernels    lists of numbers of nodes that are computed together
+slices     columns: node, kernel, worker, step, micro_batch, start_seconds, seconds, link, as in `Slice`; in order of
+           start; kernel is its place in ``kernels``, or null
 compared   null, or of the other run: run, records (as above), and verdict, lines on how the two differ
 curves     null, or what a training has reached so far: x, the epochs done, and a list for each loss and metric, and for
            "seconds a step"
@@ -47,7 +49,7 @@ from miai_graph.node import Node
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.report.drawing import GraphDrawing, draw
 from miai_graph.timing import Slice, TimedWorker, Timing, TimingRecord
-from miai_graph.timing.grouping import calling_processes, records_of_workers
+from miai_graph.timing.grouping import calling_processes, records_by_kernel, records_of_workers
 from miai_graph.timing.table import left_out
 from miai_graph.views.folding import outer_scope
 
@@ -112,8 +114,16 @@ class _Numbering:
     def of_record(self, record: TimingRecord) -> int:
         return self._number(record.node, record.phase, record.op, record.layer)
 
+    def of_kernel(self, record: TimingRecord) -> int | None:
+        """Of the node that stands for the record's kernel, if that computes several nodes which all have a number."""
+        return self._numbers.get((record.kernel, record.phase)) if record.kernel else None
+
     def of_slice(self, piece: Slice) -> int:
         return self._number(piece.node, piece.phase, piece.node, "")
+
+    def of_computed(self, piece: Slice) -> tuple[int, ...]:
+        """Of all nodes that were computed in a slice."""
+        return tuple(self._number(name, piece.phase, name, "") for name in piece.computed)
 
     def _number(self, name: str, phase: str, op: str, layer: str) -> int:
         key = name, phase
@@ -134,7 +144,11 @@ def report_data(
     """The data of a page, as the module's text describes it."""
     numbering = _Numbering(graph)
     records = _record_columns(records_of_workers(timing), numbering)
-    slices = _slice_columns(timing.slices, numbering)
+    kernels: dict[tuple[int, ...], int] = {}
+    slices = _slice_columns(timing.slices, numbering, kernels)
+    for together in records_by_kernel(records_of_workers(timing)).values():
+        if len(together) > 1:
+            kernels.setdefault(tuple(map(numbering.of_record, together)), len(kernels))
     compared = None
     if compare is not None:
         compared = {
@@ -155,6 +169,7 @@ def report_data(
         "boxes": drawing.boxes,
         "links": drawing.links,
         "records": records,
+        "kernels": list(kernels),
         "slices": slices,
         "compared": compared,
         "curves": curves,
@@ -232,12 +247,15 @@ def _workers(timing: Timing) -> list[dict[str, Any]]:
     return [{**asdict(worker), "parts": dict(parts[worker.index])} for worker in ordered]
 
 
-def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
+def _record_columns(records: Sequence[TimingRecord], numbering: _Numbering) -> dict[str, list[Any]]:
+    numbers = [numbering.of_record(record) for record in records]
+    figures = ("calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes")
     return _columns(
-        ("node", "worker", "calls", "seconds", "min_seconds", "max_seconds", "flops", "bytes", "memory_bytes"),
+        ("node", "kernel", "worker", *figures),
         (
             (
-                numbering.of_record(record),
+                number,
+                numbering.of_kernel(record),
                 record.worker,
                 record.calls,
                 round(record.seconds, 9),
@@ -247,17 +265,21 @@ def _record_columns(records: Iterable[TimingRecord], numbering: _Numbering) -> d
                 record.bytes,
                 record.memory_bytes,
             )
-            for record in records
+            for number, record in zip(numbers, records, strict=True)
         ),
     )
 
 
-def _slice_columns(slices: Iterable[Slice], numbering: _Numbering) -> dict[str, list[Any]]:
+def _slice_columns(
+    slices: Iterable[Slice], numbering: _Numbering, kernels: dict[tuple[int, ...], int]
+) -> dict[str, list[Any]]:
+    """The slices; what is computed together gets a number in `kernels`."""
     return _columns(
-        ("node", "worker", "step", "micro_batch", "start_seconds", "seconds", "link"),
+        ("node", "kernel", "worker", "step", "micro_batch", "start_seconds", "seconds", "link"),
         (
             (
                 numbering.of_slice(piece),
+                kernels.setdefault(numbering.of_computed(piece), len(kernels)) if piece.nodes else None,
                 piece.worker,
                 piece.step,
                 piece.micro_batch,

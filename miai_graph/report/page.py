@@ -21,6 +21,7 @@ from miai_graph.views.palette import DARK, LIGHT, Palette
 _ASSETS = files("miai_graph.report") / "assets"
 _STYLES = ("report.css",)
 _SCRIPTS = (
+    "kernels.js",
     "store.js",
     "colours.js",
     "viewport.js",

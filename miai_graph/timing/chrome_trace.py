@@ -37,10 +37,10 @@ def chrome_trace(timing: Timing) -> dict[str, Any]:
     places = _places(timing, slices, lanes)
     records = {(record.node, record.phase, record.worker): record for record in timing.records}
     events = list(_names(timing, places))
-    events += [
-        _slice_event(part, places[part.worker, lane], records.get((part.node, part.phase, part.worker)))
-        for part, lane in zip(slices, lanes, strict=True)
-    ]
+    for part, lane in zip(slices, lanes, strict=True):
+        found = [records.get((name, part.phase, part.worker)) for name in part.computed]
+        known = [record for record in found if record is not None]
+        events.append(_slice_event(part, places[part.worker, lane], known))
     place_of = {id(part): places[part.worker, lane] for part, lane in zip(slices, lanes, strict=True)}
     pairs = [("sent", *pair) for pair in sent_pairs(slices)]
     pairs += [("gradient", *pair) for pair in _differentiated(timing, slices)]
@@ -100,16 +100,19 @@ def _metadata(name: str, process: int, thread: int, arguments: dict[str, Any]) -
     return {"ph": "M", "name": name, "pid": process, "tid": thread, "args": arguments}
 
 
-def _slice_event(part: Slice, place: _Place, record: TimingRecord | None) -> Event:
+def _slice_event(part: Slice, place: _Place, records: Sequence[TimingRecord]) -> Event:
+    """The event of a slice, with the records of the nodes that were computed in it."""
     start, end = _nanoseconds(part)
     arguments: dict[str, Any] = {"phase": part.phase, "step": part.step}
-    if record is not None:
-        arguments |= {"layer": record.layer, "op": record.op}
-        if record.calls:
-            arguments["mean_us"] = round(record.seconds / record.calls * 1e6, 3)
-    for name, value in (("stage", part.stage), ("micro_batch", part.micro_batch), ("link", part.link)):
-        if value is not None:
-            arguments[name] = value
+    if records:
+        for name in ("layer", "op"):
+            arguments[name] = ", ".join(dict.fromkeys(getattr(record, name) for record in records))
+        if records[0].calls:
+            arguments["mean_us"] = round(sum(record.seconds for record in records) / records[0].calls * 1e6, 3)
+    if part.nodes:
+        arguments["computes"] = list(part.nodes)
+    known = {"stage": part.stage, "micro_batch": part.micro_batch, "link": part.link}
+    arguments |= {name: value for name, value in known.items() if value is not None}
     if part.uncertainty_seconds:
         arguments["clock_uncertainty_us"] = round(part.uncertainty_seconds * 1e6, 3)
     return {
@@ -125,25 +128,24 @@ def _slice_event(part: Slice, place: _Place, record: TimingRecord | None) -> Eve
 
 
 def _differentiated(timing: Timing, slices: Sequence[Slice]) -> Iterator[tuple[Slice, Slice]]:
-    """Forward slices, with the first slice of the same worker and micro-batch that is of their gradient.
+    """Forward slices, with the first slices of the same worker and micro-batch that are of their gradients.
 
-    That is the gradient of the same node, or of the same layer where the graph is not known.
+    Those are gradients of the same nodes, or of the same layers where the graph is not known.
     """
     origin_of = _origins(timing)
     forward: dict[Any, Slice] = {}
     backward: dict[Any, Slice] = {}
     for part in slices:
-        origin = origin_of.get(part.node)
-        if origin is None or part.phase not in (FORWARD, BACKWARD):
+        if part.phase not in (FORWARD, BACKWARD):
             continue
-        key = part.worker, part.step, part.micro_batch, origin
-        if part.phase == FORWARD:
-            forward[key] = part
-        else:
-            backward.setdefault(key, part)
-    for key, source in forward.items():
-        if key in backward:
-            yield source, backward[key]
+        for origin in dict.fromkeys(origin_of[name] for name in part.computed if name in origin_of):
+            key = part.worker, part.step, part.micro_batch, origin
+            if part.phase == FORWARD:
+                forward[key] = part
+            else:
+                backward.setdefault(key, part)
+    pairs = ((source, backward[key]) for key, source in forward.items() if key in backward)
+    yield from {(id(source), id(target)): (source, target) for source, target in pairs}.values()
 
 
 def _origins(timing: Timing) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def timing_arguments(data: Any) -> dict[str, Any]:
             "peak_bytes": data["peak_bytes"],
             "typical_step": data.get("typical_step"),
             "notes": data["notes"],
-            "slices": [Slice(**_named(slices["fields"], row)) for row in slices["rows"]],
+            "slices": [_slice(_named(slices["fields"], row)) for row in slices["rows"]],
             "wall_seconds": data["wall_seconds"],
             "workers": [TimedWorker(**worker) for worker in data["workers"]],
         }
@@ -66,6 +66,10 @@ def timing_arguments(data: Any) -> dict[str, Any]:
         raise SavingError(
             f"expected what Timing.to_json gives; found data that lacks or adds parts: {error}"
         ) from error
+
+
+def _slice(values: dict[str, Any]) -> Slice:
+    return Slice(**{**values, "nodes": tuple(values.get("nodes", ()))})
 
 
 def _named(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from miai_graph.errors import ArgumentError, MissingDependencyError, SavingError
 from miai_graph.graph import Graph
 from miai_graph.timing.grouping import calling_processes
+from miai_graph.timing.rates import Rates
 from miai_graph.timing.records import TimingRecord
 from miai_graph.timing.words import duration, percent
 
@@ -32,11 +33,12 @@ _LIGHT, _DARK = (255, 255, 255), (240, 140, 60)
 def _rows(timing: Timing) -> Iterator[list[Any]]:
     """For each record its fields, and what is derived of them."""
     asking = calling_processes(timing)
+    speeds = Rates(timing)
     total = sum(record.seconds for record in timing.records if record.worker not in asking)
     for record in timing.records:
-        seconds = record.seconds
-        share = None if record.worker in asking else seconds / total if total else 0.0
-        rates = [amount / seconds / 1e9 if seconds else 0.0 for amount in (record.flops, record.bytes)]
+        share = None if record.worker in asking else record.seconds / total if total else 0.0
+        found = speeds.flops_per_second([record]), speeds.bytes_per_second([record])
+        rates = [(rate or 0.0) / 1e9 for rate in found]
         yield [*(getattr(record, name) for name in _COLUMNS), share, *rates]
 
 
@@ -120,6 +122,7 @@ def timed_networkx(timing: Timing) -> networkx.MultiDiGraph:
             bytes=sum(record.bytes for record in members),
             memory_bytes=sum(record.memory_bytes for record in members),
             workers=len({record.worker for record in members}),
+            kernel=next((record.kernel for record in members if record.kernel), ""),
         )
     return result
 

@@ -16,7 +16,6 @@ from miai_graph.timing.records import (
     LOOP,
     OVERHEAD,
     VALIDATION,
-    TimedWorker,
     TimingRecord,
     merge_group,
 )
@@ -68,6 +67,14 @@ def records_of_workers(timing: Timing) -> list[TimingRecord]:
     """All records but those of a calling process that is no worker."""
     asking = calling_processes(timing)
     return [record for record in timing.records if record.worker not in asking]
+
+
+def records_by_kernel(records: Iterable[TimingRecord]) -> dict[tuple[str, str, int], list[TimingRecord]]:
+    """What is computed together, by the node that stands for it, phase and worker; mostly a single node."""
+    computed: dict[tuple[str, str, int], list[TimingRecord]] = defaultdict(list)
+    for record in records:
+        computed[record.kernel or record.node, record.phase, record.worker].append(record)
+    return computed
 
 
 def calling_processes(timing: Timing) -> set[int]:
@@ -170,36 +177,3 @@ def _place(records: Iterable[TimingRecord], built: Mapping[int, int]) -> tuple[b
     forward = [built[id(record)] for record in records if record.phase == FORWARD]
     beside = all(record.phase in BESIDE_NODES for record in records)
     return beside, not forward, max(forward) if forward else min(built[id(record)] for record in records)
-
-
-def least_seconds(record: TimingRecord, workers: Mapping[int, TimedWorker]) -> float | None:
-    """The time that the record's work takes at the measured peaks of its worker: the roofline.
-
-    None where the peaks are not known.
-    """
-    worker = workers.get(record.worker)
-    if worker is None or not worker.flops_per_second or not worker.bytes_per_second:
-        return None
-    return max(record.flops / worker.flops_per_second, record.bytes / worker.bytes_per_second)
-
-
-def working(records: Sequence[TimingRecord]) -> Sequence[TimingRecord]:
-    """Those that compute; all where none does, such as those that send."""
-    return [record for record in records if record.phase not in NOT_COMPUTING] or records
-
-
-def roofline_share(records: Iterable[TimingRecord], workers: Mapping[int, TimedWorker]) -> float | None:
-    """How much of what the workers could do at best they did while they computed, from 0 to 1; None: not known.
-
-    Above 1 where values come from caches, which are faster than the memory that was measured.
-    """
-    seconds = least = 0.0
-    for record in records:
-        if record.phase in NOT_COMPUTING:
-            continue
-        bound = least_seconds(record, workers)
-        if bound is None:
-            return None
-        least += bound
-        seconds += record.seconds
-    return least / seconds if least and seconds else None

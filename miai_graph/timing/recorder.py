@@ -161,7 +161,16 @@ class Recorder:
     def labels(self) -> list[Label]:
         """What the kernels of a trace are."""
         names = self._graph.names
-        return [Label(names[item.node], item.node.phase, item.micro_batch, item.link) for item in self.work]
+        return [
+            Label(
+                names[item.node],
+                item.node.phase,
+                item.micro_batch,
+                item.link,
+                tuple(names[member.node] for member in item.members),
+            )
+            for item in self.work
+        ]
 
     def records(self, worker: int = 0) -> list[TimingRecord]:
         """What was booked: one record for each node, however many parts of a batch it is computed for."""

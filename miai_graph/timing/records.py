@@ -58,7 +58,7 @@ class TimingRecord:
 class Slice:
     """What a worker did for a while, in one step.
 
-    node, phase : as in `TimingRecord`
+    node, phase : as in `TimingRecord`; of a kernel that computes several nodes, the one that stands for them
     worker, stage : which; the stage of a pipeline, None where there is none
     micro_batch : its number; None for what is done once
     start_seconds : since the first step that was traced began, by the clock of the process that asks
@@ -66,6 +66,7 @@ class Slice:
     uncertainty_seconds : how far `start_seconds` may be off, because clocks of hosts are compared by messages
     step : its number, from 0
     link : the same text for a `send` and for the `receive` that takes what it sent; None for all others
+    nodes : all that a kernel computed, where it computes several
     """
 
     node: str
@@ -78,6 +79,12 @@ class Slice:
     uncertainty_seconds: float
     step: int = 0
     link: str | None = None
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """The names of all nodes that were computed."""
+        return self.nodes or (self.node,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from miai_graph.timing.grouping import (
     calling_processes,
     group_name,
     records_of_workers,
-    roofline_share,
     sorted_groups,
-    working,
 )
+from miai_graph.timing.rates import Rates
 from miai_graph.timing.records import TimingRecord
 from miai_graph.timing.words import percent, plural, printable, shorten, text_cells
 
@@ -87,9 +86,9 @@ def _is_positive(number: int | None) -> bool:
 
 def _columns(timing: Timing, by: GroupBy, names: list[str], groups: list[list[TimingRecord]]) -> list[Column]:
     total = sum(record.seconds for record in records_of_workers(timing)) or 1.0
-    workers = {worker.index: worker for worker in timing.workers}
+    rates = Rates(timing)
     seconds = [sum(record.seconds for record in members) for members in groups]
-    shares = [roofline_share(members, workers) for members in groups]
+    shares = [rates.roofline_share(members) for members in groups]
     memory = [sum(record.memory_bytes for record in members) for members in groups] if by == "node" else []
     columns = [Column(by, names, is_name=True)]
     if by == "node":
@@ -99,8 +98,8 @@ def _columns(timing: Timing, by: GroupBy, names: list[str], groups: list[list[Ti
         Column("total ms", [f"{value * 1e3:.2f}" for value in seconds]),
         Column("mean µs", [f"{value / max(timing.steps, 1) * 1e6:.1f}" for value in seconds], rank=1),
         Column("share", [f"{value / total:.1%}" for value in seconds]),
-        Column("GFLOP/s", [_rate(members, "flops") for members in groups], rank=4),
-        Column("GB/s", [_rate(members, "bytes") for members in groups], rank=5),
+        Column("GFLOP/s", [_billions(rates.flops_per_second(members)) for members in groups], rank=4),
+        Column("GB/s", [_billions(rates.bytes_per_second(members)) for members in groups], rank=5),
         Column("roofline", ["" if share is None else f"{share:.0%}" for share in shares], rank=6),
         Column("MB", [f"{value / 1e6:.2f}" if value else "" for value in memory], rank=7),
     ]
@@ -112,12 +111,8 @@ def _op_of(members: Sequence[TimingRecord]) -> str:
     return ops.pop() if len(ops) == 1 else ""
 
 
-def _rate(records: Sequence[TimingRecord], amount: str) -> str:
-    """Thousands of millions a second, while they worked."""
-    records = working(records)
-    seconds = sum(record.seconds for record in records)
-    total = sum(getattr(record, amount) for record in records)
-    return f"{total / seconds / 1e9:.2f}" if total and seconds else ""
+def _billions(rate: float | None) -> str:
+    return "" if rate is None else f"{rate / 1e9:.2f}"
 
 
 def format_columns(columns: Sequence[Column], width: int | None) -> list[str]:

@@ -125,7 +125,8 @@ class Timing:
     ) -> None:
         """Print where the time went, in characters that the file's encoding has.
 
-        ``mean`` is that of a step, of all workers together. GFLOP/s and GB/s are those while computing, and
+        ``mean`` is that of a step, of all workers together. Nodes that one kernel computes share its time by their
+        arithmetic, and have its speed. GFLOP/s and GB/s are those while computing, and
         ``roofline`` is the share of what the workers can do at their measured peaks; it is more than 100 % where values
         come from caches, which are faster than memory.
 
@@ -216,7 +217,8 @@ class Timing:
     def to_pandas(self) -> pandas.DataFrame:
         """A frame with a row for each record, with share, gflops (GFLOP/s) and gbytes (GB/s) besides.
 
-        Shares are of the time of all workers; there is none for a calling process that is no worker.
+        Shares are of the time of all workers; there is none for a calling process that is no worker. What one kernel
+        computes has its speed.
 
         Raises
         ------
@@ -239,7 +241,8 @@ class Timing:
         """Write the traced steps in the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
 
         There is a process for each host and a thread for each worker, and arrows from forward to backward passes and
-        from what is sent to who receives it.
+        from what is sent to who receives it. A slice of a kernel that computes several nodes bears the name of one of
+        them, and lists all as ``computes``.
 
         Raises
         ------
@@ -251,7 +254,8 @@ class Timing:
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph as `Graph.to_networkx` gives it, with the times as attributes of its nodes.
 
-        These are seconds, share (of all nodes of the graph), calls, flops, bytes, memory_bytes and workers (how many).
+        These are seconds, share (of all nodes of the graph), calls, flops, bytes, memory_bytes, workers (how many)
+        and kernel (as in `TimingRecord`).
 
         Raises
         ------

@@ -22,6 +22,7 @@ class Label(NamedTuple):
     phase: str
     micro_batch: int | None
     link: str | None
+    nodes: tuple[str, ...] = ()
 
 
 class StepTrace(NamedTuple):
@@ -128,4 +129,5 @@ def _slices_of(own: WorkerTraces, step: StepTrace, begun_ns: int) -> Iterator[Sl
             start_seconds=(start - own.offset_ns - begun_ns) / 1e9,
             seconds=(end - start) / 1e9,
             link=None if label.link is None else f"{step.number}:{own.replica}:{label.link}",
+            nodes=label.nodes,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
 from miai_graph.timing.account import COMPUTING, Account, theoretical_bubble
-from miai_graph.timing.grouping import roofline_share
+from miai_graph.timing.rates import Rates
 from miai_graph.timing.records import CALLBACKS, DATA, IDLE, OVERHEAD, VALIDATION, TimingRecord
 from miai_graph.timing.words import duration, enumerate_words, percent, plural
 
@@ -111,12 +111,12 @@ def _sum(records: Iterable[TimingRecord]) -> float:
 
 
 def _rate(account: Account, records: list[TimingRecord]) -> str:
-    flops = sum(record.flops for record in records)
-    if not flops:
+    rates = Rates(account.timing)
+    speed, share = rates.flops_per_second(records), rates.roofline_share(records)
+    if speed is None:
         return ""
-    share = roofline_share(records, {worker.index: worker for worker in account.timing.workers})
     of_peak = "" if share is None else f", {percent(share)} of what the machine can do"
-    return f", at {flops / _sum(records) / 1e9:.3g} GFLOP/s{of_peak}"
+    return f", at {speed / 1e9:.3g} GFLOP/s{of_peak}"
 
 
 def _bubble(account: Account) -> str | None:

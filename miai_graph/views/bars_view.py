@@ -12,13 +12,14 @@ from miai_graph.timing.grouping import GroupBy, records_of_workers, split_into_g
 from miai_graph.timing.words import duration, plural
 from miai_graph.views import style
 from miai_graph.views.palette import palette
-from miai_graph.views.shares import format_share
+from miai_graph.views.shares import format_share, kernel_note
 from miai_graph.views.time_look import (
     MARGIN,
     SMALL_SIZE,
     TITLE_SIZE,
     count_workers,
     draw_legend,
+    draw_notes,
     legend_height,
     ordered_phases,
     phase_look,
@@ -68,6 +69,7 @@ def draw_bars(timing: Timing, by: GroupBy = "layer", limit: int | None = 30) -> 
     rows = _rows(timing, by, limit)
     phases = ordered_phases([phase for row in rows for phase in row.seconds])
     looks = {phase: phase_look(phase) for phase in phases}
+    notes = kernel_note(timing.records) if by in ("node", "op") else []
     names_width = max(style.text_width(row.name, _NAME_SIZE) for row in rows)
     texts_width = max(style.text_width(row.text, SMALL_SIZE) for row in rows)
     title = _title(timing)
@@ -77,13 +79,15 @@ def draw_bars(timing: Timing, by: GroupBy = "layer", limit: int | None = 30) -> 
     )
     top = MARGIN + TITLE_SIZE * 2.2
     below = top + len(rows) * _ROW + 42
-    figure = style.new_figure(width, below + legend_height(looks, width - 2 * MARGIN) + MARGIN)
+    legend = legend_height(looks, width - 2 * MARGIN)
+    figure = style.new_figure(width, below + legend + len(notes) * 12 + MARGIN)
     sheet = whole_sheet(figure)
     style.plain_text(sheet, MARGIN, MARGIN + TITLE_SIZE, title, TITLE_SIZE, bold=True)
     bars_width = width - MARGIN - names_width - 2 * _GAP - texts_width - MARGIN
     axes = points_axes(figure, MARGIN + names_width + _GAP, top, bars_width, len(rows) * _ROW)
     _draw_rows(axes, rows, phases, f" a step{_whose(timing)}")
     draw_legend(sheet, looks, below, width - 2 * MARGIN)
+    draw_notes(sheet, notes, below + legend + 4)
     return figure
 
 

@@ -24,7 +24,7 @@ ARROW = 5.0
 NAME_SIZE, DETAIL_SIZE, TITLE_SIZE = 8.5, 7.5, 11.0
 _LEADING = 1.38
 _PILE = 5.0
-_BADGE_HEIGHT = 14.0
+_BADGE_HEIGHT, _BADGE_GAP = 14.0, 4.0
 _CORNER = 4.0
 _EDGE_WIDTH = 0.9
 _LEGEND_WIDTH = 420.0
@@ -72,7 +72,7 @@ class Card:
     def box(self) -> Box:
         """The place that it needs."""
         pile = _PILE if self.badge else 0.0
-        width = max(line.width for line in self.lines) + 2 * PADDING + pile + self.badge_width
+        width = max(line.width for line in self.lines) + 2 * PADDING + pile + self.badge_room
         height = sum(line.height for line in self.lines) + PADDING * (1.0 if len(self.lines) > 1 else 0.7)
         least = _BADGE_HEIGHT + PADDING if self.badge else 0.0
         return Box(self.key, width, max(height, least) + pile, self.column, self.group)
@@ -80,6 +80,11 @@ class Card:
     @property
     def badge_width(self) -> float:
         return style.text_width(self.badge, NAME_SIZE, True) + PADDING if self.badge else 0.0
+
+    @property
+    def badge_room(self) -> float:
+        """The width that is left to the badge, beside the lines."""
+        return self.badge_width + _BADGE_GAP if self.badge else 0.0
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ def _draw_card(axes: Axes, card: Card, x: float, y: float) -> None:
     _draw_box(axes, (left, top, width, height), card.fill, card.frame, card.frame_width)
     line_top = top + (height - sum(line.height for line in card.lines)) / 2
     for line in card.lines:
-        place = left + (width - card.badge_width) / 2, line_top + line.height / 2
+        place = left + (width - card.badge_room) / 2, line_top + line.height / 2
         style.plain_text(
             axes, *place, line.text, line.size, bold=line.bold, color=line.colour, ha="center", va="center_baseline"
         )

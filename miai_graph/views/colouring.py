@@ -21,6 +21,7 @@ from miai_graph.views.shares import (
     Shares,
     drawn_records,
     format_share,
+    kernel_note,
     owning_layer,
     rest_note,
 )
@@ -38,11 +39,13 @@ class Colouring(ABC):
     Attributes
     ----------
     bar, samples : what the legend has of it
+    kernel_notes : lines to be written below a picture of single nodes
     nothing : the value of a box of which nothing is known
     """
 
     bar: Bar | None = None
     samples: Sequence[Sample] = ()
+    kernel_notes: Sequence[str] = ()
     nothing: Any = 0.0
 
     @abstractmethod
@@ -80,6 +83,7 @@ class ShareColouring(Colouring):
     def __init__(self, timing: Timing, of: str) -> None:
         self._shares = Shares(timing, of)
         self._what, _ = MEASURES[of]
+        self.kernel_notes = kernel_note(timing.records) if of == "time" else ()
 
     def of_nodes(self, names: Iterable[str]) -> float:
         return self._shares.of_nodes(names)
@@ -166,6 +170,7 @@ class DifferenceColouring(Colouring):
 
     def __init__(self, difference: TimingDifference) -> None:
         self._sides = (_StepSeconds(difference.first), _StepSeconds(difference.second))
+        self.kernel_notes = kernel_note([*difference.first.records, *difference.second.records])
 
     def of_nodes(self, names: Iterable[str]) -> float:
         listed = list(names)

@@ -136,6 +136,9 @@ def legend(cards: Sequence[Card], kinds: Sequence[str], filled: bool) -> list[Sa
         kind: Sample(kind, card.fill if filled else palette().paper, card.frame)
         for card, kind in zip(cards, kinds, strict=True)
     }
+    if not filled and FORWARD in samples:
+        # They would look alike.
+        samples.pop(SMALL, None)
     known = [INPUT, VARIABLE, FORWARD, BACKWARD, UPDATE, SMALL]
     order = [*known, *sorted(set(samples) - set(known))]
     shown = [samples[kind] for kind in order if kind in samples]

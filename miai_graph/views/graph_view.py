@@ -168,7 +168,7 @@ def _sheet(
         colouring.scale(values)
         cards = [_coloured(card, value, colouring) for card, value in zip(cards, values, strict=True)]
         samples += colouring.samples
-        notes += colouring.notes(values)
+        notes += [*colouring.notes(values), *(() if by_layer else colouring.kernel_notes)]
     last = _never_used_backward(columns, lines)
     edges = [Edge(source, target, upward=columns[source] > 0 or target in last) for source, target in lines]
     boxes = [card.box for card in cards]

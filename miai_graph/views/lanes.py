@@ -1,4 +1,4 @@
-"""The lanes of a timeline: for each worker a row of blocks in the colours of layers, and below it the phases."""
+"""The lanes of a timeline: for each worker a row of blocks in colours of layers or ops, and below it the phases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
-from miai_graph.timing import Slice, Timing
+from miai_graph.timing import Slice, Timing, TimingRecord
 from miai_graph.timing.records import IDLE
 from miai_graph.views import style
 from miai_graph.views.palette import palette
@@ -19,7 +19,7 @@ from miai_graph.views.traced_steps import Block, TracedStep, joined_blocks
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OTHER_LAYERS, NO_LAYER = "other layers", "no layer"
+NO_LAYER, SEVERAL_OPS = "no layer", "several ops at once"
 COMPUTING = (FORWARD, BACKWARD, UPDATE)
 
 _BLOCK, _STRIP, _LANE, _TOP = 24.0, 11.0, 46.0, 4.0
@@ -46,15 +46,20 @@ class Lanes:
     Attributes
     ----------
     looks : how each kind of block is filled, as matplotlib's options, by its name: those of the legend. Where there are
-        many layers, those of a kind look alike
+        many layers, those of a kind look alike; where there is none, ops stand in their place
     workers : from top to bottom
     height : of all lanes, in points
     """
 
     def __init__(self, timing: Timing, steps: Sequence[TracedStep]) -> None:
-        self._layers = _layers_of_nodes(timing, _outer_layer)
-        if len(set(self._layers.values())) > len(palette().layer_fills):
-            self._layers = _layers_of_nodes(timing, _kind_of_layer)
+        self._has_layers = any(record.layer for record in timing.records)
+        self._names = _names_of_nodes(timing, _outer_layer if self._has_layers else _op)
+        if self._has_layers and len(set(self._names.values())) > len(palette().layer_fills):
+            self._names = _names_of_nodes(timing, _kind_of_layer)
+        self._seconds: dict[str, float] = defaultdict(float)
+        for record in timing.records:
+            self._seconds[record.node] += record.seconds
+        self._shared: dict[tuple[str, ...], dict[str, float]] = {}
         self.looks = self._chosen_looks(steps)
         self.workers = _from_first_stage(timing, {worker for step in steps for worker in step.slices})
         self.is_high = len(self.workers) <= _MOST_LANES_OF_FULL_HEIGHT
@@ -71,13 +76,38 @@ class Lanes:
     def kind(self, piece: Slice) -> str:
         """The entry of the legend that a slice belongs to."""
         name = self._name(piece)
-        return name if name in self.looks or piece.phase not in COMPUTING else OTHER_LAYERS
+        return name if name in self.looks or piece.phase not in COMPUTING else self._others
+
+    def notes(self, steps: Sequence[TracedStep]) -> list[str]:
+        """What is to be known of the colours."""
+        pieces = (piece for step in steps for piece in step.all_slices())
+        is_mixed = self._has_layers and any(len(self._parts(piece)) > 1 for piece in pieces)
+        note = "What is computed at once of several layers has the colour of the one with the largest part."
+        return [note] if is_mixed else []
+
+    def _parts(self, piece: Slice) -> dict[str, float]:
+        """The layers, or ops, of all that was computed, and the time that they take."""
+        parts = self._shared.get(piece.computed)
+        if parts is None:
+            parts = self._shared[piece.computed] = defaultdict(float)
+            for name in piece.computed:
+                parts[self._names.get(name, NO_LAYER)] += self._seconds[name]
+        return parts
+
+    @property
+    def _others(self) -> str:
+        return "other layers" if self._has_layers else "other ops"
 
     def _name(self, piece: Slice) -> str:
-        return self._layers.get(piece.node, NO_LAYER) if piece.phase in COMPUTING else piece.phase
+        if piece.phase not in COMPUTING:
+            return piece.phase
+        parts = self._parts(piece)
+        if len(parts) > 1 and not self._has_layers:
+            return SEVERAL_OPS
+        return max(parts, key=lambda name: parts[name])
 
     def _chosen_looks(self, steps: Sequence[TracedStep]) -> dict[str, dict[str, Any]]:
-        """The layers that took longest have colours of their own."""
+        """The layers, or ops, that took longest have colours of their own."""
         seconds: dict[str, float] = defaultdict(float)
         phases = set()
         for piece in (piece for step in steps for piece in step.all_slices()):
@@ -85,33 +115,37 @@ class Lanes:
                 seconds[self._name(piece)] += piece.seconds
             elif piece.phase != IDLE:
                 phases.add(piece.phase)
-        order = sorted(seconds, key=lambda layer: -seconds[layer])
+        order = sorted(seconds, key=lambda name: -seconds[name])
         fills = dict(zip(order, palette().layer_fills, strict=False))
         if len(order) > len(fills):
-            fills[OTHER_LAYERS] = palette().other_layers
+            fills[self._others] = palette().other_layers
         looks: dict[str, dict[str, Any]] = {
-            layer: {"facecolor": fill, "edgecolor": "none"} for layer, fill in fills.items()
+            name: {"facecolor": fill, "edgecolor": "none"} for name, fill in fills.items()
         }
         shown = sorted(phases, key=lambda phase: (phase != COMMUNICATION, phase != WAIT, phase))
         return looks | {phase: phase_look(phase) for phase in shown}
 
 
-def _layers_of_nodes(timing: Timing, named: Callable[[str], str]) -> dict[str, str]:
-    """What to call the layer of each node, by all the names that slices may call the node."""
+def _names_of_nodes(timing: Timing, named: Callable[[TimingRecord], str]) -> dict[str, str]:
+    """What each node counts for, by all the names that slices may call the node."""
     result: dict[str, str] = {}
     for record, drawn in zip(timing.records, drawn_records(timing.records), strict=True):
-        if record.layer:
-            result[drawn.node] = result[record.node] = named(record.layer)
+        if name := named(record):
+            result[drawn.node] = result[record.node] = name
     return result
 
 
-def _outer_layer(layer: str) -> str:
-    return layer.split("/", 1)[0]
+def _outer_layer(record: TimingRecord) -> str:
+    return record.layer.split("/", 1)[0]
 
 
-def _kind_of_layer(layer: str) -> str:
+def _kind_of_layer(record: TimingRecord) -> str:
     """``conv2d`` for ``encoder/conv2d_3``: what many layers have in common."""
-    return _NUMBER.sub("", layer.rpartition("/")[2])
+    return _NUMBER.sub("", record.layer.rpartition("/")[2])
+
+
+def _op(record: TimingRecord) -> str:
+    return record.op
 
 
 def draw_lanes(axes: Axes, step: TracedStep, lanes: Lanes, factor: float, scale: float) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from miai_graph.errors import ArgumentError
-from miai_graph.timing import TimedWorker, Timing
-from miai_graph.timing.grouping import GroupBy, split_into_groups
+from miai_graph.timing import TimedWorker, Timing, TimingRecord
+from miai_graph.timing.grouping import NOT_COMPUTING, GroupBy, records_of_workers, split_into_groups
+from miai_graph.timing.rates import Rates
 from miai_graph.views import fonts, style
 from miai_graph.views.palette import palette
+from miai_graph.views.point_labels import Box, LabelPlaces
 from miai_graph.views.shares import format_share
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ _MOST_NAMED = 12
 _LABEL_SIZE = 7.5
 _ALIKE = 1.15
 _ROOF_BOXES = 120
+_NOTABLE = 0.05
+"""The share of the time from which on a point's name may stand at the end of a line."""
+_NARROW = 100
+"""Where the greatest number is less than so many times the smallest, more than powers of ten are marked."""
 _NO_PEAKS = "the machine's peaks were not measured: there is no roof to compare with"
 
 
@@ -57,8 +65,6 @@ class _Roof:
 
 def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
     """The figure: a point a layer, op or node, the larger the more time it took; speeds are those of one worker."""
-    from matplotlib.ticker import FuncFormatter
-
     points = _points(timing, by)
     roofs = _roofs(timing.workers)
     figure = style.new_figure(_WIDTH, _HEIGHT, constrained=True)
@@ -66,10 +72,7 @@ def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
     style.axes_style(
         axes, "How fast, and how fast it could be", "arithmetic operations a byte moved", "GFLOP/s of one worker"
     )
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    _set_limits(axes, points, roofs)
+    _set_scales(axes, points, roofs)
     for place, roof in enumerate(roofs):
         _draw_roof(axes, roof, place)
     if not roofs:
@@ -93,17 +96,32 @@ def draw_roofline(timing: Timing, by: GroupBy = "layer") -> Figure:
 
 def _points(timing: Timing, by: GroupBy) -> list[_Point]:
     """What computes, the longest first."""
-    worked = [record for record in timing.records if record.flops and record.bytes and record.seconds]
-    if not worked:
-        raise ArgumentError("expected a timing of nodes that compute, for a roofline; found none with operations")
-    total = sum(record.seconds for record in worked)
+    rates = Rates(timing)
+    computing = [record for record in records_of_workers(timing) if record.phase not in NOT_COMPUTING]
+    total = sum(record.seconds for record in computing)
     points = []
-    for (name, _), members in split_into_groups(worked, by).items():
-        flops, moved, seconds = (
-            sum(getattr(record, field) for record in members) for field in ("flops", "bytes", "seconds")
-        )
-        points.append(_Point(style.shortened(name, _LONGEST_NAME), flops / moved, flops / seconds, seconds / total))
+    for name, members in _groups(computing, by):
+        speed, moved = rates.flops_per_second(members), rates.bytes_per_second(members)
+        if speed and moved:
+            share = sum(record.seconds for record in members) / total
+            points.append(_Point(style.shortened(name, _LONGEST_NAME), speed / moved, speed, share))
+    if not points:
+        raise ArgumentError("expected a timing of nodes that compute, for a roofline; found none with operations")
     return sorted(points, key=lambda point: -point.share)
+
+
+def _groups(records: Sequence[TimingRecord], by: GroupBy) -> Iterator[tuple[str, Sequence[TimingRecord]]]:
+    """What points are of. Nodes that one kernel computes are one."""
+    if by != "node":
+        for (name, _), members in split_into_groups(records, by).items():
+            yield name, members
+        return
+    kernels: dict[str, list[TimingRecord]] = defaultdict(list)
+    for record in records:
+        kernels[record.kernel or record.node].append(record)
+    for name, members in kernels.items():
+        others = len({record.node for record in members}) - 1
+        yield f"{name} (+{others})" if others else name, members
 
 
 def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:
@@ -121,11 +139,20 @@ def _roofs(workers: Sequence[TimedWorker]) -> list[_Roof]:
     return known[:1] if alike else [*known[:1], *known[1:][-1:]]
 
 
-def _set_limits(axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+def _set_scales(axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(xscale="log", yscale="log")
     across = [point.intensity for point in points] + [roof.ridge for roof in roofs]
     low, high = min(across) / 3, max(across) * 5
     up = [point.speed for point in points] + [roof.flops for roof in roofs]
     axes.set(xlim=(low, high), ylim=(min(up) / 3 / 1e9, max(up) * 3 / 1e9))
+    for axis in (axes.xaxis, axes.yaxis):
+        least, most = axis.get_view_interval()
+        if most / least < _NARROW:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_roof(axes: Axes, roof: _Roof, place: int) -> None:
@@ -170,54 +197,42 @@ def _area(point: _Point) -> float:
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[_Point], roofs: Sequence[_Roof]) -> None:
-    """Names beside the points that took longest, where they cover neither points nor other names."""
+    """Names of the points that took longest, where they cover neither points nor other names."""
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
     ends = axes.transData.transform([(point.intensity, point.speed / 1e9) for point in points]) * scale
-    places = [(float(x), float(y)) for x, y in ends]
-    radii = [(_area(point) / 3.14) ** 0.5 + 1 for point in points]
-    taken = [(x - radius, x + radius, y - radius, y + radius) for (x, y), radius in zip(places, radii, strict=True)]
-    taken += _roof_boxes(axes, roofs, scale)
-    inside = [edge * scale for edge in axes.get_window_extent().extents]
+    left, bottom, right, top = (edge * scale for edge in axes.get_window_extent().extents)
+    places = LabelPlaces(
+        [(float(x), float(y)) for x, y in ends],
+        [(_area(point) / math.pi) ** 0.5 + 1 for point in points],
+        _roof_boxes(axes, roofs, scale),
+        (left, right, bottom, top),
+    )
     named = 0
     for number, point in enumerate(points):
         text = f"{point.name} {format_share(point.share)}"
         size = style.text_width(text, _LABEL_SIZE), _LABEL_SIZE * 1.15
-        box = _free_box(places[number], radii[number], size, [*taken[:number], *taken[number + 1 :]], inside)
-        if box is None:
+        place = places.take(number, *size, may_be_away=point.share >= _NOTABLE)
+        if place is None:
             continue
-        taken.append(box)
-        shift = box[0] - places[number][0], (box[2] + box[3]) / 2 - places[number][1]
-        style.text_beside(axes, (point.intensity, point.speed / 1e9), shift, text, _LABEL_SIZE, va="center", zorder=4)
+        at = point.intensity, point.speed / 1e9
+        if place.line_end is not None:
+            _draw_line(axes, at, place.line_end)
+        style.text_beside(axes, at, (place.left, place.middle), text, _LABEL_SIZE, va="center", zorder=4)
         named += 1
         if named == _MOST_NAMED:
             return
 
 
-def _roof_boxes(axes: Axes, roofs: Sequence[_Roof], scale: float) -> list[_Box]:
+def _draw_line(axes: Axes, point: tuple[float, float], end: tuple[float, float]) -> None:
+    """From a point to what is so many points of print away."""
+    look = {"arrowstyle": "-", "color": palette().line, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0}
+    axes.annotate("", point, xytext=end, textcoords="offset points", arrowprops=look, zorder=2)
+
+
+def _roof_boxes(axes: Axes, roofs: Sequence[_Roof], scale: float) -> list[Box]:
     """Small boxes along the roofs, so that no name is written over them."""
     across = np.geomspace(*axes.get_xlim(), _ROOF_BOXES)
     lines = [[(place, roof.height(float(place)) / 1e9) for place in across] for roof in roofs]
     drawn = [axes.transData.transform(line) * scale for line in lines]
     return [(x - 2, x + 2, y - 2, y + 2) for line in drawn for x, y in line]
-
-
-_Box = tuple[float, float, float, float]
-"""Left, right, bottom, top, in points."""
-
-
-def _free_box(
-    place: Sequence[float], radius: float, size: tuple[float, float], taken: Sequence[_Box], inside: Sequence[float]
-) -> _Box | None:
-    """Where a text may stand beside a point; None: nowhere."""
-    (x, y), (width, height) = place, size
-    for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-        left = x + across * (radius + 2) - (1 - across) / 2 * width
-        bottom = y + up * radius - (1 - up) / 2 * height
-        box = (left, left + width, bottom, bottom + height)
-        is_inside = inside[0] <= box[0] and box[1] <= inside[2] and inside[1] <= box[2] and box[3] <= inside[3]
-        if is_inside and not any(
-            box[0] < other[1] and other[0] < box[1] and box[2] < other[3] and other[2] < box[3] for other in taken
-        ):
-            return box
-    return None

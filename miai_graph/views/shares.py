@@ -96,6 +96,12 @@ def format_share(share: float) -> str:
     return f"{share:.1%}".replace("%", " %") if share < 0.1 else f"{share:.0%}".replace("%", " %")
 
 
+def kernel_note(records: Iterable[TimingRecord]) -> list[str]:
+    """A line about times of single nodes, where some of them are computed together."""
+    is_shared = any(record.kernel for record in records)
+    return ["nodes that one kernel computes share its time by their arithmetic"] if is_shared else []
+
+
 def rest_note(drawn: float, what: str = "the time") -> list[str]:
     """A line about what no box shows, if that is much."""
     rest = 1.0 - drawn

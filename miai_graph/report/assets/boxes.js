@@ -29,11 +29,17 @@ class BoxTexts {
       box.type,
       `${duration(seconds)} a step, ${percent(store.share(seconds))} of the time of all workers`,
       wait > 0 && `waits ${duration(wait)} a step`,
+      node && this.together(store.nodesOfBox[number][0]),
       ["bytes", "memory", "difference"].includes(store.mode) && `${MODES[store.mode].title}: ${this.figure(number)}`,
       store.mode === "worker" && this.figure(number),
       node?.source && `built at ${node.source}`,
       box.inside !== null && `double click to ${isOpen ? "close" : "open"} it`,
     ].filter(Boolean);
+  }
+
+  together(node) {
+    const others = this.store.kernels.beside(node);
+    return others.length > 0 && `computed together with ${this.store.listed(others)}`;
   }
 
   count(number) {

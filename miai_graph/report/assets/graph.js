@@ -184,6 +184,7 @@ class GraphView {
       box.x < seen.right && box.x + box.width > seen.left && box.y < seen.bottom && box.y + box.height > seen.top;
     this.most = this.greatest();
     this.marked = this.markedBoxes();
+    this.focus = this.markedBox();
     for (const box of this.layout.frames) if (isSeen(box)) this.drawFrame(context, box);
     this.drawLines(context, seen);
     if (port.scale > LEAST_TEXT * 0.7) {
@@ -319,10 +320,12 @@ class GraphView {
 
   drawMark(context, box) {
     if (!this.isMarked(box.number)) return;
-    const isFocus = this.markedBox() === box.number;
+    const isFocus = this.focus === box.number;
+    // Of many boxes at once, each too small for them, dashes take long to draw.
+    const isPlain = isFocus || this.port.scale < LEAST_DETAIL;
     context.strokeStyle = this.colours.mark;
     context.lineWidth = (isFocus ? 3.5 : 2.5) / Math.min(this.port.scale, 1);
-    context.setLineDash(isFocus ? [] : [7, 4]);
+    context.setLineDash(isPlain ? [] : [7, 4]);
     const air = 3 / Math.min(this.port.scale, 1);
     context.beginPath();
     context.roundRect(box.x - air, box.y - air, box.width + 2 * air, box.height + 2 * air, 9);

@@ -18,10 +18,23 @@ function availableModes() {
   return Object.entries(MODES).filter(([mode]) => !others.includes(mode)).map(([mode, { title }]) => [mode, title]);
 }
 
+// Opens the layers around a node, and marks it.
+function goTo(number) {
+  const { box } = store.nodes[number];
+  if (box !== null) graph.setOpen(store.ancestors(box), true, box);
+  store.selectNode(number);
+}
+
+function followLink(number) {
+  goTo(number);
+  // The link that had the focus is gone.
+  byId("details").querySelector("button")?.focus();
+}
+
 function showTexts() {
   showSummary(store, colours);
   showScale(store, colours, graph);
-  showDetails(store);
+  showDetails(store, followLink);
   const { segments } = timeline;
   fillSteps(segments.flatMap(({ steps }) => steps.map(({ step }) => step)));
   byId("cut").textContent = segments.length > 1 ? "time between the traced steps is left out" : "";
@@ -40,20 +53,18 @@ function searched() {
   byId("found").textContent = count === undefined ? "" : `${count} found`;
 }
 
-// Goes through what is found: opens the layers around it, and marks it.
+// Goes through what is found.
 function nextMatch(backwards) {
   const found = [...(store.matches ?? [])];
   if (!found.length) return;
   const [current] = store.selection?.nodes.size === 1 ? store.selection.nodes : [];
   const here = found.indexOf(current);
-  const next = found[(here + (backwards ? -1 : 1) + found.length) % found.length] ?? found[0];
-  const { box } = store.nodes[next];
-  if (box !== null) graph.setOpen(store.ancestors(box), true, box);
-  store.selectNode(next);
+  goTo(found[(here + (backwards ? -1 : 1) + found.length) % found.length] ?? found[0]);
 }
 
 fillSelect("mode", availableModes(), (mode) => store.setMode(mode));
 fillSelect("by", ["layer", "op", "node", "worker"].map((by) => [by, by]), (by) => table.setBy(by));
+byId("by").value = table.by;
 fillSelect("paint", [["phase", "phase"], ["layer", "layer"]], (paint) => timeline.setPaint(paint));
 
 byId("step").addEventListener("change", ({ target }) => timeline.showStep(target.value === "" ? null : Number(target.value)));
@@ -89,7 +100,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-store.on("select", () => showDetails(store));
+store.on("select", () => showDetails(store, followLink));
 store.on("search", searched);
 store.on("mode", () => showScale(store, colours, graph));
 store.on("data", showTexts);

@@ -6,6 +6,7 @@ const WAIT = "wait", COMMUNICATION = "communication";
 const ASIDE = new Set(["wait", "idle", "overhead", "data", "callbacks", "validation", "loop"]);
 const PHASE_ORDER = ["forward", "backward", "update", "communication", "wait", "overhead", "data", "callbacks", "validation", "loop", "idle"];
 const NO_LAYER = "(no layer)";
+const MOST_LISTED = 6;
 
 class Store extends EventTarget {
   constructor(data) {
@@ -40,10 +41,13 @@ class Store extends EventTarget {
       node.outer = node.layer.split("/", 1)[0];
       if (node.box !== null) this.nodesOfBox[node.box].push(number);
     });
+    this.kernels = new Kernels(data.kernels);
+    this.traffic = sharedTraffic(data.records);
     this.sums = this.summed(data.records, this.steps);
     const other = data.compared;
     this.otherSums = other && this.summed(other.records, Math.max(other.run.steps, 1));
     this.values = {};
+    this.kernelLayers = data.kernels.map((numbers) => this.largestLayer(numbers));
     this.titles = this.nodes.map((node) => (node.phase === WAIT && node.name !== WAIT ? `wait for ${node.name}` : node.name));
     this.texts = this.nodes.map((node) => `${node.name} ${node.op} ${node.layer} ${node.phase}`.toLowerCase());
   }
@@ -130,6 +134,22 @@ class Store extends EventTarget {
     });
   }
 
+  // The outermost layer of which there is most among some nodes.
+  largestLayer(numbers) {
+    const parts = new Map();
+    for (const number of numbers) {
+      const { outer } = this.nodes[number];
+      parts.set(outer, (parts.get(outer) ?? 0) + this.sums.seconds[number]);
+    }
+    return [...parts].reduce((most, part) => (part[1] > most[1] ? part : most))[0];
+  }
+
+  // The nodes that were computed in a slice.
+  computedIn(row) {
+    const { node, kernel } = this.data.slices;
+    return kernel[row] === null ? [node[row]] : this.data.kernels[kernel[row]];
+  }
+
   // The outermost layers, those that compute longest first.
   layersByTime() {
     const seconds = new Map();
@@ -150,6 +170,18 @@ class Store extends EventTarget {
     return seconds / (this.stepSeconds * Math.max(this.workers.size, 1) || 1);
   }
 
+  // Names of nodes, the first of them if there are many.
+  listed(numbers) {
+    const shown = numbers.length > MOST_LISTED + 1 ? numbers.slice(0, MOST_LISTED) : numbers;
+    const more = numbers.length > shown.length ? ` and ${numbers.length - shown.length} more` : "";
+    return shown.map((number) => this.titles[number]).join(", ") + more;
+  }
+
+  // What is so of one or the other of these nodes, each once.
+  distinct(numbers, property) {
+    return [...new Set(numbers.map((number) => this.nodes[number][property]))].filter(Boolean);
+  }
+
   boxTitle(number) {
     const box = this.boxes[number];
     if (box.inside === null) return this.nodes[this.nodesOfBox[number][0]].name;
@@ -168,7 +200,7 @@ class Store extends EventTarget {
     return found;
   }
 
-  // What is marked: {key, title, nodes, boxes, worker}. The key says what was clicked.
+  // What is marked: {key, title, nodes, boxes, worker, slice}. The key says what was clicked.
   select(selection) {
     this.selection = selection;
     this.tell("select");
@@ -180,24 +212,34 @@ class Store extends EventTarget {
     this.select({ key: `box ${number}`, title: this.boxTitle(number), nodes, boxes, box: number });
   }
 
-  selectNode(number, slice = null) {
-    const box = this.nodes[number].box;
-    const nodes = new Set([number]);
-    this.select({ key: `node ${number}`, title: this.titles[number], nodes, boxes: new Set(box === null ? [] : [box]), box, slice });
+  selectNode(number) {
+    this.selectTogether(`node ${number}`, number, [number], null);
+  }
+
+  // A slice: all nodes that its kernel computes.
+  selectSlice(row) {
+    const { node, kernel } = this.data.slices;
+    const key = kernel[row] === null ? `node ${node[row]}` : `kernel ${kernel[row]}`;
+    this.selectTogether(key, node[row], this.computedIn(row), row);
+  }
+
+  selectTogether(key, leader, numbers, slice) {
+    const more = numbers.length > 1 ? ` and ${numbers.length - 1} more` : "";
+    const title = this.titles[leader] + more;
+    this.select({ key, title, nodes: new Set(numbers), boxes: this.boxesOf(numbers), box: this.nodes[leader].box, slice });
   }
 
   selectNodes(key, title, numbers, worker = null) {
-    const nodes = new Set(numbers);
-    const boxes = new Set();
-    for (const number of nodes) {
-      const box = this.nodes[number].box;
-      if (box !== null) boxes.add(box);
-    }
+    const boxes = this.boxesOf(numbers);
     // A layer all of whose boxes are marked is marked itself.
     for (let box = this.boxes.length - 1; box >= 0; box--) {
       if (this.children[box].length && this.children[box].every((child) => boxes.has(child))) boxes.add(box);
     }
-    this.select({ key, title, nodes, boxes, worker });
+    this.select({ key, title, nodes: new Set(numbers), boxes, worker });
+  }
+
+  boxesOf(numbers) {
+    return new Set(numbers.map((number) => this.nodes[number].box).filter((box) => box !== null));
   }
 
   search(query) {

@@ -10,7 +10,7 @@ function showSummary(store, colours) {
     `${store.workers.size} worker${store.workers.size === 1 ? "" : "s"}`,
   ];
   byId("figures").textContent = texts.filter(Boolean).join(" · ");
-  const others = (compared?.verdict ?? []).map((line) => `Two runs, this one first: ${line}`);
+  const others = (compared?.verdict ?? []).map((line) => `Two runs, this one first: ${line}.`);
   const lines = [...run.verdict, ...others];
   byId("verdict").replaceChildren(
     ...lines.map((line) => element("li", {}, line)),
@@ -89,8 +89,8 @@ function showScale(store, colours, graph) {
   root.replaceChildren(title, most ? element("span", { class: "ramp" }, band, element("span", { class: "marks" }, ...labels)) : ": nothing");
 }
 
-// What is marked, in figures.
-function showDetails(store) {
+// What is marked, in figures. `goTo` marks a node, wherever it is.
+function showDetails(store, goTo) {
   const root = byId("details");
   const { selection } = store;
   root.classList.toggle("empty", !selection);
@@ -109,11 +109,42 @@ function showDetails(store) {
     node?.source && ["built at", node.source],
     !node && selection.nodes.size > 1 && ["nodes", String(selection.nodes.size)],
     ...figures_,
+    ...kernelFacts(store, selection, goTo),
   ].filter(Boolean);
   root.replaceChildren(
     element("strong", {}, selection.title),
     element("dl", {}, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
   );
+}
+
+// Which nodes share a kernel with the one that is marked, or are computed in the slice that is marked.
+function kernelFacts(store, { nodes, slice }, goTo) {
+  const [first] = nodes;
+  if (nodes.size > 1) return typeof slice === "number" ? [["one kernel computes", nodeLinks(store, [...nodes], [...nodes], goTo)]] : [];
+  const others = nodes.size ? store.kernels.beside(first) : [];
+  if (!others.length) return [];
+  const seconds = sum([first, ...others].map((number) => store.sums.seconds[number]));
+  return [
+    ["computed together with", nodeLinks(store, others, [first, ...others], goTo)],
+    ["all of them", `${duration(seconds)} a step, shared out by arithmetic`],
+  ];
+}
+
+// The names of nodes, which lead to them; of many, the first until the others are asked for. Where all are of one layer,
+// it is not said again.
+function nodeLinks(store, numbers, all, goTo) {
+  const root = element("span", { class: "links" });
+  const layers = store.distinct(all, "layer");
+  const short = (title) => (layers.length === 1 && title.startsWith(`${layers[0]}/`) ? title.slice(layers[0].length + 1) : title);
+  const link = (number) =>
+    element("button", { type: "button", class: "link", onclick: () => goTo(number) }, short(store.titles[number]));
+  const show = (shown) => {
+    root.replaceChildren(...numbers.slice(0, shown).map(link));
+    const rest = numbers.length - shown;
+    if (rest > 0) root.append(element("button", { type: "button", class: "more", onclick: () => show(numbers.length) }, `and ${rest} more`));
+  };
+  show(numbers.length > MOST_LISTED + 1 ? MOST_LISTED : numbers.length);
+  return root;
 }
 
 function nodeFigures(store, nodes) {

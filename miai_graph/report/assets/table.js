@@ -14,7 +14,7 @@ const COLUMNS = [
   { key: "difference", title: "Difference", width: 88, text: (value) => `${value > 0 ? "+" : ""}${duration(value)}`, hint: "of the time of a step, to the other run, by the worker that takes longest in each" },
   { key: "gflops", title: "GFLOP/s", width: 72, text: speed, hint: "arithmetic that was reached" },
   { key: "rate", title: "GB/s", width: 64, text: speed, hint: "memory traffic that was reached" },
-  { key: "peak", title: "Of peak", width: 70, text: percent, hint: "of what the machine could do at best, by its arithmetic or its memory" },
+  { key: "peak", title: "Of peak", width: 70, text: percent, hint: "of what the machine could do at best, by its arithmetic or its memory; more than all of it where values come from caches" },
   { key: "bytes", title: "Bytes", width: 76, text: size, hint: "memory traffic of a step" },
   { key: "memory", title: "Memory", width: 76, text: size, hint: "of the values" },
   { key: "calls", title: "Calls", width: 66, text: (value) => value.toLocaleString("en"), hint: "of all steps and workers" },
@@ -24,7 +24,7 @@ class Table {
   constructor(root, store) {
     this.root = root;
     this.store = store;
-    this.by = "layer";
+    this.by = store.nodes.some(({ layer }) => layer) ? "layer" : "node";
     this.sort = { key: "share", isFalling: true };
     this.showsAll = false;
     this.head = element("div", { class: "row head", role: "row" });
@@ -89,12 +89,12 @@ class Table {
   groupRows() {
     const { store } = this;
     const rows = new Map();
-    const ideal = this.idealSeconds();
+    const [ideal, traffic] = this.idealWork();
     store.nodes.forEach((node, number) => {
       if (!store.sums.timed[number] && !store.otherSums?.timed[number]) return;
       const key = this.groupKey(number);
       if (!rows.has(key)) rows.set(key, this.emptyRow(key, number));
-      this.add(rows.get(key), number, ideal[number]);
+      this.add(rows.get(key), number, ideal[number], traffic[number]);
     });
     return [...rows.values()].map((row) => this.finished(row));
   }
@@ -102,10 +102,10 @@ class Table {
   emptyRow(key, number) {
     const node = this.store.nodes[number];
     const title = this.by === "node" ? this.store.titles[number] : key;
-    return { key: `${this.by} ${key}`, title, op: node.op, phase: node.phase, nodes: [], seconds: 0, wait: 0, calls: 0, flops: 0, bytes: 0, memory: 0, ideal: 0, difference: 0 };
+    return { key: `${this.by} ${key}`, title, op: node.op, phase: node.phase, nodes: [], seconds: 0, wait: 0, calls: 0, flops: 0, bytes: 0, traffic: 0, memory: 0, ideal: 0, difference: 0 };
   }
 
-  add(row, number, ideal) {
+  add(row, number, ideal, traffic) {
     const { sums, otherSums, nodes } = this.store;
     row.nodes.push(number);
     row[nodes[number].phase === WAIT ? "wait" : "seconds"] += sums.seconds[number];
@@ -114,6 +114,7 @@ class Table {
     row.bytes += sums.bytes[number];
     row.memory += sums.memory[number];
     row.ideal += ideal;
+    row.traffic += traffic;
     if (otherSums) row.difference += this.store.differenceOf(number);
   }
 
@@ -121,23 +122,24 @@ class Table {
     row.share = this.store.share(row.seconds + row.wait);
     if (row.seconds > 0) {
       row.gflops = row.flops / row.seconds / 1e9;
-      row.rate = row.bytes / row.seconds / 1e9;
+      row.rate = row.traffic / row.seconds / 1e9;
       row.peak = row.ideal / row.seconds;
     }
     return row;
   }
 
-  // What a step's work at each node would take if it went as fast as the machine can.
-  idealSeconds() {
+  // What a step's work at each node would take if it went as fast as the machine can, and its memory traffic.
+  idealWork() {
     const { store } = this;
-    const ideal = new Float64Array(store.nodes.length);
-    const { node, worker, flops, bytes } = store.data.records;
-    for (let row = 0; row < node.length; row++) {
+    const [ideal, moved] = [new Float64Array(store.nodes.length), new Float64Array(store.nodes.length)];
+    const { node, worker, flops } = store.data.records;
+    store.traffic.forEach((bytes, row) => {
       const { flops_per_second: arithmetic, bytes_per_second: memory } = store.workers.get(worker[row]);
-      const seconds = Math.max(arithmetic ? flops[row] / arithmetic : 0, memory ? bytes[row] / memory : 0);
+      const seconds = Math.max(arithmetic ? flops[row] / arithmetic : 0, memory ? bytes / memory : 0);
       ideal[node[row]] += seconds / store.steps;
-    }
-    return ideal;
+      moved[node[row]] += bytes / store.steps;
+    });
+    return [ideal, moved];
   }
 
   workerRows() {
@@ -154,6 +156,7 @@ class Table {
       row.calls = Math.max(row.calls, calls[at]);
       row.flops += flops[at] / store.steps;
       row.bytes += bytes[at] / store.steps;
+      row.traffic += bytes[at] / store.steps;
     }
     return [...rows.values()].map((row) => this.finished(row));
   }

@@ -46,13 +46,13 @@ class Timeline {
     this.setPaint(this.paint);
   }
 
-  // The colours, and the number of its colour for each node.
+  // The colours, and the number of its colour for each slice.
   setPaint(paint) {
     this.paint = paint;
     const numbers = new Map();
     const layers = new Map(this.store.layersByTime().map((layer, place) => [layer, place]));
     this.fills = [];
-    this.paintOf = Int32Array.from(this.store.nodes, ({ phase, outer }) => {
+    const paintOf = ({ phase }, outer) => {
       const isCompute = phase !== COMMUNICATION && !ASIDE.has(phase);
       const key = paint === "layer" && isCompute ? `layer ${outer}` : phase;
       if (!numbers.has(key)) {
@@ -61,7 +61,11 @@ class Timeline {
         this.fills.push({ fill, isWait: phase === WAIT, isCommunication: phase === COMMUNICATION });
       }
       return numbers.get(key);
-    });
+    };
+    const { nodes, kernels, kernelLayers, data } = this.store;
+    const paints = nodes.map((node) => paintOf(node, node.outer));
+    const kernelPaints = kernels.all.map(([first], kernel) => paintOf(nodes[first], kernelLayers[kernel]));
+    this.paintOf = Int32Array.from(data.slices.kernel, (kernel, row) => (kernel === null ? paints[this.node[row]] : kernelPaints[kernel]));
     this.cover = new Float64Array(this.fills.length);
     this.port?.redraw();
   }
@@ -143,7 +147,7 @@ class Timeline {
 
   mark(lane, place) {
     this.current = { lane: this.lanes.indexOf(lane), place };
-    this.store.selectNode(this.node[lane.rows[place]], lane.rows[place]);
+    this.store.selectSlice(lane.rows[place]);
     this.reveal(lane, place);
   }
 
@@ -181,9 +185,13 @@ class Timeline {
     const node = this.store.nodes[slices.node[row]];
     const worker = workers.find(({ index }) => index === slices.worker[row]);
     const micro = slices.micro_batch[row];
+    const computed = this.store.computedIn(row);
+    const layers = this.store.distinct(computed, "layer");
+    const ops = this.store.distinct(computed, "op").filter((op) => op !== node.name);
     return [
       this.store.titles[slices.node[row]],
-      `${node.phase}${node.op === node.name ? "" : ` · ${node.op}`}${node.layer ? ` · ${node.layer}` : ""}`,
+      computed.length > 1 && `one kernel computes ${this.store.listed(computed)}`,
+      [node.phase, ops.join(", "), layers.join(", ")].filter(Boolean).join(" · "),
       `${duration(slices.seconds[row])} on worker ${slices.worker[row]}${worker.host ? ` (${worker.host})` : ""}`,
       `step ${slices.step[row]}${micro === null ? "" : `, micro-batch ${micro}`}`,
       slices.link[row] && `linked with ${this.links.get(slices.link[row]).length - 1} other`,
@@ -205,7 +213,7 @@ class Timeline {
     context.rect(GUTTER, 0, port.width - GUTTER, port.height);
     context.clip();
     this.drawAxis(context, port);
-    this.lit = this.litNodes();
+    this.lit = this.litSlices();
     this.lanes.forEach((lane, place) => this.drawLane(context, port, lane, AXIS + place * (LANE + LANE_GAP)));
     this.drawLinks(context, port);
     context.restore();
@@ -281,34 +289,38 @@ class Timeline {
     const { lit } = this;
     const pixel = { x: -1, isLit: false, isUsed: false };
     for (let place = this.firstAfter(lane, from); place < lane.rows.length && lane.start[place] <= to; place++) {
-      const node = this.node[lane.rows[place]];
+      const row = lane.rows[place];
       const left = lane.start[place] * port.scale + port.x;
       const width = (lane.end[place] - lane.start[place]) * port.scale;
-      const isLit = lit !== null && lit[node] === 1;
+      const isLit = lit !== null && lit(row);
       if (width < 1.5) {
         const x = Math.floor(left);
         if (x !== pixel.x) this.drawPixel(context, pixel, top, lit);
         pixel.x = x;
         pixel.isUsed = true;
         pixel.isLit ||= isLit;
-        this.cover[this.paintOf[node]] += Math.max(width, 1e-9);
+        this.cover[this.paintOf[row]] += Math.max(width, 1e-9);
       } else {
         this.drawPixel(context, pixel, top, lit);
-        this.drawSlice(context, node, left, width, top, lit ? isLit : null);
+        this.drawSlice(context, row, left, width, top, lit ? isLit : null);
       }
     }
     this.drawPixel(context, pixel, top, lit);
     this.drawCurrent(context, port, lane, top);
   }
 
-  // Which nodes stand out, if any do: those marked, else those found.
-  litNodes() {
-    const { selection, matches, nodes } = this.store;
+  // Which slices stand out, if any do: those of what is marked, else of what is found.
+  litSlices() {
+    const { selection, matches, nodes, kernels, data } = this.store;
     const chosen = selection?.nodes.size ? selection.nodes : matches;
     if (!chosen) return null;
-    const lit = new Uint8Array(nodes.length);
-    for (const number of chosen) lit[number] = 1;
-    return lit;
+    const [lit, litKernels] = [new Uint8Array(nodes.length), new Uint8Array(kernels.all.length)];
+    for (const number of chosen) {
+      lit[number] = 1;
+      for (const kernel of kernels.of(number)) litKernels[kernel] = 1;
+    }
+    const { kernel } = data.slices;
+    return (row) => (kernel[row] === null ? lit[this.node[row]] : litKernels[kernel[row]]) === 1;
   }
 
   drawPixel(context, pixel, top, lit) {
@@ -325,9 +337,9 @@ class Timeline {
     pixel.isUsed = pixel.isLit = false;
   }
 
-  drawSlice(context, node, left, width, top, isLit) {
+  drawSlice(context, row, left, width, top, isLit) {
     const { colours } = this;
-    const { fill, isWait, isCommunication } = this.fills[this.paintOf[node]];
+    const { fill, isWait, isCommunication } = this.fills[this.paintOf[row]];
     const start = Math.max(left, GUTTER - 2);
     const seen = Math.min(left + width, this.port.width + 2) - start;
     const lower = isCommunication ? LANE / 3 : 0;
@@ -343,14 +355,23 @@ class Timeline {
       context.strokeRect(start + 0.5, top + 0.5, inner - 1, LANE - 1);
     }
     if (seen > 26 && fill !== "transparent") {
-      context.fillStyle = inkOn(fill);
+      context.globalAlpha = 1;
+      context.fillStyle = isLit === false ? colours.faint : inkOn(fill);
       context.font = `10.5px ${colours.font}`;
-      const { op, phase } = this.store.nodes[node];
-      const label = [this.store.titles[node], op, phase].find((text) => context.measureText(text).width < seen - 8);
+      const label = this.labels(row).find((text) => context.measureText(text).width < seen - 8);
       if (label) context.fillText(label, start + 4, top + lower / 2 + LANE / 2 + 4);
     }
     context.globalAlpha = 1;
     if (isLit) this.underline(context, start, Math.max(seen, 2), top);
+  }
+
+  // What a slice may be called, the longest first.
+  labels(row) {
+    const node = this.node[row];
+    const { op, phase } = this.store.nodes[node];
+    const others = this.store.computedIn(row).length - 1;
+    const more = others ? ` (+${others})` : "";
+    return [this.store.titles[node] + more, ...(phase === WAIT ? [] : [op + more]), phase];
   }
 
   underline(context, x, width, top) {
