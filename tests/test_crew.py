@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import miai_graph as mg
 from executors import Serial
 from executors.threads import blas_threads, can_limit
-from miai_graph.kernels import numpy_kernels
+from miai_graph.kernels import matrix_product
 from miai_graph.kernels.crew import Crew, crew, spans, together
-from miai_graph.kernels.numpy_kernels import _shares
+from miai_graph.kernels.matrix_product import _shares
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.sampled_from([1, 16, 64]))
@@ -112,7 +112,7 @@ def test_what_is_infinite_warns_in_no_thread() -> None:
 def test_products_that_threads_share(
     a: tuple[int, ...], b: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(numpy_kernels, "FLOPS_WORTH_SHARING", 1)
+    monkeypatch.setattr(matrix_product, "FLOPS_WORTH_SHARING", 1)
     left, right = rng.standard_normal(a), rng.standard_normal(b)
     expected = left @ right
     output = np.full(expected.shape, np.nan)
