@@ -22,7 +22,7 @@ from miai_graph import layers, losses
 from miai_graph.errors import ExecutionError
 from miai_graph.kernels.blas import product
 from miai_graph.kernels.crew import together
-from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.elementwise_code import Step
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
@@ -184,7 +184,7 @@ def test_products_of_more_than_a_row_are_native() -> None:
 
 def test_denormal_numbers_are_zero_within_a_block_alone() -> None:
     small, half = np.full(100, 1e-40, "f4"), np.float32(0.5)
-    block = DenormalsAreZero()
+    block = FlushedDenormals()
     with ThreadPoolExecutor(1) as another:
         assert another.submit(lambda: (small * half).all()).result()
         for _ in range(2):

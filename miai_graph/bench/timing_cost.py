@@ -51,7 +51,7 @@ class _PlainPlan(BoundPlan):
 
     def run(self, step: int, binding: Binding) -> None:
         self._step[...] = step
-        with self._denormals_are_zero:
+        with self._flushed_denormals:
             for _, kernel in _without_clock(binding):
                 kernel()
         for target, source in binding.copies:

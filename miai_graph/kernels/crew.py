@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import Kernel
 
 _crews: WeakSet[Crew] = WeakSet()
@@ -88,7 +88,7 @@ class _Helper:
 
     def _work(self) -> None:
         # Only this thread's: both hold in the calling one too.
-        with np.errstate(all="ignore"), DenormalsAreZero():
+        with np.errstate(all="ignore"), FlushedDenormals():
             while True:
                 call, done = self._calls.get()
                 try:

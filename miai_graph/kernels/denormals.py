@@ -1,4 +1,4 @@
-"""Denormal numbers, too small to have all their digits: while a plan runs, they count as 0.
+"""Denormal numbers, too small to have all their digits: while a plan runs, results that would be such are 0.
 
 Processors compute with them many times slower. Moments of gradients that have become 0 decay to them and stay there:
 the smallest one, times 0.9, is rounded to itself.
@@ -22,7 +22,7 @@ define void @begin(ptr %before) nounwind {
   %place = alloca i32
   call void @llvm.x86.sse.stmxcsr(ptr %before)
   %old = load i32, ptr %before
-  %new = or i32 %old, 32832  ; flush to zero, denormals are zeros
+  %new = or i32 %old, 32768  ; flush to zero
   store i32 %new, ptr %place
   call void @llvm.x86.sse.ldmxcsr(ptr %place)
   ret void
@@ -50,14 +50,14 @@ define void @end(ptr %before) nounwind {
   ret void
 }
 """
-"""Arm Architecture Reference Manual, section C5.2.8."""
+"""Arm Architecture Reference Manual, section C5.2.8. Here operands count as 0 too."""
 
 CODES: Mapping[str, str] = {"x86_64": X86, "aarch64": ARM, "arm64": ARM}
 """By LLVM's name of the processor's architecture."""
 
 
-class DenormalsAreZero:
-    """Within a ``with`` block denormal numbers count as 0, in this thread, where there is native code.
+class FlushedDenormals:
+    """Within a ``with`` block denormal results become 0, in this thread, where there is native code.
 
     An object serves one block at a time.
     """
@@ -83,4 +83,4 @@ def _functions() -> Mapping[str, native.Function]:
     code = CODES.get(native.architecture()) if native.processor() is not None else None
     if code is None:
         return {}
-    return native.library(code, {"begin": (c_void_p,), "end": (c_void_p,)}, "Denormal numbers count as 0").functions
+    return native.library(code, {"begin": (c_void_p,), "end": (c_void_p,)}, "Denormal results become 0").functions

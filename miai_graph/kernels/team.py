@@ -18,7 +18,7 @@ from weakref import WeakSet
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.run_code import HELPER_WORDS, LINE_BYTES, module_text
 from miai_graph.op import Array
 
@@ -85,7 +85,7 @@ class Team:
 
 def _serve(words: Array, reading: int) -> None:
     serve, place = functions()["serve"], words.ctypes.data_as(c_void_p)
-    with DenormalsAreZero():
+    with FlushedDenormals():
         while True:
             serve(place)
             os.read(reading, WORDS_A_LINE)

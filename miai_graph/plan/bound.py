@@ -16,7 +16,7 @@ import numpy as np
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
 from miai_graph.kernels.by_rows import prepare_shared
-from miai_graph.kernels.denormals import DenormalsAreZero
+from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import NOTHING, Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.kernels.run import joined
@@ -120,7 +120,7 @@ class BoundPlan:
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
         self.threads = threads
-        self._denormals_are_zero = DenormalsAreZero()
+        self._flushed_denormals = FlushedDenormals()
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
         self.bindings: dict[bytes, Binding] = {}
@@ -385,7 +385,7 @@ class BoundPlan:
         stamps, clock, place = self._stamps, perf_counter_ns, 0
         stamps[0] = clock()
         try:
-            with self._denormals_are_zero:
+            with self._flushed_denormals:
                 for place, kernel in binding.runs:
                     kernel()
                     stamps[place] = clock()
