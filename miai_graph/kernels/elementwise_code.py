@@ -3,6 +3,9 @@
 A `Formula` says what is computed; it becomes one function, which goes over rows and columns. Each operand is a vector
 along the columns, or one number a row. Where operands lie the function finds in a table, a line for each stretch of
 memory to go over, so that one call updates all parameters of a network.
+
+Values may be added up on the way, over the rows or along each of them. Sums over the rows gather in memory as wide as
+the rows are, for some rows without errors kept, and then with them.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels import curves
+from miai_graph.kernels.compensated import LONGEST_CHAIN, with_errors, with_parts
+from miai_graph.kernels.loops import Loops, Span, plus
 from miai_graph.kernels.native import Processor
-from miai_graph.kernels.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector
+from miai_graph.kernels.vectors import BOOL, FLOAT32, FLOAT64, Vector
 
 DTYPES = (FLOAT32, FLOAT64, BOOL)
 
@@ -52,27 +57,60 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Total:
+    """What is added up.
+
+    Attributes
+    ----------
+    value : the number of an operand or of a step's result
+    along_rows : each row by itself, instead of over the rows
+    """
+
+    value: int
+    along_rows: bool
+
+
+@dataclass(frozen=True)
 class Formula:
     """What is computed of each element.
 
     Attributes
     ----------
     results : the numbers of the values that are written
+    totals : what is added up
     """
 
     operands: tuple[Operand, ...]
     steps: tuple[Step, ...]
     results: tuple[int, ...]
+    totals: tuple[Total, ...] = ()
 
     @property
     def dtypes(self) -> list[np.dtype[Any]]:
         """Of all values."""
         return [operand.dtype for operand in self.operands] + [step.dtype for step in self.steps]
 
+    @property
+    def row_totals(self) -> list[Total]:
+        """Those along rows."""
+        return [total for total in self.totals if total.along_rows]
 
-TABLE_HEAD = 2
-"""Words in a line of the table before those of operands and results: rows, columns. Then for each the address, and the
-bytes from a row to the next."""
+    @property
+    def column_totals(self) -> list[Total]:
+        """Those over the rows."""
+        return [total for total in self.totals if not total.along_rows]
+
+    @property
+    def placed_dtypes(self) -> list[np.dtype[Any]]:
+        """Of what lies where the lines of the table say: operands, results, and totals along rows."""
+        dtypes = self.dtypes
+        written = [*self.results, *(total.value for total in self.row_totals)]
+        return [operand.dtype for operand in self.operands] + [dtypes[value] for value in written]
+
+
+LINE_HEAD = 2
+"""Words in a line of the table before those of what lies in rows and columns: how many of these. Then for each the
+address, and the bytes from a row to the next."""
 
 
 def _minimum(a: Vector, b: Vector) -> Vector:
@@ -133,111 +171,170 @@ WITH_OPTIONS = ("clip", "cast")
 def module_text(formula: Formula, processor: Processor) -> str:
     """The module with the functions `run` and `stream`, of a table and the number of its lines.
 
-    `stream` writes past the caches: its results must lie at multiples of a vector's length.
+    `stream` writes past the caches: its results must lie at multiples of a vector's length. If there are totals over
+    the rows, the number of columns that they are wide stands at the top of the table, and for each two addresses: of a
+    row for the sums of some rows, and of two rows for the totals of these and for the errors. Without an address for
+    totals there may be no more than `LONGEST_CHAIN` rows.
     """
     functions, declared = [], set[str]()
     for name in ("run", "stream"):
         writer = _Writer(formula, processor, streams=name == "stream")
         functions.append(writer.function(name))
-        declared |= writer.lines.declared
+        declared |= writer.code.declared
     return "\n".join([*sorted(declared), *functions, "!0 = !{i32 1}", ""])
 
 
+@dataclass(frozen=True)
+class _Gathered:
+    """Where a total over the rows gathers: sums of some rows, and the totals of these with their errors."""
+
+    dtype: np.dtype[Any]
+    parts: str
+    both: Sequence[str]
+
+
 class _Writer:
-    """Writes one function. Names of places: %p3 is where operand or result 3 lies in the row, %s3 the bytes to the
-    next row."""
+    """Writes one function."""
 
     def __init__(self, formula: Formula, processor: Processor, *, streams: bool) -> None:
         self._formula = formula
         self._streams = streams
         sizes = [dtype.itemsize for dtype in formula.dtypes if dtype != BOOL]
-        self.lines = Lines(processor.width(max(sizes, default=1)))
-        self._dtypes = [operand.dtype for operand in formula.operands]
-        self._dtypes += [formula.dtypes[result] for result in formula.results]
+        self.code = Loops(processor.width(max(sizes, default=1)))
+        self._dtypes = formula.placed_dtypes
+        self._zeros = [self.code.constant(0.0, formula.dtypes[total.value]) for total in formula.row_totals]
 
     def function(self, name: str) -> str:
         """The function's text."""
-        lines, places = self.lines, range(len(self._dtypes))
-        line_bytes = 8 * (TABLE_HEAD + 2 * len(places))
-        lines.do("br label %segment.head")
-        lines.label("segment.head")
-        lines.do("%segment = phi i64 [ 0, %start ], [ %segment.next, %row.end ]")
-        lines.do("%segment.more = icmp slt i64 %segment, %segments")
-        lines.do("br i1 %segment.more, label %segment.body, label %end")
-        lines.label("segment.body")
-        lines.do(f"%segment.offset = mul i64 %segment, {line_bytes}")
-        lines.do("%line = getelementptr i8, ptr %table, i64 %segment.offset")
-        self._word("rows", 0)
-        self._word("columns", 1)
-        for place in places:
-            self._word(f"a{place}", TABLE_HEAD + 2 * place)
-            self._word(f"s{place}", TABLE_HEAD + 2 * place + 1)
-            lines.do(f"%b{place} = inttoptr i64 %a{place} to ptr")
-        lines.do(f"%whole = and i64 %columns, {-lines.lanes}")
-        lines.do("%rest = sub i64 %columns, %whole")
-        lines.do("%has.rest = icmp ne i64 %rest, 0")
-        mask = lines.mask_of("%rest")
-        lines.do("br label %row.head")
-        lines.label("row.head")
-        lines.do("%row = phi i64 [ 0, %segment.body ], [ %row.next, %row.done ]")
-        lines.do("%row.more = icmp slt i64 %row, %rows")
-        lines.do("br i1 %row.more, label %row.body, label %row.end")
-        lines.label("row.body")
-        for place in places:
-            lines.do(f"%o{place} = mul i64 %row, %s{place}")
-            lines.do(f"%p{place} = getelementptr i8, ptr %b{place}, i64 %o{place}")
-        numbers = {
-            place: lines.load_number(f"%p{place}", operand.dtype)
-            for place, operand in enumerate(self._formula.operands)
-            if operand.is_number
-        }
-        lines.do("br label %column.head")
-        lines.label("column.head")
-        lines.do("%column = phi i64 [ 0, %row.body ], [ %column.next, %column.body ]")
-        lines.do("%column.more = icmp slt i64 %column, %whole")
-        lines.do("br i1 %column.more, label %column.body, label %column.end")
-        lines.label("column.body")
-        self._elements(numbers, "%column", None)
-        lines.do(f"%column.next = add i64 %column, {lines.lanes}")
-        lines.do("br label %column.head")
-        lines.label("column.end")
-        lines.do("br i1 %has.rest, label %rest.body, label %row.done")
-        lines.label("rest.body")
-        self._elements(numbers, "%whole", mask)
-        lines.do("br label %row.done")
-        lines.label("row.done")
-        lines.do("%row.next = add i64 %row, 1")
-        lines.do("br label %row.head")
-        lines.label("row.end")
-        lines.do("%segment.next = add i64 %segment, 1")
-        lines.do("br label %segment.head")
-        lines.label("end")
+        code, line_words = self.code, LINE_HEAD + 2 * len(self._dtypes)
+        self._begin_totals()
+        lines = code.at("%table", 8 * head_words(self._formula))
+        with code.loop(0, "%segments") as segment:
+            self._segment(self._words(code.stepped(lines, segment.index, 8 * line_words), line_words))
         if self._streams:
             # What went past the caches is in memory before anybody hears that it is there.
-            lines.do("fence seq_cst")
-        body = "\n".join([*lines.text, "  ret void"])
+            code.do("fence seq_cst")
+        body = "\n".join([*code.text, "  ret void"])
         return f"define void @{name}(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
 
-    def _word(self, name: str, place: int) -> None:
-        pointer = self.lines.value(f"getelementptr i64, ptr %line, i64 {place}")
-        self.lines.do(f"%{name} = load i64, ptr {pointer}, align 8")
+    def _words(self, pointer: str, count: int) -> list[str]:
+        places = (self.code.value(f"getelementptr i64, ptr {pointer}, i64 {place}") for place in range(count))
+        return [self.code.value(f"load i64, ptr {place}, align 8") for place in places]
 
-    def _elements(self, numbers: Mapping[int, Vector], column: str, mask: str | None) -> None:
-        """Read, compute and write a vector of each, in this order: a result may lie where an operand does."""
-        formula = self._formula
+    def _pointer(self, word: str) -> str:
+        return self.code.value(f"inttoptr i64 {word} to ptr")
+
+    def _begin_totals(self) -> None:
+        """Read where totals over the rows gather, and put zeros there."""
+        code, formula = self.code, self._formula
+        self._gathered: list[_Gathered] = []
+        if not formula.column_totals:
+            return
+        width, *addresses = self._words("%table", head_words(formula))
+        self._has_totals = code.value(f"icmp ne i64 {addresses[1]}, 0")
+        span, both = code.span(width), code.span(code.times(width, 2))
+        for total, parts, totals in zip(formula.column_totals, addresses[::2], addresses[1::2], strict=True):
+            dtype = formula.dtypes[total.value]
+            place = self._pointer(totals)
+            gathered = _Gathered(dtype, self._pointer(parts), (place, code.element(place, width, dtype)))
+            self._gathered.append(gathered)
+            code.fill(gathered.parts, span, code.constant(0.0, dtype))
+            with code.when(self._has_totals):
+                code.fill(place, both, code.constant(0.0, dtype))
+
+    def _segment(self, words: Sequence[str]) -> None:
+        """A line of the table."""
+        code = self.code
+        rows, columns, *places = words
+        bases, strides = [self._pointer(word) for word in places[::2]], places[1::2]
+        span = code.span(columns)
+
+        def row(index: str) -> None:
+            self._row([code.stepped(base, index, stride) for base, stride in zip(bases, strides, strict=True)], span)
+
+        if not self._gathered:
+            with code.loop(0, rows) as each:
+                row(each.index)
+            return
+        with code.loop(0, rows, LONGEST_CHAIN) as block:
+            with code.loop(block.index, code.least(code.add(block.index, LONGEST_CHAIN), rows)) as each:
+                row(each.index)
+            with code.when(self._has_totals):
+                self._gather(span)
+
+    def _gather(self, span: Span) -> None:
+        """Add what was added up of some rows to the totals."""
+        code = self.code
+        for total in self._gathered:
+            zero = code.constant(0.0, total.dtype)
+
+            def add(
+                start: str, mask: str | None, _: Sequence[Vector], total: _Gathered = total, zero: Vector = zero
+            ) -> Sequence[Vector]:
+                parts, *places = (code.element(base, start, total.dtype) for base in (total.parts, *total.both))
+                before = [code.load(place, total.dtype, mask) for place in places]
+                after = with_parts(before, [code.load(parts, total.dtype, mask)])
+                for vector, place in zip([*after, zero], [*places, parts], strict=True):
+                    code.store(vector, place, mask)
+                return ()
+
+            code.each_vector(span, (), add)
+
+    def _row(self, pointers: Sequence[str], span: Span) -> None:
+        """All columns of a row that begins at these pointers."""
+        code, formula = self.code, self._formula
+        self._pointers = pointers
+        numbers = {
+            place: code.load_number(pointers[place], operand.dtype)
+            for place, operand in enumerate(formula.operands)
+            if operand.is_number
+        }
+        body = functools.partial(self._elements, numbers)
+        if not self._zeros:
+            code.each_vector(span, (), body)
+            return
+        length = LONGEST_CHAIN * code.lanes
+        with code.loop(0, span.whole, length, self._zeros * 2) as block:
+            stop = code.least(code.add(block.index, length), span.whole)
+            with code.loop(block.index, stop, code.lanes, self._zeros) as part:
+                part.following = body(part.index, None, part.values)
+            block.following = with_parts(block.values, part.values)
+        rest = code.changed_when(span.has_rest, self._zeros, functools.partial(body, span.whole, span.mask))
+        sums = with_errors(with_parts(block.values, rest))
+        for total, place in zip(sums, pointers[len(pointers) - len(sums) :], strict=True):
+            code.store_number(code.over_lanes(plus, total), place)
+
+    def _elements(
+        self, numbers: Mapping[int, Vector], column: str, mask: str | None, sums: Sequence[Vector]
+    ) -> list[Vector]:
+        """Read, compute and write a vector of each, in this order: a result may lie where an operand does. Gives the
+        sums along the row with one more vector each."""
+        code, formula = self.code, self._formula
         values = [
-            numbers[place] if operand.is_number else self.lines.load(self._at(place, column), operand.dtype, mask)
+            numbers[place] if operand.is_number else code.load(self._at(place, column), operand.dtype, mask)
             for place, operand in enumerate(formula.operands)
         ]
         for step in formula.steps:
             values.append(compute(step, [values[operand] for operand in step.operands]))
         for place, result in enumerate(formula.results, len(formula.operands)):
-            self.lines.store(values[result], self._at(place, column), mask, streams=self._streams)
+            code.store(values[result], self._at(place, column), mask, streams=self._streams)
+        for total, gathered in zip(formula.column_totals, self._gathered, strict=True):
+            parts = code.element(gathered.parts, column, gathered.dtype)
+            code.store(code.load(parts, gathered.dtype, mask) + values[total.value], parts, mask)
+        return [
+            total + code.where(mask, values[row_total.value], 0.0)
+            for total, row_total in zip(sums, formula.row_totals, strict=True)
+        ]
 
     def _at(self, place: int, column: str) -> str:
         """Where the element in a column lies."""
         element = {BOOL: "i8", FLOAT32: "float", FLOAT64: "double"}[self._dtypes[place]]
-        return self.lines.value(f"getelementptr {element}, ptr %p{place}, i64 {column}")
+        return self.code.value(f"getelementptr {element}, ptr {self._pointers[place]}, i64 {column}")
+
+
+def head_words(formula: Formula) -> int:
+    """How many words there are at the top of the table."""
+    return 1 + 2 * len(formula.column_totals) if formula.column_totals else 0
 
 
 def compute(step: Step, operands: Sequence[Vector]) -> Vector:

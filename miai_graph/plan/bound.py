@@ -341,7 +341,7 @@ class BoundPlan:
         if fusion is not None:
             kernel = fusion_kernel(fusion, arrays, scratch.take, self.threads or 1)
             self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
-            return kernel
+            return self._exporting(kernel, fusion.results, part)
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
         request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.threads)
@@ -349,9 +349,14 @@ class BoundPlan:
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
             kernel = prepare_shared(request, partial(self._flops, node, part))
-        if self._exchange is not None and node in self.program.exports:
-            kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
+        return self._exporting(kernel, [node], part)
+
+    def _exporting(self, kernel: Kernel, results: Sequence[Node], part: int) -> Kernel:
+        """The kernel with what has to be done to export some of its results."""
+        for node in results:
+            if self._exchange is not None and node in self.program.exports:
+                kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         return kernel
 
     def _flops(self, node: Node, part: int) -> int:
