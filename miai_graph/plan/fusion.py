@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from miai_graph.kernels.total_kernels import SummedFormula
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
+from miai_graph.plan.recomputation import Share, with_repetition
 from miai_graph.plan.sums import SummedAxes, summed_axes
 from miai_graph.plan.uses import Use
 
@@ -37,11 +39,13 @@ class Chain:
     nodes : in order
     operands : what they read of others
     results : those of them that others read
+    repeated : those of them that an earlier chain computes too
     """
 
     nodes: tuple[Node, ...]
     operands: tuple[Node, ...]
     results: tuple[Node, ...]
+    repeated: frozenset[Node]
 
     @property
     def sums(self) -> list[Node]:
@@ -129,17 +133,24 @@ def joint_kind(node: Node, kind: Callable[[Node], Hashable]) -> Hashable:
     ----------
     kind : see `find_fusions`
     """
+    own = _iteration(node, kind)
+    return None if own is None else (node.phase, own)
+
+
+def _iteration(node: Node, kind: Callable[[Node], Hashable]) -> Hashable:
+    """Equal for nodes that can be computed element by element together; None for those that cannot."""
     own = kind(node)
     if own is None:
         return None
     if summed_axes(node) is not None:
-        return node.inputs[0].type.shape, node.phase, own
-    return (node.type.shape, node.phase, own) if can_be_fused(node) else None
+        return node.inputs[0].type.shape, own
+    return (node.type.shape, own) if can_be_fused(node) else None
 
 
 def find_fusions(
     steps: Sequence[Node],
     uses: Mapping[Node, Sequence[Use]],
+    roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
     kind: Callable[[Node], Hashable],
 ) -> dict[Node, Fusion]:
@@ -149,11 +160,13 @@ def find_fusions(
     ----------
     steps : the nodes that are computed, in order
     uses : of each of them
+    roots : the node whose memory a node's value lies in
     is_stored : whether a node's value must be in memory whoever reads it
     kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
     """
     finder = _Finder(steps, uses, kind)
-    chains = [_chain(nodes, uses, is_stored) for nodes in finder.chains()]
+    shares = with_repetition(finder.chains(), uses, roots, is_stored, partial(_iteration, kind=kind), MOST_NODES)
+    chains = [_chain(share) for share in shares]
     return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, kind)}
 
 
@@ -208,11 +221,10 @@ def _has_one_matrix(nodes: Sequence[Node]) -> bool:
     return len({own.first_column_axis for own in axes if own is not None}) < 2
 
 
-def _chain(nodes: Sequence[Node], uses: Mapping[Node, Sequence[Use]], is_stored: Callable[[Node], bool]) -> Chain:
-    members = set(nodes)
-    operands = dict.fromkeys(source for node in nodes for source in node.inputs if source not in members)
-    results = (node for node in nodes if is_stored(node) or any(use.reader not in members for use in uses[node]))
-    return Chain(tuple(nodes), tuple(operands), tuple(results))
+def _chain(share: Share) -> Chain:
+    members = set(share.nodes)
+    operands = dict.fromkeys(source for node in share.nodes for source in node.inputs if source not in members)
+    return Chain(tuple(share.nodes), tuple(operands), tuple(share.results), share.repeated)
 
 
 def _merged(

@@ -248,7 +248,7 @@ def _fuse(
         return own is not None and own == joint_kind(reader, kind_of)
 
     steps = with_sums_early(steps, uses_of(steps, roots, _kept(graph)), goes_with)
-    fusions = find_fusions(steps, uses_of(steps, roots, _kept(graph)), prepared.__contains__, kind_of)
+    fusions = find_fusions(steps, uses_of(steps, roots, _kept(graph)), roots, prepared.__contains__, kind_of)
     for fusion in fusions.values():
         for node in set(fusion.nodes).difference(fusion.results):
             storage[node] = Storage.PASSING
