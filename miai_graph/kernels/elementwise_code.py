@@ -108,6 +108,9 @@ class Formula:
         return [operand.dtype for operand in self.operands] + [dtypes[value] for value in written]
 
 
+CACHED_COLUMNS = 2048
+"""Totals over rows gather for so many columns at a time: what is gathered stays in the nearest cache."""
+
 LINE_HEAD = 2
 """Words in a line of the table before those of what lies in rows and columns: how many of these. Then for each the
 address, and the bytes from a row to the next."""
@@ -168,20 +171,18 @@ WITH_OPTIONS = ("clip", "cast")
 
 
 @functools.lru_cache(maxsize=1024)
-def module_text(formula: Formula, processor: Processor) -> str:
-    """The module with the functions `run` and `stream`, of a table and the number of its lines.
+def module_text(formula: Formula, processor: Processor, *, streams: bool = False) -> str:
+    """The module with the function `run`, of a table and the number of its lines.
 
-    `stream` writes past the caches: its results must lie at multiples of a vector's length. If there are totals over
-    the rows, the number of columns that they are wide stands at the top of the table, and for each two addresses: of a
-    row for the sums of some rows, and of two rows for the totals of these and for the errors. Without an address for
-    totals there may be no more than `LONGEST_CHAIN` rows.
+    If there are totals over the rows, the number of columns that they are wide stands at the top of the table, and for
+    each two addresses: of a row for the sums of some rows, and of two rows for the totals of these and for the errors.
+    Without an address for totals there may be no more than `LONGEST_CHAIN` rows.
+
+    Parameters
+    ----------
+    streams : whether to write past the caches: results must lie at multiples of a vector's length then
     """
-    functions, declared = [], set[str]()
-    for name in ("run", "stream"):
-        writer = _Writer(formula, processor, streams=name == "stream")
-        functions.append(writer.function(name))
-        declared |= writer.code.declared
-    return "\n".join([*sorted(declared), *functions, "!0 = !{i32 1}", ""])
+    return _Writer(formula, processor, streams=streams).module()
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,14 @@ class _Gathered:
     parts: str
     both: Sequence[str]
 
+    def from_column(self, code: Loops, column: str) -> _Gathered:
+        """The same from a column on."""
+        parts, *both = (code.element(place, column, self.dtype) for place in (self.parts, *self.both))
+        return _Gathered(self.dtype, parts, both)
+
 
 class _Writer:
-    """Writes one function."""
+    """Writes one module."""
 
     def __init__(self, formula: Formula, processor: Processor, *, streams: bool) -> None:
         self._formula = formula
@@ -204,8 +210,8 @@ class _Writer:
         self._dtypes = formula.placed_dtypes
         self._zeros = [self.code.constant(0.0, formula.dtypes[total.value]) for total in formula.row_totals]
 
-    def function(self, name: str) -> str:
-        """The function's text."""
+    def module(self) -> str:
+        """All of it."""
         code, line_words = self.code, LINE_HEAD + 2 * len(self._dtypes)
         self._begin_totals()
         lines = code.at("%table", 8 * head_words(self._formula))
@@ -215,7 +221,8 @@ class _Writer:
             # What went past the caches is in memory before anybody hears that it is there.
             code.do("fence seq_cst")
         body = "\n".join([*code.text, "  ret void"])
-        return f"define void @{name}(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
+        function = f"define void @run(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
+        return "\n".join([*sorted(code.declared), function, "!0 = !{i32 1}", ""])
 
     def _words(self, pointer: str, count: int) -> list[str]:
         places = (self.code.value(f"getelementptr i64, ptr {pointer}, i64 {place}") for place in range(count))
@@ -244,23 +251,39 @@ class _Writer:
 
     def _segment(self, words: Sequence[str]) -> None:
         """A line of the table."""
-        code = self.code
+        code, formula = self.code, self._formula
         rows, columns, *places = words
-        bases, strides = [self._pointer(word) for word in places[::2]], places[1::2]
-        span = code.span(columns)
-
-        def row(index: str) -> None:
-            self._row([code.stepped(base, index, stride) for base, stride in zip(bases, strides, strict=True)], span)
-
-        if not self._gathered:
-            with code.loop(0, rows) as each:
-                row(each.index)
+        starts, strides = [self._pointer(word) for word in places[::2]], places[1::2]
+        if not formula.column_totals:
+            self._rows(0, rows, starts, strides, code.span(columns))
             return
-        with code.loop(0, rows, LONGEST_CHAIN) as block:
-            with code.loop(block.index, code.least(code.add(block.index, LONGEST_CHAIN), rows)) as each:
-                row(each.index)
-            with code.when(self._has_totals):
-                self._gather(span)
+        step = columns if formula.row_totals else CACHED_COLUMNS
+        whole = self._gathered
+        with code.loop(0, columns, step) as tile:
+            span = code.span(code.least(code.subtract(columns, tile.index), step))
+            self._gathered = [total.from_column(code, tile.index) for total in whole]
+            self._pointers = starts
+            bases = [
+                base if self._is_number(place) else self._at(place, tile.index) for place, base in enumerate(starts)
+            ]
+            with code.loop(0, rows, LONGEST_CHAIN) as block:
+                self._rows(block.index, code.least(code.add(block.index, LONGEST_CHAIN), rows), bases, strides, span)
+                with code.when(self._has_totals):
+                    self._gather(span)
+        self._gathered = whole
+
+    def _rows(self, start: object, stop: str, bases: Sequence[str], strides: Sequence[str], span: Span) -> None:
+        """Some rows of columns that begin at these pointers, and go on by these strides."""
+        code = self.code
+        with code.loop(start, stop) as row:
+            self._row(
+                [code.stepped(base, row.index, stride) for base, stride in zip(bases, strides, strict=True)], span
+            )
+
+    def _is_number(self, place: int) -> bool:
+        """Whether there is one number a row."""
+        operands, results = self._formula.operands, self._formula.results
+        return operands[place].is_number if place < len(operands) else place >= len(operands) + len(results)
 
     def _gather(self, span: Span) -> None:
         """Add what was added up of some rows to the totals."""
@@ -283,7 +306,7 @@ class _Writer:
     def _row(self, pointers: Sequence[str], span: Span) -> None:
         """All columns of a row that begins at these pointers."""
         code, formula = self.code, self._formula
-        self._pointers = pointers
+        self._pointers = list(pointers)
         numbers = {
             place: code.load_number(pointers[place], operand.dtype)
             for place, operand in enumerate(formula.operands)

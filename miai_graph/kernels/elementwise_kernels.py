@@ -23,8 +23,11 @@ STREAMED_BYTES = 1 << 24
 BYTES_WORTH_SHARING = 1 << 20
 """A thread has at least about so much to read."""
 
-FEW_COLUMNS, ENOUGH_COLUMNS = 16, 256
-"""Rows of fewer columns are joined to rows of about so many, repeating what is the same in each."""
+FEW_COLUMNS, SOME_COLUMNS, ENOUGH_COLUMNS = 16, 128, 256
+"""Rows of few columns are joined to rows of about enough, repeating what is the same in each; rows of some columns only
+where there are many."""
+
+MANY_ROWS = 1024
 
 
 class FormulaKernels:
@@ -108,9 +111,11 @@ class JoinedRows:
 def in_joined_rows(operands: Sequence[Array], layout: Layout, scratch: Scratch) -> JoinedRows | None:
     """Several rows as one where they are short, with what all of them share repeated; None where that cannot be."""
     columns = layout.shape[-1]
-    if len(layout.shape) != 2 or columns >= FEW_COLUMNS:
+    if len(layout.shape) != 2:
         return None
     rows, row_strides, steps = layout.shape[0], layout.strides[0], layout.strides[1]
+    if columns >= (SOME_COLUMNS if rows >= MANY_ROWS else FEW_COLUMNS):
+        return None
     if any(stride not in (0, columns * step) for stride, step in zip(row_strides, steps, strict=True)):
         return None
     count = min(-(-ENOUGH_COLUMNS // columns), rows)
@@ -155,12 +160,12 @@ def formula_call(
     """
     processor = native.processor()
     assert processor is not None
-    code = native.library(module_text(formula, processor), SIGNATURES, source)
+    streams = result_bytes >= STREAMED_BYTES and _is_aligned(formula, stretches, processor)
+    code = native.library(module_text(formula, processor, streams=streams), SIGNATURES, source)
     table = np.array([*head, *(word for stretch in stretches for word in stretch.words)], np.int64)
     address: Any = table.ctypes.data_as(c_void_p)
     address.arrays = keeps
-    is_streamed = result_bytes >= STREAMED_BYTES and _is_aligned(formula, stretches, processor)
-    return partial(code.functions["stream" if is_streamed else "run"], address, c_int64(len(stretches)))
+    return partial(code.functions["run"], address, c_int64(len(stretches)))
 
 
 def _is_aligned(formula: Formula, stretches: Sequence[Stretch], processor: native.Processor) -> bool:
@@ -171,7 +176,7 @@ def _is_aligned(formula: Formula, stretches: Sequence[Stretch], processor: nativ
     return not any(word % processor.vector_bytes for word in words)
 
 
-SIGNATURES: native.Signatures = {"run": (c_void_p, c_int64), "stream": (c_void_p, c_int64)}
+SIGNATURES: native.Signatures = {"run": (c_void_p, c_int64)}
 
 
 def in_turn(calls: Sequence[Kernel]) -> Kernel:
