@@ -190,6 +190,24 @@ def test_results_are_the_same_wherever_arrays_lie(
             assert total.tobytes() == first.tobytes()
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 700, 20), (2, 5, 9), (33, 70, 1), (40, 65, 6), (9, 2, 130)], ids=str)
+def test_bits_do_not_depend_on_what_else_is_computed(
+    shape: tuple[int, ...], layout: str, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    x, other = rng.standard_normal((2, *shape)).astype(dtype)
+    y = LAYOUTS[layout](other)
+    for axis in (1, 2):
+        together = Products(x, y, axis)
+        alone = [np.empty_like(total) for total in together.sums]
+        sources = [(x * y, False), (x * y + x, True), (x, False), (np.ascontiguousarray(y), False)]
+        for (source, along_rows), total in zip(sources, alone, strict=True):
+            SummedFormula([], [], [Total(0, along_rows)], axis).kernel([source], [], [total], np.empty, "")()
+        for total, own in zip(together.sums, alone, strict=True):
+            assert total.tobytes() == own.tobytes()
+
+
 def kernel_of(program: Program, node: Node) -> list[str]:
     """The ops that are computed together with a node."""
     fusion = program.fusions.get(program.steps[program.computed_at[node]])
@@ -222,6 +240,14 @@ def test_sums_that_split_axes_elsewhere_are_in_no_kernel_together() -> None:
     first, last = mg.sum(y, 0), mg.sum(y, 2)
     program = make_program(mg.Graph([first, last]))
     assert sorted((kernel_of(program, first), kernel_of(program, last)), key=len) == [["sum"], ["tanh", "sum"]]
+
+
+def test_sums_of_values_that_are_computed_in_another_precision_are_computed_alone() -> None:
+    x = mg.input("x", (None, 6))
+    y = mg.cast(mg.tanh(mg.cast(x, "f8")), "f4")
+    total = mg.sum(y, 1)
+    program = make_program(mg.Graph([total]))
+    assert kernel_of(program, total) == ["sum"]
 
 
 def test_what_costs_nothing_is_computed_again_by_those_who_read_it() -> None:

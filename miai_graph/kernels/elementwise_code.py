@@ -111,9 +111,12 @@ class Formula:
 CACHED_COLUMNS = 2048
 """Totals over rows gather for so many columns at a time: what is gathered stays in the nearest cache."""
 
-LINE_HEAD = 2
-"""Words in a line of the table before those of what lies in rows and columns: how many of these. Then for each the
-address, and the bytes from a row to the next."""
+COLUMN_HEAD = 3
+"""Words at the top of the table before the addresses of totals over rows."""
+
+LINE_HEAD = 3
+"""Words in a line of the table before those of what lies in rows and columns: how many rows, how many columns, and how
+many rows the lines before have. Then for each the address, and the bytes from a row to the next."""
 
 
 def _minimum(a: Vector, b: Vector) -> Vector:
@@ -174,9 +177,13 @@ WITH_OPTIONS = ("clip", "cast")
 def module_text(formula: Formula, processor: Processor, *, streams: bool = False) -> str:
     """The module with the function `run`, of a table and the number of its lines.
 
-    If there are totals over the rows, the number of columns that they are wide stands at the top of the table, and for
-    each two addresses: of a row for the sums of some rows, and of two rows for the totals of these and for the errors.
+    If there are totals over the rows, these words stand at the top of the table: how many columns they are wide, how
+    many rows of a line go side by side into these columns, in turn, and how many rows there are in all. Then for each
+    total two addresses: of a row for the sums of some rows, and of two rows for the totals of these and for the errors.
     Without an address for totals there may be no more than `LONGEST_CHAIN` rows.
+
+    To each column rows are added in an order that depends on their number and on how many go side by side, not on what
+    else is computed.
 
     Parameters
     ----------
@@ -237,7 +244,9 @@ class _Writer:
         self._gathered: list[_Gathered] = []
         if not formula.column_totals:
             return
-        width, *addresses = self._words("%table", head_words(formula))
+        words = self._words("%table", head_words(formula))
+        self._width, self._abreast, self._every_row = words[:COLUMN_HEAD]
+        width, addresses = self._width, words[COLUMN_HEAD:]
         self._has_totals = code.value(f"icmp ne i64 {addresses[1]}, 0")
         span, both = code.span(width), code.span(code.times(width, 2))
         for total, parts, totals in zip(formula.column_totals, addresses[::2], addresses[1::2], strict=True):
@@ -252,33 +261,54 @@ class _Writer:
     def _segment(self, words: Sequence[str]) -> None:
         """A line of the table."""
         code, formula = self.code, self._formula
-        rows, columns, *places = words
+        rows, columns, before, *places = words
         starts, strides = [self._pointer(word) for word in places[::2]], places[1::2]
         if not formula.column_totals:
-            self._rows(0, rows, starts, strides, code.span(columns))
+            span = code.span(columns)
+            with code.loop(0, rows) as row:
+                self._row(self._stepped(starts, row.index, strides), span)
             return
-        step = columns if formula.row_totals else CACHED_COLUMNS
+        step = self._width if formula.row_totals else CACHED_COLUMNS
         whole = self._gathered
         with code.loop(0, columns, step) as tile:
-            span = code.span(code.least(code.subtract(columns, tile.index), step))
             self._gathered = [total.from_column(code, tile.index) for total in whole]
             self._pointers = starts
             bases = [
-                base if self._is_number(place) else self._at(place, tile.index) for place, base in enumerate(starts)
+                start if self._is_number(place) else self._at(place, tile.index) for place, start in enumerate(starts)
             ]
-            with code.loop(0, rows, LONGEST_CHAIN) as block:
-                self._rows(block.index, code.least(code.add(block.index, LONGEST_CHAIN), rows), bases, strides, span)
-                with code.when(self._has_totals):
-                    self._gather(span)
+            own, wide = (
+                code.span(code.least(code.subtract(count, tile.index), step)) for count in (columns, self._width)
+            )
+            self._blocks(rows, columns, before, functools.partial(self._stepped, bases, strides=strides), own, wide)
         self._gathered = whole
 
-    def _rows(self, start: object, stop: str, bases: Sequence[str], strides: Sequence[str], span: Span) -> None:
-        """Some rows of columns that begin at these pointers, and go on by these strides."""
-        code = self.code
-        with code.loop(start, stop) as row:
-            self._row(
-                [code.stepped(base, row.index, stride) for base, stride in zip(bases, strides, strict=True)], span
-            )
+    def _stepped(self, pointers: Sequence[str], row: str, strides: Sequence[str]) -> list[str]:
+        return [self.code.stepped(pointer, row, stride) for pointer, stride in zip(pointers, strides, strict=True)]
+
+    def _blocks(
+        self, rows: str, columns: str, before: str, at_row: Callable[[str], list[str]], own: Span, wide: Span
+    ) -> None:
+        """The rows of a line, and after each block of them, counted through all lines, what gathers it."""
+        code, whole = self.code, self._gathered
+        last = code.add(before, rows)
+        block_rows = code.times(self._abreast, LONGEST_CHAIN)
+        with code.loop(self._multiple_below(before, block_rows), last, block_rows) as block:
+            block_end = code.add(block.index, block_rows)
+            first, stop = code.greatest(block.index, before), code.least(block_end, last)
+            with code.loop(self._multiple_below(first, self._abreast), stop, self._abreast) as group:
+                group_end = code.least(code.add(group.index, self._abreast), stop)
+                with code.loop(code.greatest(group.index, first), group_end) as row:
+                    place = code.times(code.subtract(row.index, group.index), columns)
+                    self._gathered = [total.from_column(code, place) for total in whole]
+                    self._row(at_row(code.subtract(row.index, before)), own)
+            self._gathered = whole
+            block_is_done = code.value(f"icmp eq i64 {stop}, {code.least(block_end, self._every_row)}")
+            with code.when(code.value(f"and i1 {block_is_done}, {self._has_totals}")):
+                self._gather(wide)
+
+    def _multiple_below(self, number: str, factor: str) -> str:
+        """The greatest multiple of a factor that is not above the number."""
+        return self.code.times(self.code.value(f"udiv i64 {number}, {factor}"), factor)
 
     def _is_number(self, place: int) -> bool:
         """Whether there is one number a row."""
@@ -357,7 +387,7 @@ class _Writer:
 
 def head_words(formula: Formula) -> int:
     """How many words there are at the top of the table."""
-    return 1 + 2 * len(formula.column_totals) if formula.column_totals else 0
+    return COLUMN_HEAD + 2 * len(formula.column_totals) if formula.column_totals else 0
 
 
 def compute(step: Step, operands: Sequence[Vector]) -> Vector:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,9 @@ def in_joined_rows(operands: Sequence[Array], layout: Layout, scratch: Scratch) 
     if len(layout.shape) != 2:
         return None
     rows, row_strides, steps = layout.shape[0], layout.strides[0], layout.strides[1]
-    if columns >= (SOME_COLUMNS if rows >= MANY_ROWS else FEW_COLUMNS):
+    count = rows_to_join(rows, columns)
+    if count == 1 or any(stride not in (0, columns * step) for stride, step in zip(row_strides, steps, strict=True)):
         return None
-    if any(stride not in (0, columns * step) for stride, step in zip(row_strides, steps, strict=True)):
-        return None
-    count = min(-(-ENOUGH_COLUMNS // columns), rows)
     addresses, copies = list(layout.addresses), []
     for place, (operand, stride) in enumerate(zip(operands, row_strides, strict=False)):
         if not stride:
@@ -132,6 +131,13 @@ def in_joined_rows(operands: Sequence[Array], layout: Layout, scratch: Scratch) 
         ends = (address + whole * stride for address, stride in zip(addresses, joined_strides, strict=True))
         stretches.append(Stretch(1, rest * columns, tuple(ends), joined_strides))
     return JoinedRows(stretches, copies)
+
+
+def rows_to_join(rows: int, columns: int) -> int:
+    """How many rows are best taken as one."""
+    if columns >= (SOME_COLUMNS if rows >= MANY_ROWS else FEW_COLUMNS):
+        return 1
+    return min(-(-ENOUGH_COLUMNS // columns), rows)
 
 
 def shares_worth_while(formula: Formula, stretches: Sequence[Stretch], threads: int) -> int:
@@ -162,7 +168,9 @@ def formula_call(
     assert processor is not None
     streams = result_bytes >= STREAMED_BYTES and _is_aligned(formula, stretches, processor)
     code = native.library(module_text(formula, processor, streams=streams), SIGNATURES, source)
-    table = np.array([*head, *(word for stretch in stretches for word in stretch.words)], np.int64)
+    rows_before = accumulate((stretch.rows for stretch in stretches), initial=0)
+    lines = (stretch.words(before) for stretch, before in zip(stretches, rows_before, strict=False))
+    table = np.array([*head, *chain.from_iterable(lines)], np.int64)
     address: Any = table.ctypes.data_as(c_void_p)
     address.arrays = keeps
     return partial(code.functions["run"], address, c_int64(len(stretches)))

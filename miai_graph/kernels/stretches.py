@@ -49,11 +49,15 @@ class Stretch:
             return replace(self, rows=count), replace(self, rows=total - count, addresses=addresses)
         return replace(self, columns=count), replace(self, columns=total - count, addresses=addresses)
 
-    @property
-    def words(self) -> list[int]:
-        """The line of the table."""
+    def words(self, rows_before: int) -> list[int]:
+        """The line of the table.
+
+        Parameters
+        ----------
+        rows_before : how many rows the lines before have
+        """
         pairs = zip(self.addresses, self.row_strides, strict=True)
-        return [self.rows, self.columns, *(word for pair in pairs for word in pair)]
+        return [self.rows, self.columns, rows_before, *(word for pair in pairs for word in pair)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,13 @@ from miai_graph.kernels import native, reduction_code
 from miai_graph.kernels.compensated import LONGEST_CHAIN
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_code import Formula, Operand, Step, Total
-from miai_graph.kernels.elementwise_kernels import formula_call, in_joined_rows, in_turn, shares_worth_while
+from miai_graph.kernels.elementwise_kernels import (
+    formula_call,
+    in_joined_rows,
+    in_turn,
+    rows_to_join,
+    shares_worth_while,
+)
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.loops import call
 from miai_graph.kernels.stretches import Layout, Stretch, shared
@@ -74,6 +80,7 @@ class _Preparation:
         self._results = results
         shape = operands[0].shape
         self._columns = math.prod(shape[self._first_column_axis :])
+        self._row_count = math.prod(shape[: self._first_column_axis])
         fitting = [self._in_columns(self._fitting(operand)) for operand in operands]
         row_sums = [array for array, total in zip(sums, summed.totals, strict=True) if total.along_rows]
         self._column_sums = [array for array, total in zip(sums, summed.totals, strict=True) if not total.along_rows]
@@ -119,8 +126,7 @@ class _Preparation:
         """What computes it all, in up to so many threads."""
         stretches = self._stretches()
         shares = shared(stretches, self._formula, shares_worth_while(self._formula, stretches, threads))
-        width = max(stretch.columns for stretch in stretches)
-        heads, ends = self._gathering(len(shares), width, sum(stretch.rows for stretch in stretches))
+        heads, ends = self._gathering(stretches, [sum(stretch.rows for stretch in share) for share in shares])
         keeps = [*self._arrays, *(copy for copy, _ in self._copies)]
         size = sum(result.nbytes for result in self._results)
         calls = [
@@ -139,19 +145,23 @@ class _Preparation:
                 return joined.stretches
         return list(self._layout.stretches())
 
-    def _gathering(self, shares: int, width: int, rows: int) -> tuple[list[list[int]], Iterable[Kernel]]:
+    def _gathering(self, stretches: Sequence[Stretch], rows: Sequence[int]) -> tuple[list[list[int]], Sequence[Kernel]]:
         """For each share of the work the words at the top of its table, and what adds up in the end what was gathered.
 
         Parameters
         ----------
-        width : the columns of the widest stretch
-        rows : of all of them
+        rows : of each share
         """
         if not self._column_sums:
-            return [[] for _ in range(shares)], ()
-        heads: list[list[int]] = [[width] for _ in range(shares)]
-        if shares == 1 and rows <= LONGEST_CHAIN and width == self._columns:
-            return [[width, *(word for array in self._column_sums for word in (array.ctypes.data, 0))]], ()
+            return [[] for _ in rows], ()
+        # Where rows cannot be joined they are added up in the order in which they would be then.
+        width = self._columns * rows_to_join(self._row_count, self._columns)
+        abreast = width // max(stretch.columns for stretch in stretches)
+        heads = [[width, abreast, count] for count in rows]
+        if len(rows) == 1 and rows[0] <= LONGEST_CHAIN and width == self._columns:
+            heads[0] += [word for array in self._column_sums for word in (array.ctypes.data, 0)]
+            return heads, ()
+        shares = len(rows)
         ends = []
         for array in self._column_sums:
             parts = self._scratch((shares, width), array.dtype)

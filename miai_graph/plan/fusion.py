@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.plan.recomputation import Share, with_repetition
 from miai_graph.plan.sums import SummedAxes, summed_axes
 from miai_graph.plan.uses import Use
+from miai_graph.types import Shape
 
 MOST_NODES = 48
 """In a chain: the more there are, the fewer of their values fit into registers."""
@@ -126,25 +127,30 @@ def can_be_fused(node: Node) -> bool:
     return all(dtype in DTYPES for dtype in dtypes) and any(dtype.kind == "f" for dtype in dtypes)
 
 
-def joint_kind(node: Node, kind: Callable[[Node], Hashable]) -> Hashable:
-    """Equal for nodes that one chain may have; None for nodes that no chain has.
+class Iteration(NamedTuple):
+    """What elements a node goes over. Nodes for which it differs are not computed together.
+
+    Attributes
+    ----------
+    kind : see `iteration_of`
+    """
+
+    shape: Shape
+    kind: Hashable
+
+
+def iteration_of(node: Node, kind: Hashable) -> Iteration | None:
+    """How a node is computed element by element; None for nodes that are computed alone.
 
     Parameters
     ----------
-    kind : see `find_fusions`
+    kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
     """
-    own = _iteration(node, kind)
-    return None if own is None else (node.phase, own)
-
-
-def _iteration(node: Node, kind: Callable[[Node], Hashable]) -> Hashable:
-    """Equal for nodes that can be computed element by element together; None for those that cannot."""
-    own = kind(node)
-    if own is None:
+    if kind is None:
         return None
     if summed_axes(node) is not None:
-        return node.inputs[0].type.shape, own
-    return (node.type.shape, own) if can_be_fused(node) else None
+        return Iteration(node.inputs[0].type.shape, kind)
+    return Iteration(node.type.shape, kind) if can_be_fused(node) else None
 
 
 def find_fusions(
@@ -152,7 +158,7 @@ def find_fusions(
     uses: Mapping[Node, Sequence[Use]],
     roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
-    kind: Callable[[Node], Hashable],
+    iterations: Mapping[Node, Iteration | None],
 ) -> dict[Node, Fusion]:
     """The fusions of a program, by leader.
 
@@ -162,12 +168,11 @@ def find_fusions(
     uses : of each of them
     roots : the node whose memory a node's value lies in
     is_stored : whether a node's value must be in memory whoever reads it
-    kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
+    iterations : of each of the steps
     """
-    finder = _Finder(steps, uses, kind)
-    shares = with_repetition(finder.chains(), uses, roots, is_stored, partial(_iteration, kind=kind), MOST_NODES)
-    chains = [_chain(share) for share in shares]
-    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, kind)}
+    found = _Finder(steps, uses, iterations).chains()
+    chains = [_chain(share) for share in with_repetition(found, uses, roots, is_stored, iterations, MOST_NODES)]
+    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, iterations)}
 
 
 def _is_update(node: Node) -> bool:
@@ -176,12 +181,15 @@ def _is_update(node: Node) -> bool:
 
 class _Finder:
     def __init__(
-        self, steps: Sequence[Node], uses: Mapping[Node, Sequence[Use]], kind: Callable[[Node], Hashable]
+        self,
+        steps: Sequence[Node],
+        uses: Mapping[Node, Sequence[Use]],
+        iterations: Mapping[Node, Iteration | None],
     ) -> None:
         self._steps = steps
         self._places = {node: place for place, node in enumerate(steps)}
         self._uses = uses
-        self._kinds = {node: joint_kind(node, kind) for node in steps}
+        self._iterations = iterations
         self._readers: dict[Node, list[Node]] = {}
         self._chains: dict[Node, list[Node]] = {}
         """The chain of each node so far, in order."""
@@ -189,7 +197,7 @@ class _Finder:
     def chains(self) -> list[list[Node]]:
         """Nodes join the chains of their inputs, and of sums of what they read, where that is possible."""
         for place, node in enumerate(self._steps):
-            if self._kinds[node] is None:
+            if self._iterations[node] is None:
                 continue
             self._chains[node] = [node]
             for source in dict.fromkeys(node.inputs):
@@ -197,15 +205,16 @@ class _Finder:
                     self._join(node, neighbour, place)
                 if summed_axes(node) is not None:
                     self._readers.setdefault(source, []).append(node)
-        chains = {id(chain): chain for chain in self._chains.values()}.values()
-        return [chain for chain in chains if any(summed_axes(node) is None for node in chain)]
+        return list({id(chain): chain for chain in self._chains.values()}.values())
 
     def _join(self, node: Node, neighbour: Node, place: int) -> None:
         chain, own = self._chains.get(neighbour), self._chains[node]
-        if chain is None or chain is own or self._kinds[neighbour] != self._kinds[node]:
+        if chain is None or chain is own or neighbour.phase != node.phase:
+            return
+        if self._iterations[neighbour] != self._iterations[node]:
             return
         joined = sorted([*chain, *own], key=self._places.__getitem__)
-        if len(joined) <= MOST_NODES and self._can_wait(joined, place) and _has_one_matrix(joined):
+        if len(joined) <= MOST_NODES and self._can_wait(joined, place) and _can_be_summed(joined):
             for member in joined:
                 self._chains[member] = joined
 
@@ -215,10 +224,12 @@ class _Finder:
         return all(use.reader in members or use.place > place for member in nodes for use in self._uses[member])
 
 
-def _has_one_matrix(nodes: Sequence[Node]) -> bool:
-    """Whether all sums have the same rows and columns."""
-    axes = [summed_axes(node) for node in nodes]
-    return len({own.first_column_axis for own in axes if own is not None}) < 2
+def _can_be_summed(nodes: Sequence[Node]) -> bool:
+    """Whether all sums have the same rows and columns, and vectors as long as they would have alone: the order in which
+    numbers are added depends on it."""
+    axes = {own.first_column_axis for own in map(summed_axes, nodes) if own is not None}
+    values = (value for node in nodes for value in (node, *node.inputs))
+    return not axes or (len(axes) == 1 and len({value.dtype for value in values if value.dtype.kind == "f"}) == 1)
 
 
 def _chain(share: Share) -> Chain:
@@ -231,14 +242,16 @@ def _merged(
     chains: Sequence[Chain],
     steps: Sequence[Node],
     uses: Mapping[Node, Sequence[Use]],
-    kind: Callable[[Node], Hashable],
+    iterations: Mapping[Node, Iteration | None],
 ) -> Iterator[Fusion]:
     """Chains of updates that compute the same together, where nobody waits for one of them; the others alone."""
     places = {node: place for place, node in enumerate(steps)}
     alike: dict[Hashable, list[Chain]] = {}
     for chain in chains:
         if _is_update(chain.nodes[0]) and chain.nodes[0].dtype.kind == "f" and not chain.sums:
-            alike.setdefault((chain.signature(), kind(chain.nodes[0])), []).append(chain)
+            iteration = iterations[chain.nodes[0]]
+            assert iteration is not None
+            alike.setdefault((chain.signature(), iteration.kind), []).append(chain)
         else:
             yield Fusion((chain,), chain.nodes[-1])
     for group in alike.values():

@@ -20,7 +20,7 @@ from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.partition import partition
-from miai_graph.plan.fusion import Fusion, find_fusions, joint_kind
+from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
 from miai_graph.plan.uses import uses_of
 from miai_graph.types import Shape
@@ -243,16 +243,16 @@ def _fuse(
         is_exported = storage[node] is Storage.EXPORT
         return None if is_exported and summed_axes(node) is None else (node in per_part, kind(node))
 
-    def goes_with(node: Node, reader: Node) -> bool:
-        own = joint_kind(node, kind_of)
-        return own is not None and own == joint_kind(reader, kind_of)
-
-    steps = with_sums_early(steps, uses_of(steps, roots, _kept(graph)), goes_with)
-    fusions = find_fusions(steps, uses_of(steps, roots, _kept(graph)), roots, prepared.__contains__, kind_of)
+    iterations = {node: iteration_of(node, kind_of(node)) for node in steps}
+    uses = uses_of(steps, roots, _kept(graph))
+    ordered = with_sums_early(steps, uses, iterations)
+    if any(node is not before for node, before in zip(ordered, steps, strict=True)):
+        uses = uses_of(ordered, roots, _kept(graph))
+    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations)
     for fusion in fusions.values():
         for node in set(fusion.nodes).difference(fusion.results):
             storage[node] = Storage.PASSING
-    return steps, fusions
+    return ordered, fusions
 
 
 def _with_fusions(nodes: Sequence[Node], fusions: Mapping[Node, Fusion]) -> tuple[tuple[Node, ...], dict[Node, int]]:

@@ -41,7 +41,7 @@ def with_repetition(
     uses: Mapping[Node, Sequence[Use]],
     roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
-    kind: Callable[[Node], Hashable],
+    iterations: Mapping[Node, Hashable],
     most_nodes: int,
 ) -> list[Share]:
     """The chains, some of them with nodes that are computed by others too, or instead.
@@ -50,10 +50,10 @@ def with_repetition(
     ----------
     uses, roots : of each step; see `uses_of` and `Program`
     is_stored : whether a node's value must be in memory whoever reads it
-    kind : nodes for which it differs cannot be computed together, by nature
+    iterations : of each step; nodes for which they differ are not computed together
     most_nodes : in a chain
     """
-    repetition = _Repetition(chains, uses, roots, is_stored, kind, most_nodes)
+    repetition = _Repetition(chains, uses, roots, is_stored, iterations, most_nodes)
     repetition.leave_to_readers()
     return repetition.shares()
 
@@ -67,13 +67,13 @@ class _Repetition:
         uses: Mapping[Node, Sequence[Use]],
         roots: Mapping[Node, Node],
         is_stored: Callable[[Node], bool],
-        kind: Callable[[Node], Hashable],
+        iterations: Mapping[Node, Hashable],
         most_nodes: int,
     ) -> None:
         self._places = {node: place for place, node in enumerate(uses)}
         self._chains = [set(nodes) for nodes in sorted(chains, key=lambda nodes: self._places[nodes[-1]])]
         self._uses, self._roots = uses, roots
-        self._is_stored, self._kind, self._most_nodes = is_stored, kind, most_nodes
+        self._is_stored, self._iterations, self._most_nodes = is_stored, iterations, most_nodes
         self._holders: dict[Node, list[int]] = {}
         """The chains that each node is in."""
         for number, nodes in enumerate(self._chains):
@@ -94,26 +94,26 @@ class _Repetition:
     def leave_to_readers(self) -> None:
         """Have values computed by the chains that read them, where all who do can."""
         for number, chain in enumerate(self._chains):
-            for node in self._ordered(chain):
-                readers, recipe = self._readers(node, number), self._recipe(node, number)
+            for node in self._ordered(node for node in chain if node.op.name in CHEAP):
+                readers = self._readers(node, number)
+                recipe = self._recipe(node, number) if readers else None
                 if recipe is None or any(len(self._chains[reader] | recipe) > self._most_nodes for reader in readers):
                     continue
                 for reader in readers:
                     for member in recipe - self._chains[reader]:
                         self._holders[member].append(reader)
                     self._chains[reader] |= recipe
-                if readers:
-                    self._drop(node, number)
+                self._drop(node, number)
 
     def _readers(self, node: Node, number: int) -> set[int]:
         """The other chains that read a value; none if anything else does."""
-        if self._is_stored(node) or self._holders[node] != [number]:
+        if node.phase == UPDATE or self._is_stored(node) or self._holders[node] != [number]:
             return set()
         readers: set[int] = set()
         for use in self._uses[node]:
-            if use.reader not in self._holders or UPDATE in (node.phase, use.reader.phase):
+            if use.reader not in self._holders or use.reader.phase == UPDATE:
                 return set()
-            if self._kind(use.reader) != self._kind(node):
+            if self._iterations[use.reader] != self._iterations[node]:
                 return set()
             readers.update(self._holders[use.reader])
         return readers - {number}

@@ -1,9 +1,12 @@
-"""Sums that can be computed along with what they add up, and their place in the order."""
+"""Sums that can be computed along with what they add up, and their place in the order.
+
+Such a sum adds in the same order alone and with others, so that bits do not depend on how a graph is cut.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from miai_graph.kernels.vectors import FLOAT32, FLOAT64
@@ -46,7 +49,7 @@ def summed_axes(node: Node) -> SummedAxes | None:
 
 
 def with_sums_early(
-    steps: Sequence[Node], uses: Mapping[Node, Sequence[Use]], goes_with: Callable[[Node, Node], bool]
+    steps: Sequence[Node], uses: Mapping[Node, Sequence[Use]], iterations: Mapping[Node, Hashable]
 ) -> list[Node]:
     """The steps in an order in which sums, and what is computed for nothing but sums, follow right behind what they are
     computed from.
@@ -54,11 +57,20 @@ def with_sums_early(
     Parameters
     ----------
     uses : of each of the steps
-    goes_with : whether a reader of a node can be computed together with it
+    iterations : of each of the steps; nodes for which they differ, or are None, are not computed together
     """
+
+    def goes_with(node: Node, reader: Node) -> bool:
+        return (
+            reader in for_sums
+            and node.phase == reader.phase
+            and iterations[node] is not None
+            and iterations[node] == iterations[reader]
+        )
+
     for_sums: set[Node] = set()
     for node in reversed(steps):
-        is_for_sums = uses[node] and all(use.reader in for_sums and goes_with(node, use.reader) for use in uses[node])
+        is_for_sums = uses[node] and all(use.reader is not None and goes_with(node, use.reader) for use in uses[node])
         if is_for_sums or summed_axes(node) is not None:
             for_sums.add(node)
     waits = Counter(use.place for node in steps for use in uses[node])
@@ -74,6 +86,6 @@ def with_sums_early(
             ready += [
                 use.reader
                 for use in reversed(uses[latest])
-                if use.reader in for_sums and not waits[use.place] and goes_with(latest, use.reader)
+                if use.reader is not None and not waits[use.place] and goes_with(latest, use.reader)
             ]
     return list(result)
