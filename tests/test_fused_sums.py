@@ -14,7 +14,7 @@ import miai_graph as mg
 from executors import Processes, Serial
 from miai_graph.executor import Executor
 from miai_graph.kernels import elementwise_kernels, native
-from miai_graph.kernels.elementwise_code import Step, Total
+from miai_graph.kernels.formulas import Step, Total
 from miai_graph.kernels.native import Processor
 from miai_graph.kernels.total_kernels import SummedFormula
 from miai_graph.node import Node

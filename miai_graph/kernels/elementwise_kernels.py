@@ -13,7 +13,8 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.crew import together
-from miai_graph.kernels.elementwise_code import Formula, Operand, Step, module_text
+from miai_graph.kernels.elementwise_code import module_text
+from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.stretches import Layout, Stretch, shared
 from miai_graph.op import Array

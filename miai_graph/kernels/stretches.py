@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from miai_graph.kernels.elementwise_code import Formula
+from miai_graph.kernels.formulas import Formula
 from miai_graph.op import Array
 
 ELEMENTS_OF_A_CUT = 64

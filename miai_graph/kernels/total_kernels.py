@@ -12,7 +12,6 @@ import numpy as np
 from miai_graph.kernels import native, reduction_code
 from miai_graph.kernels.compensated import LONGEST_CHAIN
 from miai_graph.kernels.crew import together
-from miai_graph.kernels.elementwise_code import Formula, Operand, Step, Total
 from miai_graph.kernels.elementwise_kernels import (
     formula_call,
     in_joined_rows,
@@ -20,6 +19,7 @@ from miai_graph.kernels.elementwise_kernels import (
     rows_to_join,
     shares_worth_while,
 )
+from miai_graph.kernels.formulas import Formula, Operand, Step, Total
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.loops import call
 from miai_graph.kernels.stretches import Layout, Stretch, shared

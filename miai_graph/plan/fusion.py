@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from miai_graph.context import UPDATE
-from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS, Step, Total
+from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Step, Total
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.total_kernels import SummedFormula
 from miai_graph.node import Node
