@@ -22,7 +22,8 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
 from miai_graph.passes.simplify import simplify
-from miai_graph.plan.bound import Binding, BoundPlan
+from miai_graph.plan.binding import Binding
+from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
 from miai_graph.plan.program import Program
 from miai_graph.plan.text import format_program

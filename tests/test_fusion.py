@@ -16,9 +16,11 @@ from executors import Processes, Serial
 from miai_graph import layers, losses, optimizers
 from miai_graph.executor import Executor
 from miai_graph.kernels import elementwise_kernels, native
-from miai_graph.kernels.elementwise_code import OPERATIONS, Formula, Operand, Step, module_text
-from miai_graph.kernels.elementwise_kernels import FormulaKernels, Stretch, shared
+from miai_graph.kernels.elementwise_code import OPERATIONS, module_text
+from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.native import Processor, library, processor_with
+from miai_graph.kernels.stretches import Stretch, shared
 from miai_graph.op import ops
 from miai_graph.plan.program import Storage, make_program
 

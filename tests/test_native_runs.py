@@ -23,8 +23,8 @@ from miai_graph.errors import ExecutionError
 from miai_graph.kernels.blas import product
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.denormals import FlushedDenormals
-from miai_graph.kernels.elementwise_code import Step
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Step
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.run import joined, native_phases

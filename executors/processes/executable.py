@@ -35,7 +35,8 @@ from miai_graph.graph_data import graph_to_data
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
-from miai_graph.plan.bound import Binding, BoundPlan
+from miai_graph.plan.binding import Binding
+from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_program, make_worker_program

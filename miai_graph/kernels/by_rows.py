@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.elementwise_code import Step
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Step
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request, prepare

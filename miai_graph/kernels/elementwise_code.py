@@ -3,6 +3,9 @@
 A `Formula` says what is computed; it becomes one function, which goes over rows and columns. Each operand is a vector
 along the columns, or one number a row. Where operands lie the function finds in a table, a line for each stretch of
 memory to go over, so that one call updates all parameters of a network.
+
+Values may be added up on the way, over the rows or along each of them. Sums over the rows gather in memory as wide as
+the rows are, for some rows without errors kept, and then with them.
 """
 
 from __future__ import annotations
@@ -15,64 +18,24 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels import curves
+from miai_graph.kernels.compensated import LONGEST_CHAIN, with_errors, with_parts
+from miai_graph.kernels.formulas import Formula, Step
+from miai_graph.kernels.loops import Loops, Span, plus
 from miai_graph.kernels.native import Processor
-from miai_graph.kernels.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector
+from miai_graph.kernels.vectors import BOOL, FLOAT32, FLOAT64, Vector
 
 DTYPES = (FLOAT32, FLOAT64, BOOL)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One operation.
+CACHED_COLUMNS = 2048
+"""Totals over rows gather for so many columns at a time: what is gathered stays in the nearest cache."""
 
-    Attributes
-    ----------
-    operation : the name of an op
-    operands : numbers of values: operands of the formula first, then the results of the steps
-    options : attributes that the operation depends on
-    """
+COLUMN_HEAD = 3
+"""Words at the top of the table before the addresses of totals over rows."""
 
-    operation: str
-    operands: tuple[int, ...]
-    dtype: np.dtype[Any]
-    options: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Operand:
-    """What is read.
-
-    Attributes
-    ----------
-    is_number : one number for a whole row, instead of a number for each column
-    """
-
-    dtype: np.dtype[Any]
-    is_number: bool
-
-
-@dataclass(frozen=True)
-class Formula:
-    """What is computed of each element.
-
-    Attributes
-    ----------
-    results : the numbers of the values that are written
-    """
-
-    operands: tuple[Operand, ...]
-    steps: tuple[Step, ...]
-    results: tuple[int, ...]
-
-    @property
-    def dtypes(self) -> list[np.dtype[Any]]:
-        """Of all values."""
-        return [operand.dtype for operand in self.operands] + [step.dtype for step in self.steps]
-
-
-TABLE_HEAD = 2
-"""Words in a line of the table before those of operands and results: rows, columns. Then for each the address, and the
-bytes from a row to the next."""
+LINE_HEAD = 3
+"""Words in a line of the table before those of what lies in rows and columns: how many rows, how many columns, and how
+many rows the lines before have. Then for each the address, and the bytes from a row to the next."""
 
 
 def _minimum(a: Vector, b: Vector) -> Vector:
@@ -130,114 +93,220 @@ WITH_OPTIONS = ("clip", "cast")
 
 
 @functools.lru_cache(maxsize=1024)
-def module_text(formula: Formula, processor: Processor) -> str:
-    """The module with the functions `run` and `stream`, of a table and the number of its lines.
+def module_text(formula: Formula, processor: Processor, *, streams: bool = False) -> str:
+    """The module with the function `run`, of a table and the number of its lines.
 
-    `stream` writes past the caches: its results must lie at multiples of a vector's length.
+    If there are totals over the rows, these words stand at the top of the table: how many columns they are wide, how
+    many rows of a line go side by side into these columns, in turn, and how many rows there are in all. Then for each
+    total two addresses: of a row for the sums of some rows, and of two rows for the totals of these and for the errors.
+    Without an address for totals there may be no more than `LONGEST_CHAIN` rows.
+
+    To each column rows are added in an order that depends on their number and on how many go side by side, not on what
+    else is computed.
+
+    Parameters
+    ----------
+    streams : whether to write past the caches: results must lie at multiples of a vector's length then
     """
-    functions, declared = [], set[str]()
-    for name in ("run", "stream"):
-        writer = _Writer(formula, processor, streams=name == "stream")
-        functions.append(writer.function(name))
-        declared |= writer.lines.declared
-    return "\n".join([*sorted(declared), *functions, "!0 = !{i32 1}", ""])
+    return _Writer(formula, processor, streams=streams).module()
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Where a total over the rows gathers: sums of some rows, and the totals of these with their errors."""
+
+    dtype: np.dtype[Any]
+    parts: str
+    both: Sequence[str]
+
+    def from_column(self, code: Loops, column: str) -> _Gathered:
+        """The same from a column on."""
+        parts, *both = (code.element(place, column, self.dtype) for place in (self.parts, *self.both))
+        return _Gathered(self.dtype, parts, both)
 
 
 class _Writer:
-    """Writes one function. Names of places: %p3 is where operand or result 3 lies in the row, %s3 the bytes to the
-    next row."""
+    """Writes one module."""
 
     def __init__(self, formula: Formula, processor: Processor, *, streams: bool) -> None:
         self._formula = formula
         self._streams = streams
         sizes = [dtype.itemsize for dtype in formula.dtypes if dtype != BOOL]
-        self.lines = Lines(processor.width(max(sizes, default=1)))
-        self._dtypes = [operand.dtype for operand in formula.operands]
-        self._dtypes += [formula.dtypes[result] for result in formula.results]
+        self.code = Loops(processor.width(max(sizes, default=1)))
+        self._dtypes = formula.placed_dtypes
+        self._zeros = [self.code.constant(0.0, formula.dtypes[total.value]) for total in formula.row_totals]
 
-    def function(self, name: str) -> str:
-        """The function's text."""
-        lines, places = self.lines, range(len(self._dtypes))
-        line_bytes = 8 * (TABLE_HEAD + 2 * len(places))
-        lines.do("br label %segment.head")
-        lines.label("segment.head")
-        lines.do("%segment = phi i64 [ 0, %start ], [ %segment.next, %row.end ]")
-        lines.do("%segment.more = icmp slt i64 %segment, %segments")
-        lines.do("br i1 %segment.more, label %segment.body, label %end")
-        lines.label("segment.body")
-        lines.do(f"%segment.offset = mul i64 %segment, {line_bytes}")
-        lines.do("%line = getelementptr i8, ptr %table, i64 %segment.offset")
-        self._word("rows", 0)
-        self._word("columns", 1)
-        for place in places:
-            self._word(f"a{place}", TABLE_HEAD + 2 * place)
-            self._word(f"s{place}", TABLE_HEAD + 2 * place + 1)
-            lines.do(f"%b{place} = inttoptr i64 %a{place} to ptr")
-        lines.do(f"%whole = and i64 %columns, {-lines.lanes}")
-        lines.do("%rest = sub i64 %columns, %whole")
-        lines.do("%has.rest = icmp ne i64 %rest, 0")
-        mask = lines.mask_of("%rest")
-        lines.do("br label %row.head")
-        lines.label("row.head")
-        lines.do("%row = phi i64 [ 0, %segment.body ], [ %row.next, %row.done ]")
-        lines.do("%row.more = icmp slt i64 %row, %rows")
-        lines.do("br i1 %row.more, label %row.body, label %row.end")
-        lines.label("row.body")
-        for place in places:
-            lines.do(f"%o{place} = mul i64 %row, %s{place}")
-            lines.do(f"%p{place} = getelementptr i8, ptr %b{place}, i64 %o{place}")
-        numbers = {
-            place: lines.load_number(f"%p{place}", operand.dtype)
-            for place, operand in enumerate(self._formula.operands)
-            if operand.is_number
-        }
-        lines.do("br label %column.head")
-        lines.label("column.head")
-        lines.do("%column = phi i64 [ 0, %row.body ], [ %column.next, %column.body ]")
-        lines.do("%column.more = icmp slt i64 %column, %whole")
-        lines.do("br i1 %column.more, label %column.body, label %column.end")
-        lines.label("column.body")
-        self._elements(numbers, "%column", None)
-        lines.do(f"%column.next = add i64 %column, {lines.lanes}")
-        lines.do("br label %column.head")
-        lines.label("column.end")
-        lines.do("br i1 %has.rest, label %rest.body, label %row.done")
-        lines.label("rest.body")
-        self._elements(numbers, "%whole", mask)
-        lines.do("br label %row.done")
-        lines.label("row.done")
-        lines.do("%row.next = add i64 %row, 1")
-        lines.do("br label %row.head")
-        lines.label("row.end")
-        lines.do("%segment.next = add i64 %segment, 1")
-        lines.do("br label %segment.head")
-        lines.label("end")
+    def module(self) -> str:
+        """All of it."""
+        code, line_words = self.code, LINE_HEAD + 2 * len(self._dtypes)
+        self._begin_totals()
+        lines = code.at("%table", 8 * head_words(self._formula))
+        with code.loop(0, "%segments") as segment:
+            self._segment(self._words(code.stepped(lines, segment.index, 8 * line_words), line_words))
         if self._streams:
             # What went past the caches is in memory before anybody hears that it is there.
-            lines.do("fence seq_cst")
-        body = "\n".join([*lines.text, "  ret void"])
-        return f"define void @{name}(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
+            code.do("fence seq_cst")
+        body = "\n".join([*code.text, "  ret void"])
+        function = f"define void @run(ptr %table, i64 %segments) nounwind {{\nstart:\n{body}\n}}\n"
+        return "\n".join([*sorted(code.declared), function, "!0 = !{i32 1}", ""])
 
-    def _word(self, name: str, place: int) -> None:
-        pointer = self.lines.value(f"getelementptr i64, ptr %line, i64 {place}")
-        self.lines.do(f"%{name} = load i64, ptr {pointer}, align 8")
+    def _words(self, pointer: str, count: int) -> list[str]:
+        places = (self.code.value(f"getelementptr i64, ptr {pointer}, i64 {place}") for place in range(count))
+        return [self.code.value(f"load i64, ptr {place}, align 8") for place in places]
 
-    def _elements(self, numbers: Mapping[int, Vector], column: str, mask: str | None) -> None:
-        """Read, compute and write a vector of each, in this order: a result may lie where an operand does."""
-        formula = self._formula
+    def _pointer(self, word: str) -> str:
+        return self.code.value(f"inttoptr i64 {word} to ptr")
+
+    def _begin_totals(self) -> None:
+        """Read where totals over the rows gather, and put zeros there."""
+        code, formula = self.code, self._formula
+        self._gathered: list[_Gathered] = []
+        if not formula.column_totals:
+            return
+        words = self._words("%table", head_words(formula))
+        self._width, self._abreast, self._every_row = words[:COLUMN_HEAD]
+        width, addresses = self._width, words[COLUMN_HEAD:]
+        self._has_totals = code.value(f"icmp ne i64 {addresses[1]}, 0")
+        span, both = code.span(width), code.span(code.times(width, 2))
+        for total, parts, totals in zip(formula.column_totals, addresses[::2], addresses[1::2], strict=True):
+            dtype = formula.dtypes[total.value]
+            place = self._pointer(totals)
+            gathered = _Gathered(dtype, self._pointer(parts), (place, code.element(place, width, dtype)))
+            self._gathered.append(gathered)
+            code.fill(gathered.parts, span, code.constant(0.0, dtype))
+            with code.when(self._has_totals):
+                code.fill(place, both, code.constant(0.0, dtype))
+
+    def _segment(self, words: Sequence[str]) -> None:
+        """A line of the table."""
+        code, formula = self.code, self._formula
+        rows, columns, before, *places = words
+        starts, strides = [self._pointer(word) for word in places[::2]], places[1::2]
+        if not formula.column_totals:
+            span = code.span(columns)
+            with code.loop(0, rows) as row:
+                self._row(self._stepped(starts, row.index, strides), span)
+            return
+        step = self._width if formula.row_totals else CACHED_COLUMNS
+        whole = self._gathered
+        with code.loop(0, columns, step) as tile:
+            self._gathered = [total.from_column(code, tile.index) for total in whole]
+            self._pointers = starts
+            bases = [
+                start if self._is_number(place) else self._at(place, tile.index) for place, start in enumerate(starts)
+            ]
+            own, wide = (
+                code.span(code.least(code.subtract(count, tile.index), step)) for count in (columns, self._width)
+            )
+            self._blocks(rows, columns, before, functools.partial(self._stepped, bases, strides=strides), own, wide)
+        self._gathered = whole
+
+    def _stepped(self, pointers: Sequence[str], row: str, strides: Sequence[str]) -> list[str]:
+        return [self.code.stepped(pointer, row, stride) for pointer, stride in zip(pointers, strides, strict=True)]
+
+    def _blocks(
+        self, rows: str, columns: str, before: str, at_row: Callable[[str], list[str]], own: Span, wide: Span
+    ) -> None:
+        """The rows of a line, and after each block of them, counted through all lines, what gathers it."""
+        code, whole = self.code, self._gathered
+        last = code.add(before, rows)
+        block_rows = code.times(self._abreast, LONGEST_CHAIN)
+        with code.loop(self._multiple_below(before, block_rows), last, block_rows) as block:
+            block_end = code.add(block.index, block_rows)
+            first, stop = code.greatest(block.index, before), code.least(block_end, last)
+            with code.loop(self._multiple_below(first, self._abreast), stop, self._abreast) as group:
+                group_end = code.least(code.add(group.index, self._abreast), stop)
+                with code.loop(code.greatest(group.index, first), group_end) as row:
+                    place = code.times(code.subtract(row.index, group.index), columns)
+                    self._gathered = [total.from_column(code, place) for total in whole]
+                    self._row(at_row(code.subtract(row.index, before)), own)
+            self._gathered = whole
+            block_is_done = code.value(f"icmp eq i64 {stop}, {code.least(block_end, self._every_row)}")
+            with code.when(code.value(f"and i1 {block_is_done}, {self._has_totals}")):
+                self._gather(wide)
+
+    def _multiple_below(self, number: str, factor: str) -> str:
+        """The greatest multiple of a factor that is not above the number."""
+        return self.code.times(self.code.value(f"udiv i64 {number}, {factor}"), factor)
+
+    def _is_number(self, place: int) -> bool:
+        """Whether there is one number a row."""
+        operands, results = self._formula.operands, self._formula.results
+        return operands[place].is_number if place < len(operands) else place >= len(operands) + len(results)
+
+    def _gather(self, span: Span) -> None:
+        """Add what was added up of some rows to the totals."""
+        code = self.code
+        for total in self._gathered:
+            zero = code.constant(0.0, total.dtype)
+
+            def add(
+                start: str, mask: str | None, _: Sequence[Vector], total: _Gathered = total, zero: Vector = zero
+            ) -> Sequence[Vector]:
+                parts, *places = (code.element(base, start, total.dtype) for base in (total.parts, *total.both))
+                before = [code.load(place, total.dtype, mask) for place in places]
+                after = with_parts(before, [code.load(parts, total.dtype, mask)])
+                for vector, place in zip([*after, zero], [*places, parts], strict=True):
+                    code.store(vector, place, mask)
+                return ()
+
+            code.each_vector(span, (), add)
+
+    def _row(self, pointers: Sequence[str], span: Span) -> None:
+        """All columns of a row that begins at these pointers."""
+        code, formula = self.code, self._formula
+        self._pointers = list(pointers)
+        numbers = {
+            place: code.load_number(pointers[place], operand.dtype)
+            for place, operand in enumerate(formula.operands)
+            if operand.is_number
+        }
+        body = functools.partial(self._elements, numbers)
+        if not self._zeros:
+            code.each_vector(span, (), body)
+            return
+        length = LONGEST_CHAIN * code.lanes
+        with code.loop(0, span.whole, length, self._zeros * 2) as block:
+            stop = code.least(code.add(block.index, length), span.whole)
+            with code.loop(block.index, stop, code.lanes, self._zeros) as part:
+                part.following = body(part.index, None, part.values)
+            block.following = with_parts(block.values, part.values)
+        rest = code.changed_when(span.has_rest, self._zeros, functools.partial(body, span.whole, span.mask))
+        sums = with_errors(with_parts(block.values, rest))
+        for total, place in zip(sums, pointers[len(pointers) - len(sums) :], strict=True):
+            code.store_number(code.over_lanes(plus, total), place)
+
+    def _elements(
+        self, numbers: Mapping[int, Vector], column: str, mask: str | None, sums: Sequence[Vector]
+    ) -> list[Vector]:
+        """Read, compute and write a vector of each, in this order: a result may lie where an operand does. Gives the
+        sums along the row with one more vector each."""
+        code, formula = self.code, self._formula
         values = [
-            numbers[place] if operand.is_number else self.lines.load(self._at(place, column), operand.dtype, mask)
+            numbers[place] if operand.is_number else code.load(self._at(place, column), operand.dtype, mask)
             for place, operand in enumerate(formula.operands)
         ]
         for step in formula.steps:
             values.append(compute(step, [values[operand] for operand in step.operands]))
         for place, result in enumerate(formula.results, len(formula.operands)):
-            self.lines.store(values[result], self._at(place, column), mask, streams=self._streams)
+            code.store(values[result], self._at(place, column), mask, streams=self._streams)
+        for total, gathered in zip(formula.column_totals, self._gathered, strict=True):
+            parts = code.element(gathered.parts, column, gathered.dtype)
+            code.store(code.load(parts, gathered.dtype, mask) + values[total.value], parts, mask)
+        return [
+            total + code.where(mask, values[row_total.value], 0.0)
+            for total, row_total in zip(sums, formula.row_totals, strict=True)
+        ]
 
     def _at(self, place: int, column: str) -> str:
         """Where the element in a column lies."""
         element = {BOOL: "i8", FLOAT32: "float", FLOAT64: "double"}[self._dtypes[place]]
-        return self.lines.value(f"getelementptr {element}, ptr %p{place}, i64 {column}")
+        return self.code.value(f"getelementptr {element}, ptr {self._pointers[place]}, i64 {column}")
+
+
+def head_words(formula: Formula) -> int:
+    """How many words there are at the top of the table."""
+    return COLUMN_HEAD + 2 * len(formula.column_totals) if formula.column_totals else 0
 
 
 def compute(step: Step, operands: Sequence[Vector]) -> Vector:

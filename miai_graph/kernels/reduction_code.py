@@ -1,8 +1,7 @@
 """Code for sums and extremes: along rows, or down columns with vectors of them side by side.
 
 Several chains of additions are under way at the same time, none of them long: blocks are added up first, and their
-sums with the error of each addition kept (Ogita, Rump and Oishi 2005, "Accurate sum and dot product"). So errors do not
-grow with the length of what is added.
+sums with the error of each addition kept. So errors do not grow with the length of what is added.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.compensated import LONGEST_CHAIN, with_errors, with_parts
 from miai_graph.kernels.loops import Loops, maximum, minimum, plus
 from miai_graph.kernels.native import Processor
 from miai_graph.kernels.vectors import Vector
 
 CHAINS = 4
 """Vectors that are added to at the same time, side by side or row after row."""
-
-LONGEST_CHAIN = 64
-"""Additions one after another."""
 
 _Combine = Callable[[Vector, Vector], Vector]
 _OPERATIONS: dict[str, tuple[float, _Combine]] = {
@@ -162,24 +159,10 @@ class _Writer:
 
     def _joined(self, totals: Sequence[Vector], parts: Sequence[Vector]) -> list[Vector]:
         """Totals with one more part each."""
-        count = len(parts)
-        new = [self._combine(total, part) for total, part in zip(totals[:count], parts, strict=True)]
-        lost = [
-            error + _rounding(total, part, result)
-            for total, part, result, error in zip(totals, parts, new, totals[count:], strict=False)
-        ]
-        return new + lost
+        if self._variant.operation == "sum":
+            return with_parts(totals, parts)
+        return [self._combine(total, part) for total, part in zip(totals, parts, strict=True)]
 
     def _totals(self, totals: Sequence[Vector]) -> list[Vector]:
         """The final ones."""
-        if self._variant.operation != "sum":
-            return list(totals)
-        count = len(totals) // 2
-        return [total + error for total, error in zip(totals[:count], totals[count:], strict=True)]
-
-
-def _rounding(a: Vector, b: Vector, total: Vector) -> Vector:
-    """What a + b is more than what they were rounded to; 0 where that is not finite."""
-    share = total - a
-    error = (a - (total - share)) + (b - share)
-    return error.compare("ord", error).choose(error, error.as_same(0.0))
+        return with_errors(totals) if self._variant.operation == "sum" else list(totals)

@@ -7,7 +7,6 @@ mode.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
 
@@ -24,6 +23,7 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
+from miai_graph.plan.binding import Arrays, Binding
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
 from miai_graph.plan.fusion import fusion_kernel
@@ -38,28 +38,6 @@ from miai_graph.types import TensorType, bind_type
 
 BINDINGS_LIMIT = 16
 """How many ways in which values may lie a plan remembers. A training step alternates between two."""
-
-Arrays = dict[Node, Array]
-
-
-@dataclass(frozen=True, eq=False)
-class Binding:
-    """What depends on which of a variable's two arrays holds its value.
-
-    Attributes
-    ----------
-    arrays : of all nodes, for each part
-    kernels : in order
-    runs : the same, where those of native code that follow each other are one; each with the place of its stamp
-    outputs : the arrays in which the results are found after a run
-    copies : what is copied, after all kernels: to, from
-    """
-
-    arrays: Sequence[Arrays]
-    kernels: Sequence[Kernel]
-    runs: Sequence[tuple[int, Kernel]]
-    outputs: Sequence[Array]
-    copies: Sequence[tuple[Array, Array]]
 
 
 class BoundPlan:
@@ -349,7 +327,7 @@ class BoundPlan:
         if fusion is not None:
             kernel = fusion_kernel(fusion, arrays, scratch.take, self.threads or 1)
             self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
-            return kernel
+            return self._exporting(kernel, fusion.results, part)
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
         request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.threads)
@@ -357,9 +335,14 @@ class BoundPlan:
             kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
         else:
             kernel = prepare_shared(request, partial(self._flops, node, part))
-        if self._exchange is not None and node in self.program.exports:
-            kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
+        return self._exporting(kernel, [node], part)
+
+    def _exporting(self, kernel: Kernel, results: Sequence[Node], part: int) -> Kernel:
+        """The kernel with what has to be done to export some of its results."""
+        for node in results:
+            if self._exchange is not None and node in self.program.exports:
+                kernel = self._exchange.exporting(kernel, self.program.exports[node], self._places[part])
         return kernel
 
     def _flops(self, node: Node, part: int) -> int:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from miai_graph.kernels.elementwise_code import Step
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Step
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request

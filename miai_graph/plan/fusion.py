@@ -1,24 +1,32 @@
 """Which nodes are computed together, by one kernel.
 
 Element-wise nodes of one shape that use each other's values form a chain: what is between them never gets to memory.
-Chains of an update that compute the same of different parameters are done in one go. All nodes of a fusion are computed
-where the last of them stands, so nothing outside that reads one of them may stand before.
+Sums of these values, over rows or along them, are taken on the way. Chains of an update that compute the same of
+different parameters are done in one go. All nodes of a fusion are computed where the last of them stands, so nothing
+outside that reads one of them may stand before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from miai_graph.context import UPDATE
-from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS, Step
+from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.formulas import Step, Total
 from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.total_kernels import SummedFormula
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
+from miai_graph.plan.recomputation import Share, with_repetition
+from miai_graph.plan.sums import SummedAxes, summed_axes
+from miai_graph.plan.uses import Use
+from miai_graph.types import Shape
 
 MOST_NODES = 48
 """In a chain: the more there are, the fewer of their values fit into registers."""
@@ -26,31 +34,55 @@ MOST_NODES = 48
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Element-wise nodes of one shape, each of which uses another one's value, or is used by it.
+    """Element-wise nodes of one shape, each of which uses another one's value, or is used by it; and sums of values.
 
     Attributes
     ----------
     nodes : in order
     operands : what they read of others
     results : those of them that others read
+    repeated : those of them that an earlier chain computes too
     """
 
     nodes: tuple[Node, ...]
     operands: tuple[Node, ...]
     results: tuple[Node, ...]
+    repeated: frozenset[Node]
+
+    @property
+    def sums(self) -> list[Node]:
+        """Those of the results that are sums."""
+        return [node for node in self.results if summed_axes(node) is not None]
+
+    @property
+    def elements(self) -> list[Node]:
+        """Those of the results that are not."""
+        return [node for node in self.results if summed_axes(node) is None]
+
+    def _numbers(self) -> dict[Node, int]:
+        """Of the values in a formula."""
+        elements = (node for node in self.nodes if summed_axes(node) is None)
+        return {node: number for number, node in enumerate((*self.operands, *elements))}
 
     def steps(self) -> tuple[Step, ...]:
         """What is computed, whatever it is computed of."""
-        numbers = {node: number for number, node in enumerate((*self.operands, *self.nodes))}
+        numbers = self._numbers()
         return tuple(
             Step(node.op.name, tuple(numbers[source] for source in node.inputs), node.dtype, _options(node))
             for node in self.nodes
+            if node in numbers
         )
 
     def result_numbers(self) -> tuple[int, ...]:
-        """The numbers of the results in a formula."""
-        numbers = {node: number for number, node in enumerate(self.nodes, len(self.operands))}
-        return tuple(numbers[result] for result in self.results)
+        """The numbers of the results in a formula, apart from sums."""
+        numbers = self._numbers()
+        return tuple(numbers[result] for result in self.elements)
+
+    def summed(self) -> SummedFormula:
+        """What is computed where there are sums."""
+        numbers, axes = self._numbers(), [_axes(node) for node in self.sums]
+        totals = [Total(numbers[node.inputs[0]], own.along_rows) for node, own in zip(self.sums, axes, strict=True)]
+        return SummedFormula(self.steps(), self.result_numbers(), totals, axes[0].first_column_axis)
 
     def signature(self) -> Hashable:
         """Equal for chains that compute the same."""
@@ -86,20 +118,6 @@ class Fusion:
         return [result for chain in self.chains for result in chain.results]
 
 
-@dataclass(frozen=True)
-class Use:
-    """That a step reads a node's value, itself or a view of it.
-
-    Attributes
-    ----------
-    place : of the reader among the steps; after all steps for what outlives them
-    reader : None for what is read through a view, or after the steps
-    """
-
-    place: int
-    reader: Node | None
-
-
 def can_be_fused(node: Node) -> bool:
     """Is it an element-wise op that there is code for, of dtypes that there is code for?"""
     if not isinstance(node.op, ElementwiseOp) and node.op.name != "cast":
@@ -110,11 +128,38 @@ def can_be_fused(node: Node) -> bool:
     return all(dtype in DTYPES for dtype in dtypes) and any(dtype.kind == "f" for dtype in dtypes)
 
 
+class Iteration(NamedTuple):
+    """What elements a node goes over. Nodes for which it differs are not computed together.
+
+    Attributes
+    ----------
+    kind : see `iteration_of`
+    """
+
+    shape: Shape
+    kind: Hashable
+
+
+def iteration_of(node: Node, kind: Hashable) -> Iteration | None:
+    """How a node is computed element by element; None for nodes that are computed alone.
+
+    Parameters
+    ----------
+    kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
+    """
+    if kind is None:
+        return None
+    if summed_axes(node) is not None:
+        return Iteration(node.inputs[0].type.shape, kind)
+    return Iteration(node.type.shape, kind) if can_be_fused(node) else None
+
+
 def find_fusions(
     steps: Sequence[Node],
     uses: Mapping[Node, Sequence[Use]],
+    roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
-    kind: Callable[[Node], Hashable],
+    iterations: Mapping[Node, Iteration | None],
 ) -> dict[Node, Fusion]:
     """The fusions of a program, by leader.
 
@@ -122,12 +167,13 @@ def find_fusions(
     ----------
     steps : the nodes that are computed, in order
     uses : of each of them
+    roots : the node whose memory a node's value lies in
     is_stored : whether a node's value must be in memory whoever reads it
-    kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
+    iterations : of each of the steps
     """
-    finder = _Finder(steps, uses, kind)
-    chains = [_chain(nodes, uses, is_stored) for nodes in finder.chains()]
-    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, kind)}
+    found = _Finder(steps, uses, iterations).chains()
+    chains = [_chain(share) for share in with_repetition(found, uses, roots, is_stored, iterations, MOST_NODES)]
+    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, iterations)}
 
 
 def _is_update(node: Node) -> bool:
@@ -136,32 +182,42 @@ def _is_update(node: Node) -> bool:
 
 class _Finder:
     def __init__(
-        self, steps: Sequence[Node], uses: Mapping[Node, Sequence[Use]], kind: Callable[[Node], Hashable]
+        self,
+        steps: Sequence[Node],
+        uses: Mapping[Node, Sequence[Use]],
+        iterations: Mapping[Node, Iteration | None],
     ) -> None:
         self._steps = steps
         self._places = {node: place for place, node in enumerate(steps)}
         self._uses = uses
-        self._kinds = {node: (node.type.shape, node.phase, kind(node)) for node in steps if kind(node) is not None}
+        self._iterations = iterations
+        self._readers: dict[Node, list[Node]] = {}
         self._chains: dict[Node, list[Node]] = {}
         """The chain of each node so far, in order."""
 
     def chains(self) -> list[list[Node]]:
-        """Nodes join the chains of their inputs, where that is possible."""
+        """Nodes join the chains of their inputs, and of sums of what they read, where that is possible."""
         for place, node in enumerate(self._steps):
-            if node in self._kinds and can_be_fused(node):
-                self._chains[node] = [node]
-                self._join_inputs(node, place)
+            if self._iterations[node] is None:
+                continue
+            self._chains[node] = [node]
+            for source in dict.fromkeys(node.inputs):
+                for neighbour in (source, *self._readers.get(source, ())):
+                    self._join(node, neighbour, place)
+                if summed_axes(node) is not None:
+                    self._readers.setdefault(source, []).append(node)
         return list({id(chain): chain for chain in self._chains.values()}.values())
 
-    def _join_inputs(self, node: Node, place: int) -> None:
-        for source in dict.fromkeys(node.inputs):
-            chain, own = self._chains.get(source), self._chains[node]
-            if chain is None or chain is own or self._kinds[source] != self._kinds[node]:
-                continue
-            joined = sorted([*chain, *own], key=self._places.__getitem__)
-            if len(joined) <= MOST_NODES and self._can_wait(joined, place):
-                for member in joined:
-                    self._chains[member] = joined
+    def _join(self, node: Node, neighbour: Node, place: int) -> None:
+        chain, own = self._chains.get(neighbour), self._chains[node]
+        if chain is None or chain is own or neighbour.phase != node.phase:
+            return
+        if self._iterations[neighbour] != self._iterations[node]:
+            return
+        joined = sorted([*chain, *own], key=self._places.__getitem__)
+        if len(joined) <= MOST_NODES and self._can_wait(joined, place) and _can_be_summed(joined):
+            for member in joined:
+                self._chains[member] = joined
 
     def _can_wait(self, nodes: Sequence[Node], place: int) -> bool:
         """Whether all who read these nodes, and are not among them, stand behind a place."""
@@ -169,25 +225,34 @@ class _Finder:
         return all(use.reader in members or use.place > place for member in nodes for use in self._uses[member])
 
 
-def _chain(nodes: Sequence[Node], uses: Mapping[Node, Sequence[Use]], is_stored: Callable[[Node], bool]) -> Chain:
-    members = set(nodes)
-    operands = dict.fromkeys(source for node in nodes for source in node.inputs if source not in members)
-    results = (node for node in nodes if is_stored(node) or any(use.reader not in members for use in uses[node]))
-    return Chain(tuple(nodes), tuple(operands), tuple(results))
+def _can_be_summed(nodes: Sequence[Node]) -> bool:
+    """Whether all sums have the same rows and columns, and vectors as long as they would have alone: the order in which
+    numbers are added depends on it."""
+    axes = {own.first_column_axis for own in map(summed_axes, nodes) if own is not None}
+    values = (value for node in nodes for value in (node, *node.inputs))
+    return not axes or (len(axes) == 1 and len({value.dtype for value in values if value.dtype.kind == "f"}) == 1)
+
+
+def _chain(share: Share) -> Chain:
+    members = set(share.nodes)
+    operands = dict.fromkeys(source for node in share.nodes for source in node.inputs if source not in members)
+    return Chain(tuple(share.nodes), tuple(operands), tuple(share.results), share.repeated)
 
 
 def _merged(
     chains: Sequence[Chain],
     steps: Sequence[Node],
     uses: Mapping[Node, Sequence[Use]],
-    kind: Callable[[Node], Hashable],
+    iterations: Mapping[Node, Iteration | None],
 ) -> Iterator[Fusion]:
     """Chains of updates that compute the same together, where nobody waits for one of them; the others alone."""
     places = {node: place for place, node in enumerate(steps)}
     alike: dict[Hashable, list[Chain]] = {}
     for chain in chains:
-        if _is_update(chain.nodes[0]) and chain.nodes[0].dtype.kind == "f":
-            alike.setdefault((chain.signature(), kind(chain.nodes[0])), []).append(chain)
+        if _is_update(chain.nodes[0]) and chain.nodes[0].dtype.kind == "f" and not chain.sums:
+            iteration = iterations[chain.nodes[0]]
+            assert iteration is not None
+            alike.setdefault((chain.signature(), iteration.kind), []).append(chain)
         else:
             yield Fusion((chain,), chain.nodes[-1])
     for group in alike.values():
@@ -208,6 +273,11 @@ def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
 def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch, threads: int) -> Kernel:
     """What computes a fusion, with its operands and results in these arrays, in up to so many threads."""
     first = fusion.chains[0]
+    if first.sums:
+        operands, results, sums = (
+            [arrays[node] for node in nodes] for nodes in (first.operands, first.elements, first.sums)
+        )
+        return first.summed().kernel(operands, results, sums, scratch, describe_chain(first), threads)
     kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first))
     for chain in fusion.chains:
         kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
@@ -219,6 +289,12 @@ def describe_chain(chain: Chain) -> str:
     return "\n".join(
         f"{node.name} = {node.op.name}({', '.join(source.name for source in node.inputs)})" for node in chain.nodes
     )
+
+
+def _axes(node: Node) -> SummedAxes:
+    axes = summed_axes(node)
+    assert axes is not None
+    return axes
 
 
 def _options(node: Node) -> tuple[float, ...]:

@@ -20,7 +20,9 @@ from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.partition import partition
-from miai_graph.plan.fusion import Fusion, Use, find_fusions
+from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
+from miai_graph.plan.sums import summed_axes, with_sums_early
+from miai_graph.plan.uses import uses_of
 from miai_graph.types import Shape
 
 
@@ -126,8 +128,8 @@ def make_program(
         if storage[update.value] is Storage.OWN and update.value not in per_part and not is_copied:
             storage[update.value] = Storage.NEXT
             prepared[update.value] = update
-    every = tuple(node for node in graph.nodes if storage[node] in COMPUTED)
-    fusions = _fuse(graph, storage, roots, every, prepared, per_part, kind)
+    computed = [node for node in graph.nodes if storage[node] in COMPUTED]
+    every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind)
     steps, computed_at = _with_fusions(every, fusions)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
     takes_over = _takeovers(storage, roots, steps, last_use, per_part, fusions)
@@ -231,27 +233,26 @@ def _fuse(
     prepared: Mapping[Node, Update],
     per_part: frozenset[Node],
     kind: Callable[[Node], Hashable],
-) -> dict[Node, Fusion]:
-    """What is computed by one kernel. Values that nothing else reads are stored nowhere from now on."""
+) -> tuple[Sequence[Node], dict[Node, Fusion]]:
+    """The steps in a better order, and what is computed by one kernel. Values that nothing else reads are stored
+    nowhere from now on."""
     if processor() is None:
-        return {}
-    uses: dict[Node, list[Use]] = {node: [] for node in steps}
-    for place, node in enumerate(steps):
-        for source in node.inputs:
-            if roots[source] in uses:
-                uses[roots[source]].append(Use(place, node if source is roots[source] else None))
-    for node in _kept(graph):
-        if roots[node] in uses:
-            uses[roots[node]].append(Use(len(steps), None))
+        return steps, {}
 
     def kind_of(node: Node) -> Hashable:
-        return None if storage[node] is Storage.EXPORT else (node in per_part, kind(node))
+        is_exported = storage[node] is Storage.EXPORT
+        return None if is_exported and summed_axes(node) is None else (node in per_part, kind(node))
 
-    fusions = find_fusions(steps, uses, prepared.__contains__, kind_of)
+    iterations = {node: iteration_of(node, kind_of(node)) for node in steps}
+    uses = uses_of(steps, roots, _kept(graph))
+    ordered = with_sums_early(steps, uses, iterations)
+    if any(node is not before for node, before in zip(ordered, steps, strict=True)):
+        uses = uses_of(ordered, roots, _kept(graph))
+    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations)
     for fusion in fusions.values():
         for node in set(fusion.nodes).difference(fusion.results):
             storage[node] = Storage.PASSING
-    return fusions
+    return ordered, fusions
 
 
 def _with_fusions(nodes: Sequence[Node], fusions: Mapping[Node, Fusion]) -> tuple[tuple[Node, ...], dict[Node, int]]:

@@ -67,6 +67,8 @@ def _members(program: Program, node: Node, type_of: Callable[[Node], TensorType]
     for chain in fusion.chains:
         unread, results = set(chain.operands), set(chain.results)
         for member in chain.nodes:
+            if member in chain.repeated:
+                continue
             moved = [source for source in member.inputs if source in unread]
             moved += [member] if member in results else []
             unread.difference_update(member.inputs)
