@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from miai_graph.kernels.elementwise_code import module_text
 from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.kernels.stretches import Layout, Stretch, shared
+from miai_graph.kernels.vectors import FLOAT32, FLOAT64
 from miai_graph.op import Array
 
 STREAMED_BYTES = 1 << 24
@@ -30,6 +32,9 @@ FEW_COLUMNS, SOME_COLUMNS, ENOUGH_COLUMNS = 16, 128, 256
 where there are many."""
 
 MANY_ROWS = 1024
+
+MOST_STRETCHES_OF_A_COPY = 1 << 10
+"""What is in more pieces is copied by NumPy."""
 
 
 class FormulaKernels:
@@ -84,7 +89,7 @@ class FormulaKernels:
     def kernel(self, threads: int = 1) -> Kernel:
         """What computes it all, in up to so many threads."""
         calls = [self._shared(formula, stretches, threads) for formula, stretches in self._tables.items()]
-        return in_turn([*(partial(np.copyto, copy, source) for copy, source in self._copies), *calls])
+        return in_turn([*(copying(copy, source) for copy, source in self._copies), *calls])
 
     def _shared(self, formula: Formula, stretches: Sequence[Stretch], threads: int) -> Kernel:
         """The call, or several by as many threads, where there is enough to do."""
@@ -95,6 +100,27 @@ class FormulaKernels:
                 for share in shared(stretches, formula, shares_worth_while(formula, stretches, threads))
             ]
         )
+
+
+def copying(target: Array, source: Array, threads: int = 1) -> Kernel:
+    """What copies an array to one of the same dtype, to whose shape it is repeated, in up to so many threads.
+
+    By native code if columns lie one behind the other in both, or are one number, and by NumPy if not.
+    """
+    by_numpy = partial(np.copyto, target, source)
+    suits = target.dtype in (FLOAT32, FLOAT64) and source.flags.aligned and target.flags.aligned
+    if native.processor() is None or not suits or not target.size:
+        return by_numpy
+    layout = Layout.of([np.broadcast_to(source, target.shape), target])
+    stride, own_stride = layout.strides[-1]
+    if own_stride != target.itemsize or stride not in (0, own_stride):
+        return by_numpy
+    if math.prod(layout.shape[:-2]) > MOST_STRETCHES_OF_A_COPY:
+        return by_numpy
+    formula = Formula((Operand(target.dtype, not stride),), (Step("cast", (0,), target.dtype),), (1,))
+    stretches = list(layout.stretches())
+    shares = shared(stretches, formula, shares_worth_while(formula, stretches, threads))
+    return together([formula_call(formula, share, "copy", [source, target], target.nbytes) for share in shares])
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
-
 from miai_graph.kernels import blas
 from miai_graph.kernels.crew import spans, together
+from miai_graph.kernels.elementwise_kernels import copying
 from miai_graph.kernels.few_rows import products
 from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.kernels.native import processor
@@ -45,8 +42,8 @@ def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: in
             operands.append(copies[-1][0])
     if not copies:
         return together([blas.product(*share) for share in _shares(a, b, out, threads or 1)])
-    copying = (partial(np.copyto, copy, source) for copy, source in copies)
-    return Several((*copying, blas.product(operands[0], operands[1], out)))
+    before = (copying(copy, source, threads or 1) for copy, source in copies)
+    return Several((*before, blas.product(operands[0], operands[1], out)))
 
 
 def _shares(a: Array, b: Array, output: Array, threads: int) -> list[tuple[Array, Array, Array]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.elementwise_kernels import copying
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.node import Node
@@ -126,12 +127,10 @@ def _copy(request: Request) -> Kernel:
         else request.inputs[0]
     )
     if request.node.op.name == "reshape":
-        return partial(_copy_reshaped, request.output, request.inputs[0])
+        return copying(request.output.reshape(request.inputs[0].shape), request.inputs[0], request.threads or 1)
+    if source.dtype == request.output.dtype:
+        return copying(request.output, source, request.threads or 1)
     return partial(np.copyto, request.output, source, casting="unsafe")
-
-
-def _copy_reshaped(output: Array, source: Array) -> None:
-    np.copyto(output.reshape(source.shape), source)
 
 
 @kernel_for("sum", "sum_of_part")

@@ -13,6 +13,7 @@ from miai_graph.kernels import native, reduction_code
 from miai_graph.kernels.compensated import LONGEST_CHAIN
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_kernels import (
+    copying,
     formula_call,
     in_joined_rows,
     in_turn,
@@ -133,7 +134,7 @@ class _Preparation:
             formula_call(self._formula, share, self._source, keeps, size, head)
             for share, head in zip(shares, heads, strict=True)
         ]
-        before = [partial(np.copyto, copy, source) for copy, source in self._copies]
+        before = [copying(copy, source) for copy, source in self._copies]
         return in_turn([*before, together(calls), *ends])
 
     def _stretches(self) -> Sequence[Stretch]:
