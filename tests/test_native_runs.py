@@ -23,9 +23,9 @@ from miai_graph.errors import ExecutionError
 from miai_graph.kernels.blas import product
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.denormals import FlushedDenormals
-from miai_graph.kernels.elementwise_kernels import FormulaKernels
+from miai_graph.kernels.elementwise_kernels import FormulaKernels, adding, copying, filling
 from miai_graph.kernels.formulas import Step
-from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
+from miai_graph.kernels.kernel import NOTHING, Kernel, Several, checked
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.run import joined, native_phases
 from miai_graph.kernels.run_code import HELPER_WORDS
@@ -94,7 +94,7 @@ def test_what_is_wrong_ends_a_run_and_is_told_each_time() -> None:
     def explain() -> None:
         raise ValueError("a label is wrong")
 
-    runs = joined([doubling(x), Checked(doubling(x), flag, explain), doubling(x)], stamps.place)
+    runs = joined([doubling(x), checked(doubling(x), flag, explain), doubling(x)], stamps.place)
     assert [number for number, _ in runs] == [1, 2]
     run = runs[0][1]
     for _ in range(2):
@@ -144,7 +144,7 @@ def by_columns(array: np.ndarray) -> np.ndarray:
 
 def with_gaps(array: np.ndarray) -> np.ndarray:
     """In a larger array, whose rows and matrices lie apart."""
-    larger = np.full([length + 2 for length in array.shape], np.nan, array.dtype)
+    larger = np.full([length + 2 for length in array.shape], np.nan if array.dtype.kind == "f" else 1, array.dtype)
     view = larger[tuple(slice(1, length + 1) for length in array.shape)]
     view[...] = array
     return view
@@ -359,3 +359,51 @@ def test_a_network_s_step_in_threads_is_that_of_one(rng: np.random.Generator) ->
 
     for one, several in zip(trained(1), trained(2), strict=True):
         np.testing.assert_allclose(several, one, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("exponent", [0, 1, 2, 1000, -3, 2**40])
+def test_powers_of_single_numbers(dtype: str, exponent: int) -> None:
+    count = mg.variable(np.array(exponent), "count", dtype="int64")
+    bases = np.array([0.9, 0.999, 0.0, -0.5, np.nan, np.inf, 1.0], dtype)
+    for base in bases:
+        power = base ** mg.cast(count, dtype)
+        (found,) = mg.function([], [power], executor=Serial(threads=1))()
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(found, base ** np.array(exponent, dtype), rtol=1e-6)
+
+
+COPIES = {
+    "plain": ((5, 7), lambda a: a),
+    "one element": ((1, 1), lambda a: a),
+    "one channel": ((4, 3, 6), lambda a: a[:, :, :1]),
+    "every other": ((6, 8), lambda a: a[::2, ::2]),
+    "the other way round": ((6, 8), lambda a: a[::-1, ::-1]),
+    "transposed": ((6, 8), lambda a: a.T),
+    "heads": ((2, 5, 3, 4), lambda a: a.swapaxes(1, 2)),
+    "a row for all": ((1, 9), lambda a: np.broadcast_to(a, (300, 9))),
+    "a column for all": ((9, 1), lambda a: np.broadcast_to(a, (9, 40))),
+    "a number for all": ((), lambda a: np.broadcast_to(a, (3, 4))),
+    "none": ((0, 3), lambda a: a),
+    "many pieces": ((1100, 2, 2, 3), lambda a: a[:, ::-1, :, :2]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "?"])
+@pytest.mark.parametrize(("shape", "view"), COPIES.values(), ids=COPIES)
+def test_copies_are_numpy_s(rng: np.random.Generator, shape, view, dtype: str) -> None:
+    source = view((9 * rng.standard_normal(shape)).astype(dtype))
+    for layout in (np.array, with_gaps, lambda a: by_columns(a) if a.ndim > 1 else a):
+        for threads in (1, 3):
+            target = layout(np.zeros(source.shape, source.dtype))
+            around = np.array(target.base) if layout is with_gaps and target.size else None
+            copying(target, source, threads)()
+            np.testing.assert_array_equal(target, source)
+            if dtype != "?":
+                adding(target, source)()
+                np.testing.assert_array_equal(target, source + source)
+            filling(target, 3, threads)()
+            assert (target == np.array(3, dtype)).all()
+            target[...] = 0
+            if around is not None:
+                np.testing.assert_array_equal(np.nan_to_num(target.base), np.nan_to_num(around))

@@ -6,8 +6,8 @@ here.
 
 from miai_graph.kernels import (
     native_convolution,
-    native_counters,
     native_indexing,
+    native_numbers,
     native_pooling,
     native_reductions,
     native_softmax,
@@ -17,7 +17,7 @@ from miai_graph.kernels import (
 
 __all__ = [
     "native_convolution",
-    "native_counters",
+    "native_numbers",
     "native_indexing",
     "native_pooling",
     "native_reductions",

@@ -9,7 +9,7 @@ from typing import Any
 from miai_graph.kernels.crew import spans, together
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.formulas import Step
-from miai_graph.kernels.kernel import Kernel, Several
+from miai_graph.kernels.kernel import Checked, Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request, prepare
 from miai_graph.op import Array
@@ -58,16 +58,17 @@ def _goes_by_rows(request: Request) -> bool:
 
 def _beside_each_other(request: Request, parts: Sequence[slice]) -> Kernel:
     shared = SHARED[request.node.op.name]
-    return together(
-        [
-            _part(
-                request,
-                [x[part] if place in shared else x for place, x in enumerate(request.inputs)],
-                request.output[part],
-            )
-            for part in parts
-        ]
-    )
+    kernels = [
+        _part(
+            request,
+            [x[part] if place in shared else x for place, x in enumerate(request.inputs)],
+            request.output[part],
+        )
+        for part in parts
+    ]
+    checks = [kernel.check for kernel in kernels if isinstance(kernel, Checked)]
+    computing = together([kernel.kernel if isinstance(kernel, Checked) else kernel for kernel in kernels])
+    return Checked(computing, Several(tuple(checks))) if checks else computing
 
 
 def _added(request: Request, parts: Sequence[slice]) -> Kernel:

@@ -14,6 +14,7 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
+from miai_graph.kernels.elementwise_kernels import copying, filling
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
@@ -176,7 +177,7 @@ class Program:
         if array.flags.c_contiguous:
             return array
         copy = self.scratch(*array.shape)
-        self.do(partial(np.copyto, copy, array))
+        self.do(copying(copy, array))
         return copy
 
     def kernel(self) -> Kernel:
@@ -303,7 +304,7 @@ class Source:
             self._images = program.contiguous(images)
             shape = (most, rows[1] - rows[0], columns[1] - columns[0], images.shape[3])
             memory = program.scratch(math.prod(shape) + program.width)
-            program.do(partial(memory.fill, 0))
+            program.do(filling(memory, 0))
             self._padded = memory[: math.prod(shape)].reshape(shape)
 
     def block(self, block: Block) -> Images:

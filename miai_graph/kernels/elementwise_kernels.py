@@ -107,20 +107,37 @@ def copying(target: Array, source: Array, threads: int = 1) -> Kernel:
 
     By native code if columns lie one behind the other in both, or are one number, and by NumPy if not.
     """
-    by_numpy = partial(np.copyto, target, source)
-    suits = target.dtype in (FLOAT32, FLOAT64) and source.flags.aligned and target.flags.aligned
-    if native.processor() is None or not suits or not target.size:
-        return by_numpy
-    layout = Layout.of([np.broadcast_to(source, target.shape), target])
-    stride, own_stride = layout.strides[-1]
-    if own_stride != target.itemsize or stride not in (0, own_stride):
-        return by_numpy
-    if math.prod(layout.shape[:-2]) > MOST_STRETCHES_OF_A_COPY:
-        return by_numpy
-    formula = Formula((Operand(target.dtype, not stride),), (Step("cast", (0,), target.dtype),), (1,))
+    layout = _native_layout(target, np.broadcast_to(source, target.shape))
+    if layout is None or math.prod(layout.shape[:-2]) > MOST_STRETCHES_OF_A_COPY:
+        return partial(np.copyto, target, source)
+    formula = Formula((Operand(target.dtype, not layout.strides[-1][0]),), (Step("cast", (0,), target.dtype),), (1,))
     stretches = list(layout.stretches())
     shares = shared(stretches, formula, shares_worth_while(formula, stretches, threads))
     return together([formula_call(formula, share, "copy", [source, target], target.nbytes) for share in shares])
+
+
+def _native_layout(target: Array, source: Array) -> Layout | None:
+    """How the source and the target lie in memory; None where native code does not suit."""
+    suits = target.dtype in (FLOAT32, FLOAT64) and source.flags.aligned and target.flags.aligned
+    if native.processor() is None or not suits or not target.size:
+        return None
+    layout = Layout.of([source, target])
+    stride, own_stride = layout.strides[-1]
+    return layout if own_stride == target.itemsize and stride in (0, own_stride) else None
+
+
+def filling(target: Array, number: float, threads: int = 1) -> Kernel:
+    """What sets all elements to a number."""
+    return copying(target, np.full((), number, target.dtype), threads)
+
+
+def adding(target: Array, source: Array) -> Kernel:
+    """What adds an array to one of the same dtype and shape."""
+    if _native_layout(target, source) is None:
+        return partial(np.add, target, source, target)
+    kernels = FormulaKernels([Step("add", (0, 1), target.dtype)], [2], np.empty, "sum")
+    kernels.add([target, source], [target])
+    return kernels.kernel()
 
 
 @dataclass(frozen=True)

@@ -36,27 +36,31 @@ NOTHING = Several(())
 """Computes nothing."""
 
 
+@dataclass(frozen=True, eq=False)
 class Checked:
     """A kernel that notes where its input makes no sense, instead of failing.
 
-    Parameters
+    Attributes
     ----------
-    kernel : what computes, and sets the flag
-    flag : one number, 0 unless there is something wrong
-    explain : called then; raises
+    kernel : what computes
+    check : raises if there was anything wrong when it ran last
     """
 
-    def __init__(self, kernel: Kernel, flag: Array, explain: Kernel) -> None:
-        self.kernel = kernel
-        self._flag = memoryview(flag.data)
-        self._explain = explain
+    kernel: Kernel
+    check: Kernel
 
     def __call__(self) -> None:
         self.kernel()
         self.check()
 
-    def check(self) -> None:
-        """Raise if the kernel has noted anything, when it ran last."""
-        if self._flag[0]:
-            self._flag[0] = 0
-            self._explain()
+
+def checked(kernel: Kernel, flag: Array, explain: Kernel) -> Checked:
+    """A kernel that sets a flag, one number, to other than 0 where its input makes no sense; `explain` raises then."""
+
+    def check() -> None:
+        if word[0]:
+            word[0] = 0
+            explain()
+
+    word = memoryview(flag.data)
+    return Checked(kernel, check)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from miai_graph.kernels.convolution_program import (
     panels,
     target_for,
 )
+from miai_graph.kernels.elementwise_kernels import adding, copying, filling, in_turn
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
@@ -221,7 +221,7 @@ class _Scattering:
         most = max(BLOCK_BYTES, kernel.nbytes) // (output.strides[0] + source[0].nbytes)
         parts = blocks(len(source), most)
         images = Source(program, source, parts[0].images)
-        program.do(partial(output.fill, 0))
+        program.do(filling(output, 0))
         for block in parts:
             read = images.block(block)
             for tap, factors_of_groups in zip(self._taps, factors_of_all, strict=True):
@@ -301,12 +301,12 @@ class _KernelGradient:
         cotangents = Source(program, program.contiguous(self._cotangents), parts[0].images, needs_room=not is_whole)
         is_direct = is_whole and self._members == 1
         sums = self._output.reshape(-1, self._groups, self._channels).transpose(1, 0, 2) if is_direct else self._sums()
-        program.do(partial(sums.fill, 0))
+        program.do(filling(sums, 0))
         for block in parts:
             self._multiply(block, images.block(block), cotangents.block(block), near, sums)
             program.repeat(block.repeats)
         if not is_direct:
-            program.do(partial(_fold, sums, self._each, self._channels, self._output))
+            program.do(_fold(sums, self._each, self._channels, self._output))
         return program.kernel()
 
     def _sums(self) -> Array:
@@ -353,16 +353,16 @@ class _KernelGradient:
                 )
 
 
-def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> None:
-    """Add up what the pixels that were taken together have found for the same element of the kernel."""
+def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kernel:
+    """What adds up what the pixels that were taken together have found for the same element of the kernel."""
     height, width = output.shape[:2]
     groups, _, lanes = sums.shape
     parts = sums.reshape(groups, height, len(each.across.offsets), -1, lanes)
     total = output.reshape(height, width, -1, groups, channels).transpose(3, 0, 1, 2, 4)
+    kernels = []
     for member in range(each.across.together):
-        places = [place for other, _, place in each.across.places if other == member]
-        part = parts[:, :, places, :, member * channels : (member + 1) * channels]
-        if member:
-            np.add(total, part, total)
-        else:
-            np.copyto(total, part)
+        places = (place for other, _, place in each.across.places if other == member)
+        for column, place in enumerate(places):
+            found = parts[:, :, place, :, member * channels : (member + 1) * channels]
+            kernels.append((adding if member else copying)(total[:, :, column], found))
+    return in_turn(kernels)

@@ -9,7 +9,7 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.indexing_code import Variant, module_text
-from miai_graph.kernels.kernel import Checked, Kernel
+from miai_graph.kernels.kernel import Kernel, checked
 from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.op import Array
@@ -20,14 +20,14 @@ from miai_graph.ops.indexing import checked_indices
 def _take(request: Request) -> Kernel | None:
     x, indices = request.inputs
     axis = request.attributes["axis"]
-    return _checked(request, indices, x, (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])))
+    return _of_rows(request, indices, x, (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])))
 
 
 @native_for("scatter_add")
 def _scatter_add(request: Request) -> Kernel | None:
     indices, rows = request.inputs
     axis, shape = request.attributes["axis"], request.output.shape
-    return _checked(request, indices, rows, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
+    return _of_rows(request, indices, rows, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
 
 
 @native_for("one_hot")
@@ -36,13 +36,13 @@ def _one_hot(request: Request) -> Kernel | None:
     return _kernel(request, indices, request.output, (indices.size, depth, 1), np.zeros(1, np.int64))
 
 
-def _checked(request: Request, indices: Array, source: Array, size: tuple[int, int, int]) -> Kernel | None:
+def _of_rows(request: Request, indices: Array, source: Array, size: tuple[int, int, int]) -> Kernel | None:
     """The kernel, and after it the error if an index was outside."""
     failed = np.zeros(1, np.int64)
     kernel = _kernel(request, indices, source, size, failed)
     if kernel is None:
         return None
-    return Checked(kernel, failed, partial(checked_indices, indices, size[1]))
+    return checked(kernel, failed, partial(checked_indices, indices, size[1]))
 
 
 def _kernel(

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.kernel import Checked, Kernel
+from miai_graph.kernels.kernel import Kernel, checked
 from miai_graph.kernels.loops import are_floats, call
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.kernels.softmax_code import Variant, columns_text, rows_text
@@ -60,7 +60,7 @@ def _sparse_cross_entropy(request: Request) -> Kernel | None:
     kernel = _along_rows(request, labels, request.output, (labels.size, classes), (classes, 1, 1), failed)
     if kernel is None:
         return None
-    return Checked(kernel, failed, partial(check_labels, labels, classes))
+    return checked(kernel, failed, partial(check_labels, labels, classes))
 
 
 def _along_rows(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.elementwise_kernels import copying
+from miai_graph.kernels.elementwise_kernels import copying, filling, in_turn
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.node import Node
@@ -230,7 +231,11 @@ def _where(request: Request) -> Kernel:
 
 @kernel_for("concatenate")
 def _concatenate(request: Request) -> Kernel:
-    return partial(np.concatenate, tuple(request.inputs), request.attributes["axis"], request.output)
+    output, axis, threads = request.output, request.attributes["axis"], request.threads or 1
+    ends = [0, *accumulate(array.shape[axis] for array in request.inputs)]
+    along = (slice(None),) * axis
+    places = (output[(*along, slice(start, stop))] for start, stop in pairwise(ends))
+    return in_turn([copying(place, array, threads) for place, array in zip(places, request.inputs, strict=True)])
 
 
 @kernel_for("scatter_slice")
@@ -250,11 +255,8 @@ def _placed(request: Request, key: tuple[slice, ...], around: float) -> Kernel:
     """The input there, and one number around it."""
     source, output, place = request.inputs[0], request.output, request.output[key]
 
-    def run() -> None:
-        output.fill(around)
-        np.copyto(place, source)
-
-    return run
+    threads = request.threads or 1
+    return in_turn([filling(output, around, threads), copying(place, source, threads)])
 
 
 @kernel_for("matmul")

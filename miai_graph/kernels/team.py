@@ -148,9 +148,7 @@ def yielding() -> int:
 @functools.cache
 def address_in_c(name: str) -> int | None:
     """Where a function of C's library lies, on systems of Unix's kind."""
-    if os.name != "posix":
-        return None
-    function = getattr(ctypes.CDLL(None), name, None)
+    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" and name else None
     return None if function is None else cast(function, c_void_p).value
 
 

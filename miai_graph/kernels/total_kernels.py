@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from miai_graph.kernels.compensated import LONGEST_CHAIN
 from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_kernels import (
     copying,
+    filling,
     formula_call,
     in_joined_rows,
     in_turn,
@@ -61,7 +61,7 @@ class SummedFormula:
         source : what is computed, for readers of the code
         """
         if not operands[0].size:
-            return in_turn([partial(each.fill, 0) for each in sums])
+            return in_turn([filling(each, 0) for each in sums])
         return _Preparation(self, operands, results, sums, scratch, source).kernel(threads)
 
 
