@@ -51,6 +51,7 @@ def names_of_ops(graph: mg.Graph) -> list[str]:
         (lambda x: mg.tanh(mg.broadcast_to(mg.sum(x, 0), (5, 3))), ["input", "sum", "tanh", "broadcast_to"]),
         (lambda x: mg.transpose(mg.zeros_like(x)), ["constant", "broadcast_to"]),
         (lambda x: mg.cast(x, "float64"), ["input"]),
+        (lambda x: mg.transpose(x @ mg.transpose(x)), ["input", "transpose", "matmul"]),
     ],
 )
 def test_each_rule_leaves_what_it_says(x: Node, build, left: list[str]) -> None:
@@ -63,6 +64,26 @@ def test_each_rule_leaves_what_it_says(x: Node, build, left: list[str]) -> None:
         evaluate(simpler, feeds, batch_size=4)[0], evaluate(graph, feeds, batch_size=4)[0], strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_a_product_that_is_transposed_is_computed_that_way(rng: np.random.Generator) -> None:
+    a, b = mg.input("a", (None, 4, 5), "float64"), mg.input("b", (None, 5, 6), "float64")
+    feeds = {a: rng.standard_normal((2, 4, 5)), b: rng.standard_normal((2, 5, 6))}
+    for axes, is_turned in {(0, 2, 1): True, (2, 0, 1): True, (2, 1, 0): False, (1, 0, 2): False}.items():
+        graph = mg.Graph([mg.transpose(a @ b, axes)])
+        simpler = simplify(graph)
+        (product,) = (node for node in simpler.nodes if node.op.name == "matmul")
+        assert (product.shape == (None, 6, 4)) == is_turned, axes
+        found, expected = (evaluate(each, feeds, batch_size=2)[0][0] for each in (simpler, graph))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_a_product_that_is_needed_both_ways_is_computed_once() -> None:
+    a = mg.input("a", (3, 3), "float64")
+    product = a @ mg.exp(a)
+    for needed in ([product], [mg.sum(product)], []):
+        simpler = simplify(mg.Graph([mg.transpose(product), *needed]))
+        assert names_of_ops(simpler).count("matmul") == 1
 
 
 def test_every_rule_was_tried() -> None:

@@ -29,7 +29,7 @@ SHARED: Mapping[str, tuple[int, ...]] = {
 ADDED = ("conv2d_kernel_gradient",)
 """Ops whose output is a sum over the rows of both inputs."""
 
-BYTES_WORTH_SHARING, FLOPS_WORTH_SHARING = 1 << 18, 1 << 22
+BYTES_WORTH_SHARING, FLOPS_WORTH_SHARING = 1 << 16, 1 << 20
 """A thread has at least about so much to read and write, or so many floating-point operations to do."""
 
 

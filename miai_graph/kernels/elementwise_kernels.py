@@ -24,7 +24,7 @@ from miai_graph.op import Array
 STREAMED_BYTES = 1 << 24
 """Results that take more memory than this are not kept in the caches anyway: they are written past them."""
 
-BYTES_WORTH_SHARING = 1 << 20
+BYTES_WORTH_SHARING = 1 << 17
 """A thread has at least about so much to read."""
 
 FEW_COLUMNS, SOME_COLUMNS, ENOUGH_COLUMNS = 16, 128, 256

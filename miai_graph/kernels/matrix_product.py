@@ -11,7 +11,7 @@ from miai_graph.kernels.native import processor
 from miai_graph.kernels.products import product, suits
 from miai_graph.op import Array
 
-FLOPS_WORTH_SHARING = 1 << 23
+FLOPS_WORTH_SHARING = 1 << 20
 """A thread has at least about so many floating-point operations to do."""
 
 FEWEST_OF_A_THREAD = 16

@@ -23,6 +23,7 @@ from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.ops.parts import _each_part, _repeat_in_part, _sum_over_parts
 from miai_graph.ops.structure import _broadcast_to, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite
+from miai_graph.passes.transposed_products import transpose_products
 from miai_graph.types import ElementCount, int_dims
 
 FOLDED_ELEMENTS_LIMIT = 4096
@@ -34,6 +35,10 @@ def simplify(graph: Graph) -> Graph:
 
     Its outputs and updates are the same to rounding.
     """
+    return _shrink(transpose_products(_shrink(graph)))
+
+
+def _shrink(graph: Graph) -> Graph:
     while True:
         simpler = _apply_rules(graph)
         if len(simpler) >= len(graph):
