@@ -115,7 +115,7 @@ class PlannedExecutable(Executable):
     def _run(self, batch: Batch) -> list[Array]:
         self._executor.require_open()
         # Held for the whole step: another thread must neither move the values nor change them meanwhile.
-        with state.lock, np.errstate(all="ignore"):
+        with state.lock:
             start_ns = perf_counter_ns()
             checked = self._check_batch(batch)
             state.require_home(self._variables)

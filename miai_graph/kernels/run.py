@@ -68,6 +68,11 @@ def native_phases(kernel: Kernel) -> list[Phase] | None:
     return [[[NativeCall(address, tuple(word.value or 0 for word in kernel.args))]]]
 
 
+def is_native(kernel: Kernel) -> bool:
+    """Whether a kernel is made of calls of native code, and at most a check after them."""
+    return native_phases(kernel.kernel if isinstance(kernel, Checked) else kernel) is not None
+
+
 def _calls_of_one_thread(kernel: Kernel) -> list[NativeCall] | None:
     phases = native_phases(kernel)
     return None if phases is None else [call for phase in phases for share in phase for call in share]

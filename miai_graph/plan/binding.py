@@ -21,6 +21,7 @@ class Binding:
     arrays : of all nodes, for each part
     kernels : in order
     runs : the same, where those of native code that follow each other are one; each with the place of its stamp
+    is_native : whether nothing is computed by NumPy, which might warn
     outputs : the arrays in which the results are found after a run
     copies : what is copied, after all kernels: to, from
     """
@@ -28,5 +29,6 @@ class Binding:
     arrays: Sequence[Arrays]
     kernels: Sequence[Kernel]
     runs: Sequence[tuple[int, Kernel]]
+    is_native: bool
     outputs: Sequence[Array]
     copies: Sequence[tuple[Array, Array]]

@@ -18,7 +18,7 @@ from miai_graph.kernels.by_rows import prepare_shared
 from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import NOTHING, Kernel
 from miai_graph.kernels.numpy_kernels import Request
-from miai_graph.kernels.run import joined
+from miai_graph.kernels.run import is_native, joined
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
@@ -285,7 +285,7 @@ class BoundPlan:
         outputs, gathered = self._outputs(arrays)
         kernels = [self._kernel(position, arrays[position[1]]) for position in self._positions]
         runs = [(number + 1, kernel) for number, kernel in joined(kernels, self._stamps_place)]
-        return Binding(arrays, kernels, runs, outputs, [*copies, *gathered])
+        return Binding(arrays, kernels, runs, all(map(is_native, kernels)), outputs, [*copies, *gathered])
 
     def _outputs(self, arrays: Sequence[Arrays]) -> tuple[list[Array], list[tuple[Array, Array]]]:
         """The arrays of the outputs, and what has to be copied to them: the rows of each part."""
@@ -364,6 +364,13 @@ class BoundPlan:
         ExecutionError
             if a kernel fails, with its node.
         """
+        if binding.is_native:
+            self._run(step, binding)
+        else:
+            with np.errstate(all="ignore"):
+                self._run(step, binding)
+
+    def _run(self, step: int, binding: Binding) -> None:
         self._step[...] = step
         stamps, clock, place = self._stamps, perf_counter_ns, 0
         stamps[0] = clock()
