@@ -25,6 +25,7 @@ from miai_graph.kernels.few_rows import (
     products_for,
 )
 from miai_graph.kernels.few_rows_code import Target
+from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
@@ -161,6 +162,11 @@ def test_a_kernel_keeps_its_arrays(few_rows: Products, rng: np.random.Generator)
     del others
 
 
+def first_call(kernel: Kernel) -> Kernel:
+    """Of several threads, or several kernels."""
+    return first_call(kernel.kernels[0]) if isinstance(kernel, Together | Several) else kernel
+
+
 @pytest.mark.skipif(products() is None, reason="this processor has no such products")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_step_is_the_interpreter_s(rng: np.random.Generator, threads: int) -> None:
@@ -183,7 +189,7 @@ def test_a_step_is_the_interpreter_s(rng: np.random.Generator, threads: int) -> 
     def of_matmul(plan: BoundPlan) -> list[object]:
         (binding,) = plan.bindings.values()
         kernels = (kernel for node, kernel in zip(plan.nodes, binding.kernels, strict=True) if node.op.name == "matmul")
-        return [kernel.kernels[0].func if isinstance(kernel, Together) else kernel.func for kernel in kernels]
+        return [first_call(kernel).func for kernel in kernels]
 
     blas, native = (BoundPlan(make_program(graph), 32, state, Workspace(), threads=count) for count in (None, threads))
     by_blas, by_native = results(blas), results(native)

@@ -20,7 +20,7 @@ from miai_graph.kernels.elementwise_code import OPERATIONS, module_text
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.native import Processor, library, processor_with
-from miai_graph.kernels.stretches import Stretch, shared
+from miai_graph.kernels.stretches import Stretch, shared, shared_each
 from miai_graph.op import ops
 from miai_graph.plan.program import Storage, make_program
 
@@ -175,14 +175,15 @@ def test_results_are_streamed_past_the_caches_where_they_are_large(
         np.testing.assert_array_equal(result, x[:999] ** 2)
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 500)), min_size=1, max_size=6), st.integers(1, 5))
-def test_threads_share_all_elements_once(sizes: list[tuple[int, int]], shares: int) -> None:
+@pytest.mark.parametrize("share_out", [shared, shared_each])
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2000)), min_size=1, max_size=6), st.integers(1, 5))
+def test_threads_share_all_elements_once(share_out, sizes: list[tuple[int, int]], shares: int) -> None:
     formula = Formula((Operand(np.dtype("f4"), False),), (Step("negative", (0,), np.dtype("f4")),), (1,))
     stretches, start = [], 0
     for rows, columns in sizes:
         stretches.append(Stretch(rows, columns, (start, start), (4 * columns, 4 * columns)))
         start += 4 * rows * columns
-    found = shared(stretches, formula, shares)
+    found = share_out(stretches, formula, shares)
     assert len(found) <= shares
     covered = [
         place

@@ -26,6 +26,7 @@ from miai_graph.kernels.denormals import FlushedDenormals
 from miai_graph.kernels.elementwise_kernels import FormulaKernels, adding, copying, filling
 from miai_graph.kernels.formulas import Step
 from miai_graph.kernels.kernel import NOTHING, Kernel, Several, checked
+from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.run import joined, native_phases
 from miai_graph.kernels.run_code import HELPER_WORDS
@@ -400,10 +401,24 @@ def test_copies_are_numpy_s(rng: np.random.Generator, shape, view, dtype: str) -
             copying(target, source, threads)()
             np.testing.assert_array_equal(target, source)
             if dtype != "?":
-                adding(target, source)()
+                adding(target, [source])()
                 np.testing.assert_array_equal(target, source + source)
             filling(target, 3, threads)()
             assert (target == np.array(3, dtype)).all()
             target[...] = 0
             if around is not None:
                 np.testing.assert_array_equal(np.nan_to_num(target.base), np.nan_to_num(around))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("shape", [(8, 784, 256), (32, 129, 300), (3, 5000, 77), (64, 250, 128), (1, 900, 900)])
+def test_threads_share_products_with_many_rows_of_b(rng: np.random.Generator, shape, dtype: str) -> None:
+    rows, depth, columns = shape
+    a, b = (rng.standard_normal(size).astype(dtype) for size in ((rows, depth), (depth, columns)))
+    for threads in (1, 2, 3):
+        out = with_gaps(np.full((rows, columns), np.nan, dtype))
+        around = np.array(out.base)
+        matrix_product(a, b, out, np.empty, threads)()
+        np.testing.assert_allclose(out, a @ b, rtol=1e-3 if dtype == "f4" else 1e-11, atol=1e-4)
+        out[...] = np.nan
+        np.testing.assert_array_equal(out.base, around)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.elementwise_kernels import FormulaKernels
-from miai_graph.kernels.formulas import Step
+from miai_graph.kernels.elementwise_kernels import adding
 from miai_graph.kernels.kernel import Checked, Kernel, Several
 from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request, prepare
@@ -79,16 +78,7 @@ def _added(request: Request, parts: Sequence[slice]) -> Kernel:
         _part(request, [x[part] for x in request.inputs], result)
         for part, result in zip(parts, [output, *others], strict=True)
     ]
-    return Several((together(calls), _sum(request, [output, *others])))
-
-
-def _sum(request: Request, arrays: Sequence[Array]) -> Kernel:
-    """What adds all to the first one, one after another."""
-    dtype, count = arrays[0].dtype, len(arrays)
-    steps = [Step("add", (0 if place == 1 else count + place - 2, place), dtype) for place in range(1, count)]
-    kernels = FormulaKernels(steps, [2 * count - 2], request.scratch, f"sum of the shares of {request.node.name}")
-    kernels.add(arrays, [arrays[0]])
-    return kernels.kernel(request.threads or 1)
+    return Several((together(calls), adding(output, others, len(parts))))
 
 
 def _part(request: Request, inputs: Sequence[Array], output: Array) -> Kernel:

@@ -17,7 +17,7 @@ from miai_graph.kernels.crew import together
 from miai_graph.kernels.elementwise_code import module_text
 from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.kernel import Kernel, Scratch, Several
-from miai_graph.kernels.stretches import Layout, Stretch, shared
+from miai_graph.kernels.stretches import Layout, Stretch, shared_each
 from miai_graph.kernels.vectors import FLOAT32, FLOAT64
 from miai_graph.op import Array
 
@@ -97,7 +97,7 @@ class FormulaKernels:
         return together(
             [
                 formula_call(formula, share, self._source, keeps, self._result_bytes)
-                for share in shared(stretches, formula, shares_worth_while(formula, stretches, threads))
+                for share in shared_each(stretches, formula, shares_worth_while(formula, stretches, threads))
             ]
         )
 
@@ -112,7 +112,7 @@ def copying(target: Array, source: Array, threads: int = 1) -> Kernel:
         return partial(np.copyto, target, source)
     formula = Formula((Operand(target.dtype, not layout.strides[-1][0]),), (Step("cast", (0,), target.dtype),), (1,))
     stretches = list(layout.stretches())
-    shares = shared(stretches, formula, shares_worth_while(formula, stretches, threads))
+    shares = shared_each(stretches, formula, shares_worth_while(formula, stretches, threads))
     return together([formula_call(formula, share, "copy", [source, target], target.nbytes) for share in shares])
 
 
@@ -131,13 +131,15 @@ def filling(target: Array, number: float, threads: int = 1) -> Kernel:
     return copying(target, np.full((), number, target.dtype), threads)
 
 
-def adding(target: Array, source: Array) -> Kernel:
-    """What adds an array to one of the same dtype and shape."""
-    if _native_layout(target, source) is None:
-        return partial(np.add, target, source, target)
-    kernels = FormulaKernels([Step("add", (0, 1), target.dtype)], [2], np.empty, "sum")
-    kernels.add([target, source], [target])
-    return kernels.kernel()
+def adding(target: Array, sources: Sequence[Array], threads: int = 1) -> Kernel:
+    """What adds arrays of its dtype and shape to the target, one after another, in up to so many threads."""
+    if any(_native_layout(target, source) is None for source in sources):
+        return in_turn([partial(np.add, target, source, target) for source in sources])
+    dtype, count = target.dtype, len(sources)
+    steps = [Step("add", (count + place if place else 0, place + 1), dtype) for place in range(count)]
+    kernels = FormulaKernels(steps, [2 * count], np.empty, "sum")
+    kernels.add([target, *sources], [target])
+    return kernels.kernel(threads)
 
 
 @dataclass(frozen=True)

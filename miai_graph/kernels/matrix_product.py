@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from miai_graph.kernels import blas
 from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.elementwise_kernels import copying
+from miai_graph.kernels.elementwise_kernels import adding, copying
 from miai_graph.kernels.few_rows import products
 from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.kernels.native import processor
@@ -13,6 +13,9 @@ from miai_graph.op import Array
 
 FLOPS_WORTH_SHARING = 1 << 20
 """A thread has at least about so many floating-point operations to do."""
+
+DEEP = 4
+"""How many times as many rows B must have as A for threads to share them."""
 
 FEWEST_OF_A_THREAD = 16
 """Rows or columns of a product that threads share: whole blocks of BLAS's."""
@@ -26,6 +29,8 @@ def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: in
     scratch : gives memory of a shape and dtype, for use while the kernel runs
     threads : how many there are to use; None: as many as BLAS takes, and BLAS alone
     """
+    if _is_deep(a, b, out, threads or 1):
+        return _by_depth(a, b, out, scratch, threads or 1)
     if threads is not None:
         few_rows, found = products(), processor()
         if few_rows is not None and few_rows.suits(a, b, out):
@@ -44,6 +49,30 @@ def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: in
         return together([blas.product(*share) for share in _shares(a, b, out, threads or 1)])
     before = (copying(copy, source, threads or 1) for copy, source in copies)
     return Several((*before, blas.product(operands[0], operands[1], out)))
+
+
+def _is_deep(a: Array, b: Array, out: Array, threads: int) -> bool:
+    """Are threads to share the rows of B? Then each reads what it wrote itself when weights were updated, which lies in
+    the core's own cache. What has to be added up in the end is small."""
+    (rows, depth), columns = a.shape[-2:], b.shape[-1]
+    return (
+        threads > 1
+        and out.ndim == 2
+        and out.dtype.kind == "f"
+        and b.strides[-1] == b.itemsize
+        and depth >= max(DEEP * rows, threads * FEWEST_OF_A_THREAD)
+        and rows * depth * columns >= threads * FLOPS_WORTH_SHARING
+    )
+
+
+def _by_depth(a: Array, b: Array, out: Array, scratch: Scratch, threads: int) -> Kernel:
+    parts = spans(a.shape[1], threads, FEWEST_OF_A_THREAD)
+    others = [scratch(out.shape, out.dtype) for _ in parts[1:]]
+    kernels = [
+        matrix_product(a[:, part], b[part], target, scratch, 1)
+        for part, target in zip(parts, [out, *others], strict=True)
+    ]
+    return Several((together(kernels), adding(out, others, threads)))
 
 
 def _shares(a: Array, b: Array, output: Array, threads: int) -> list[tuple[Array, Array, Array]]:

@@ -364,5 +364,6 @@ def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kerne
         places = (place for other, _, place in each.across.places if other == member)
         for column, place in enumerate(places):
             found = parts[:, :, place, :, member * channels : (member + 1) * channels]
-            kernels.append((adding if member else copying)(total[:, :, column], found))
+            target = total[:, :, column]
+            kernels.append(adding(target, [found]) if member else copying(target, found))
     return in_turn(kernels)

@@ -20,6 +20,7 @@ from miai_graph.kernels.crew import Together
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
 from miai_graph.kernels.run_code import BARRIER, MOST_PARAMETERS, NO_STAMP
 from miai_graph.kernels.team import Team, clock, functions, table_of, team
+from miai_graph.kernels.trial import Trial
 from miai_graph.op import Array
 
 
@@ -122,7 +123,7 @@ def _kernel_of(links: Sequence[_Link], stamps: Array | None) -> Kernel:
         shared = _Rows(threads)
         for link in links:
             shared.add(link.phases, _stamp(link, links))
-        kernel = _Shared(shared, team(threads), kernel, stamps, kept)
+        kernel = Trial((_Shared(shared, team(threads), kernel, stamps, kept), kernel))
     return Several((kernel, last.check)) if isinstance(last, Checked) else kernel
 
 
@@ -173,7 +174,12 @@ class _Rows:
 
 
 class _Shared:
-    """A run that several threads share."""
+    """A run that several threads share.
+
+    Parameters
+    ----------
+    alone : the same by one thread, to the last bit
+    """
 
     def __init__(self, rows: _Rows, own: Team, alone: Kernel, stamps: Array | None, kept: object) -> None:
         tables = [rows.table(thread, stamps, kept, own) for thread in range(own.size)]

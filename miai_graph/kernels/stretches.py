@@ -13,6 +13,9 @@ from miai_graph.op import Array
 ELEMENTS_OF_A_CUT = 64
 """Threads share a row by so many elements at a time."""
 
+ELEMENTS_WORTH_CUTTING = 1 << 11
+"""What has fewer for each thread is done by one."""
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -127,6 +130,31 @@ def shared(stretches: Sequence[Stretch], formula: Formula, shares: int) -> list[
                 left[share] -= taken.rows * taken.columns
             share += rest is not None
     return [stretches for stretches in result if stretches]
+
+
+def shared_each(stretches: Sequence[Stretch], formula: Formula, shares: int) -> list[list[Stretch]]:
+    """The same, with an equal share of each stretch, so that a thread has the same part of an array whoever else is
+    there: it lies in the core's own cache. Small ones go to who has least."""
+    itemsizes = _itemsizes(formula)
+    result: list[list[Stretch]] = [[] for _ in range(shares)]
+    loads = [0] * shares
+    for stretch in stretches:
+        elements = stretch.rows * stretch.columns
+        rest: Stretch | None = stretch
+        if elements >= shares * ELEMENTS_WORTH_CUTTING:
+            for share in range(shares - 1):
+                taken, rest = rest.cut(elements / shares, itemsizes) if rest is not None else (None, None)
+                _take(taken, share, result, loads)
+            _take(rest, shares - 1, result, loads)
+        else:
+            _take(stretch, loads.index(min(loads)), result, loads)
+    return [stretches for stretches in result if stretches]
+
+
+def _take(stretch: Stretch | None, share: int, result: list[list[Stretch]], loads: list[int]) -> None:
+    if stretch is not None:
+        result[share].append(stretch)
+        loads[share] += stretch.rows * stretch.columns
 
 
 def _itemsizes(formula: Formula) -> list[int]:
