@@ -1,4 +1,4 @@
-"""The default executor: this process, with as many threads as BLAS takes."""
+"""The default executor: this process, with as many threads as it is given."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Serial(Executor):
 
     Parameters
     ----------
-    threads : how many BLAS may use, in the whole process, while this executor is open; None leaves it as it is. Of
-        several that are open the last one made says it.
+    threads : how many may compute: kernels share their work among so many, unless they are measured to be faster with
+        one, and BLAS uses no more, in the whole process, while this executor is open. None: as many as BLAS may use
+        already, usually one a core. Of several executors that are open the last one made says it.
     reproducible : compute each batch in `shards` parts, in the one way that `Processes` with the same arguments does
         with any number of workers: results are equal to the last bit. BLAS has one thread during steps then.
     shards : the number of parts

@@ -1,4 +1,4 @@
-"""Threads that run native code beside the one that calls. They share work that takes a millisecond or more."""
+"""Threads that compute beside the one that calls, for shares of which not all are native code; see `kernels.team`."""
 
 from __future__ import annotations
 
