@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -40,7 +41,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> Race:
 def test_the_first_way_is_used_and_the_other_one_tried_ever_less(race: Race) -> None:
     taken = race.calls(20 * MOST_BETWEEN_TRIALS)
     trials = [place for place, way in enumerate(taken) if way == 1]
-    between = [later - earlier - 1 for earlier, later in zip(trials, trials[1:], strict=False)]
+    between = [later - earlier - 1 for earlier, later in itertools.pairwise(trials)]
     assert trials[0] == FEWEST_BETWEEN_TRIALS
     assert between == sorted(between)
     assert (between[0], between[-1]) == (2 * FEWEST_BETWEEN_TRIALS, MOST_BETWEEN_TRIALS)
