@@ -114,8 +114,8 @@ class BatchCheck:
         checked = check_batch(self._inputs, batch)
         table = batch.arrays
         if isinstance(table, Table) and all(map(operator.is_, checked.arrays, table)):
-            batched = (array for node, array in zip(self._inputs, table, strict=True) if node.type.batch_axes)
-            self._table, self._length = ref(table), len(next(batched, ()))
+            lengths = (len(array) for node, array in zip(self._inputs, table, strict=True) if node.type.batch_axes)
+            self._table, self._length = ref(table), next(lengths, 1)
         return checked
 
 

@@ -118,3 +118,11 @@ def test_a_table_that_does_not_fit_is_refused_after_one_that_did() -> None:
     wrong = Table([arrays[0][:, :2].copy(), arrays[1]])
     with pytest.raises(FeedError, match=r"found \(10, 2\)"):
         list(step.executable.run([Rows(wrong, np.arange(3))]))
+
+
+def test_rows_where_no_input_has_a_batch_axis() -> None:
+    x = mg.input("x", (3,))
+    step, rows = mg.function([x], [mg.sum(x)], executor=Serial()), Rows(Table([np.ones(3, "f4")]), np.array([0]))
+    for _ in range(2):
+        ((found,),) = step.executable.run([rows])
+        assert found == 3

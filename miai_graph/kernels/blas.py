@@ -26,8 +26,11 @@ from miai_graph.op import Array
 NAMES: Mapping[np.dtype[Any], str] = {FLOAT32: "sgemm", FLOAT64: "dgemm"}
 """Of the functions, in the standard of BLAS (Dongarra et al., A set of level 3 basic linear algebra subprograms)."""
 
-PATTERNS = ("scipy_cblas_{}64_", "cblas_{}64_", "cblas_{}")
+PATTERNS = ("scipy_cblas_{}64_", "cblas_{}64_", "scipy_cblas_{}", "cblas_{}")
 """What libraries call them; 64 tells that integers have as many bits."""
+
+MOST_ELEMENTS = (1 << 31) - 1
+"""From a row to the next: what libraries with integers of 32 bits can count."""
 
 ROWS_FIRST, AS_IT_IS, TRANSPOSED = 101, 111, 112
 """CBLAS's words for how matrices lie in memory."""
@@ -52,9 +55,9 @@ def _suits(array: Array) -> bool:
         return False
     (rows, columns), (down, across) = array.shape[-2:], array.strides[-2:]
     item = array.itemsize
-    return not (down | across) % item and (
-        (across == item and down >= columns * item) or (down == item and across >= rows * item)
-    )
+    if (down | across) % item or max(rows, columns, down // item, across // item) > MOST_ELEMENTS:
+        return False
+    return (across == item and down >= columns * item) or (down == item and across >= rows * item)
 
 
 def _calls(address: int, a: Array, b: Array, out: Array) -> Kernel | None:

@@ -44,25 +44,24 @@ class Crew:
 
     def run(self, calls: Sequence[Kernel]) -> None:
         """Make all calls at once: as many as there are threads, or fewer. Returns, or raises, when all are done."""
-        if not self._lock.acquire(blocking=False):
+        if self._lock.locked():
             # Another thread of this process has the crew: two steps at once, on hosts that share a process.
             for call in calls:
                 call()
             return
         helpers = self._others[: len(calls) - 1]
-        try:
-            done = [helper.begin(call) for helper, call in zip(helpers, calls, strict=False)]
-            for call in calls[len(helpers) :]:
-                call()
-            for lock in done:
-                lock.acquire()
-        except BaseException:
-            _finish(helpers)
-            raise
-        finally:
-            self._lock.release()
-        for helper in helpers:
-            helper.raise_error()
+        with self._lock:
+            try:
+                done = [helper.begin(call) for helper, call in zip(helpers, calls, strict=False)]
+                for call in calls[len(helpers) :]:
+                    call()
+                for lock in done:
+                    lock.acquire()
+            except BaseException:
+                _finish(helpers)
+                raise
+            for helper in helpers:
+                helper.raise_error()
 
 
 class _Helper:

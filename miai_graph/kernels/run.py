@@ -17,10 +17,10 @@ import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.crew import Together
+from miai_graph.kernels.faster import Faster
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
 from miai_graph.kernels.run_code import BARRIER, MOST_PARAMETERS, NO_STAMP
 from miai_graph.kernels.team import Team, clock, functions, table_of, team
-from miai_graph.kernels.trial import Trial
 from miai_graph.op import Array
 
 
@@ -123,7 +123,7 @@ def _kernel_of(links: Sequence[_Link], stamps: Array | None) -> Kernel:
         shared = _Rows(threads)
         for link in links:
             shared.add(link.phases, _stamp(link, links))
-        kernel = Trial((_Shared(shared, team(threads), kernel, stamps, kept), kernel))
+        kernel = Faster(_Shared(shared, team(threads), kernel, stamps, kept), kernel)
     return Several((kernel, last.check)) if isinstance(last, Checked) else kernel
 
 
@@ -190,15 +190,13 @@ class _Shared:
 
     def __call__(self) -> None:
         own = self._team
-        if not own.lock.acquire(blocking=False):
+        if own.lock.locked():
             # Another thread of this process has the team: two steps at once, on hosts that share a process.
             self._alone()
             return
-        try:
+        with own.lock:
             own.begin()
             self._lead()
-        finally:
-            own.lock.release()
 
 
 @functools.cache

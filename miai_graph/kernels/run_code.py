@@ -2,8 +2,8 @@
 
 `work` goes through rows of four words: a function, what it is given, how many parameters that is, and the number of the
 time that is written afterwards, or -1. In place of the parameters -1 stands for a barrier: all threads wait there for
-each other. `lead` lets the other threads of a team begin, and works; `serve` is what those do: they wait for a
-beginning, for a while, and work.
+each other. `lead` lets the other threads of a team begin, and works; `serve` is what those do, for good: they look out
+for a beginning, for a while, sleep until they are woken, and work.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ SPINS_BEFORE_YIELDING = 500
 SPINS_BETWEEN_LOOKS = 256
 """Rounds of waiting for a beginning between two looks at the clock."""
 
+BYTES_READ = 16
+"""At most, by one who is woken: bytes for runs that it had seen by itself are among them."""
+
 NANOSECONDS = 10**9
 
 WORK_WORDS = ("rows", "count", "stamps", "clock", "clock_id", "arrived", "own", "threads", "base", "yield")
@@ -38,8 +41,8 @@ LEAD_WORDS = ("go", "base", "helpers", "threads", "tables", "own_table", "barrie
 """What `lead` is given: the place of the number of the run, and of the number of barriers before; the lines of helpers;
 how many threads there are; the tables for the others, and its own; the barriers in them; ``write``, and a byte."""
 
-SERVE_WORDS = ("go", "line", "patience", "clock", "clock_id")
-"""What `serve` is given: see above; its own line; how many nanoseconds it waits."""
+SERVE_WORDS = ("go", "line", "patience", "clock", "clock_id", "read", "file")
+"""What `serve` is given: see above; its own line; how many nanoseconds it looks out; ``read``, and from where."""
 
 HELPER_WORDS = ("asleep", "table", "seen", "file")
 """The line of a helper: whether it is to be woken, what to work at, the number of its last run, where to write."""
@@ -206,10 +209,13 @@ start:
   %asleep.place = getelementptr i64, ptr %line, i64 0
   %task.place = getelementptr i64, ptr %line, i64 1
   %seen.place = getelementptr i64, ptr %line, i64 2
+  %file.number = trunc i64 %file to i32
+  br label %wake
+wake:
   store atomic i64 0, ptr %asleep.place seq_cst, align 8
   br label %wait
 wait:
-  %since = phi i64 [ 0, %start ], [ 0, %run ], [ %since.next, %patient ], [ 0, %stay ]
+  %since = phi i64 [ 0, %wake ], [ 0, %run ], [ %since.next, %patient ]
   br label %look
 look:
   %round = phi i64 [ 0, %wait ], [ %round.next, %again ]
@@ -242,16 +248,14 @@ lie.down:
   store atomic i64 1, ptr %asleep.place seq_cst, align 8
   %number.last = load atomic i64, ptr %go seq_cst, align 8
   %is.late = icmp ne i64 %number.last, %seen
-  br i1 %is.late, label %stay, label %sleep
-stay:
-  store atomic i64 0, ptr %asleep.place seq_cst, align 8
-  br label %wait
+  br i1 %is.late, label %wake, label %sleep
 sleep:
-  ret void
+  call i64 %read(i32 %file.number, ptr %moment, i64 {bytes_read})
+  br label %wake
 }}
 """
 
-_INTEGERS = {"count", "clock_id", "own", "threads", "barriers", "patience"}
+_INTEGERS = {"count", "clock_id", "own", "threads", "barriers", "patience", "file"}
 
 
 @functools.cache
@@ -272,7 +276,9 @@ def module_text() -> str:
         time=time,
     )
     lead = _LEAD.format(words=_loads(LEAD_WORDS), line_bytes=LINE_BYTES)
-    serve = _SERVE.format(words=_loads(SERVE_WORDS), pause=pause, looks=SPINS_BETWEEN_LOOKS, time=time)
+    serve = _SERVE.format(
+        words=_loads(SERVE_WORDS), pause=pause, looks=SPINS_BETWEEN_LOOKS, time=time, bytes_read=BYTES_READ
+    )
     return declaration + work + lead + serve
 
 

@@ -10,7 +10,9 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import c_void_p, cast
+from itertools import chain
 from threading import Lock, Thread
 from typing import Any
 from weakref import WeakSet
@@ -51,25 +53,39 @@ class Team:
         self._go, self._base = lines[0, :1], lines[1, :1]
         self._arrived, self._helpers = lines[2 : 2 + size], lines[2 + size :]
         self._byte = np.zeros(1, np.int64)
+        self._pipes: list[tuple[int, int]] = []
+        """Of each helper that has begun: where it reads, and where is written to wake it."""
         self.begin_anew()
         _teams.add(self)
 
     def begin_anew(self) -> None:
         """In a fork of the process, whose other threads are gone."""
         self.lock = Lock()
-        self._has_begun = False
+        for file in chain.from_iterable(self._pipes):
+            with suppress(OSError):
+                os.close(file)
+        self._pipes.clear()
         for words in (self._go, self._base, self._arrived, self._helpers):
             words.fill(0)
 
     def begin(self) -> None:
         """See to it that there are threads."""
-        if not self._has_begun:
-            for number in range(1, self.size):
-                reading, writing = os.pipe()
-                self._helpers[number, HELPER_WORDS.index("file")] = writing
-                words = [self._go, self._helpers[number], PATIENCE_NANOSECONDS, *clock()]
-                Thread(target=_serve, args=(table_of(words), reading), name="kernels", daemon=True).start()
-            self._has_begun = True
+        if len(self._pipes) < self.size - 1:
+            native.undisturbed(self._begin_threads)
+
+    def _begin_threads(self) -> None:
+        """Begin those that are missing: two of the same number would do the same work."""
+        for number in range(len(self._pipes) + 1, self.size):
+            reading, writing = os.pipe()
+            self._helpers[number, HELPER_WORDS.index("file")] = writing
+            words = [self._go, self._helpers[number], PATIENCE_NANOSECONDS, *clock(), _found_in_c("read"), reading]
+            try:
+                Thread(target=_serve, args=(table_of(words),), name="kernels", daemon=True).start()
+            except RuntimeError:
+                os.close(reading)
+                os.close(writing)
+                raise
+            self._pipes.append((reading, writing))
 
     def work_words(self, own: int) -> list[Array | int]:
         """What `work` is given for the thread of that number, behind the clock."""
@@ -78,17 +94,16 @@ class Team:
     def lead_words(self, tables: Sequence[Array], barriers: int) -> list[Array | int]:
         """What `lead` is given, for these tables of words for `work` of all threads, with so many barriers in each."""
         places = np.array([table.ctypes.data for table in tables], np.int64)
-        writing = address_in_c("write")
-        assert writing is not None
-        return [self._go, self._base, self._helpers, self.size, places, tables[0], barriers, writing, self._byte]
+        return [
+            *(self._go, self._base, self._helpers, self.size),
+            *(places, tables[0], barriers, _found_in_c("write"), self._byte),
+        ]
 
 
-def _serve(words: Array, reading: int) -> None:
-    serve, place = functions()["serve"], words.ctypes.data_as(c_void_p)
+def _serve(words: Array) -> None:
+    # Sleeping in native code too, it never waits for the GIL.
     with FlushedDenormals():
-        while True:
-            serve(place)
-            os.read(reading, WORDS_A_LINE)
+        functions()["serve"](words.ctypes.data_as(c_void_p))
 
 
 def _lines(count: int) -> Array:
@@ -150,6 +165,12 @@ def address_in_c(name: str) -> int | None:
     """Where a function of C's library lies, on systems of Unix's kind."""
     function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" and name else None
     return None if function is None else cast(function, c_void_p).value
+
+
+def _found_in_c(name: str) -> int:
+    address = address_in_c(name)
+    assert address is not None
+    return address
 
 
 def _begin_anew() -> None:
