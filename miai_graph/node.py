@@ -366,12 +366,17 @@ def apply(
 
 def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | None = None) -> Node:
     """The node over other inputs (or attributes), with the same name, scope, phase and line: what rewrites build."""
-    attributes = node.attributes if attributes is None else attributes
+    types = [source.type for source in inputs]
+    if attributes is None and types == [source.type for source in node.inputs]:
+        attributes, type = node.attributes, node.type
+    else:
+        attributes = MappingProxyType(dict(node.attributes if attributes is None else attributes))
+        type = node.op.infer(*types, **attributes)
     return Node(
         op=node.op,
         inputs=tuple(inputs),
-        attributes=MappingProxyType(dict(attributes)),
-        type=node.op.infer(*(source.type for source in inputs), **attributes),
+        attributes=attributes,
+        type=type,
         name=node.name,
         scope=node.scope,
         phase=node.phase,
