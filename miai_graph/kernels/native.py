@@ -166,6 +166,7 @@ def kept() -> list[Path]:
     return sorted(cache_folder().glob(f"*{SUFFIX}"))
 
 
+@functools.cache
 def _key(text: str) -> str:
     return _digest(f"{_compiler_key()}\n{text}".encode()).hex()[:32]
 
