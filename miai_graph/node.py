@@ -368,33 +368,32 @@ def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | 
     """The node over other inputs (or attributes), with the same name, scope, phase and line: what rewrites build."""
     types = [source.type for source in inputs]
     if attributes is None and types == [source.type for source in node.inputs]:
-        attributes, type = node.attributes, node.type
-    else:
-        attributes = MappingProxyType(dict(node.attributes if attributes is None else attributes))
-        type = node.op.infer(*types, **attributes)
-    return Node(
-        op=node.op,
-        inputs=tuple(inputs),
-        attributes=attributes,
-        type=type,
-        name=node.name,
-        scope=node.scope,
-        phase=node.phase,
-        source=node.source,
-        call=node.call,
-        index=next(_indices),
-        origin=node.origin,
-    )
+        return _for(node, node.op, inputs, node.attributes, node.type, node.name, node.phase)
+    attributes = MappingProxyType(dict(node.attributes if attributes is None else attributes))
+    return _for(node, node.op, inputs, attributes, node.op.infer(*types, **attributes), node.name, node.phase)
 
 
 def derive(node: Node, op: Operation, inputs: Sequence[Node], attributes: Mapping[str, Any], phase: str) -> Node:
     """A node of another op that stands for something of `node`, and is named after it: what partitioning puts in."""
+    type = op.infer(*(source.type for source in inputs), **attributes)
+    return _for(node, op, inputs, MappingProxyType(dict(attributes)), type, f"{node.name}/{op.name}", phase)
+
+
+def _for(
+    node: Node,
+    op: Operation,
+    inputs: Sequence[Node],
+    attributes: Mapping[str, Any],
+    type: TensorType,
+    name: str,
+    phase: str,
+) -> Node:
     return Node(
         op=op,
         inputs=tuple(inputs),
-        attributes=MappingProxyType(dict(attributes)),
-        type=op.infer(*(source.type for source in inputs), **attributes),
-        name=f"{node.name}/{op.name}",
+        attributes=attributes,
+        type=type,
+        name=name,
         scope=node.scope,
         phase=phase,
         source=node.source,

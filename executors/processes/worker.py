@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import traceback
 from multiprocessing.connection import Connection
@@ -49,6 +50,8 @@ def main(connection: Connection) -> None:
     """Serve the pool at the other end of the connection, until it is closed."""
     confinement.enter_worker()
     end_with_parent(connection)
+    # What was imported stays: garbage is looked for elsewhere.
+    gc.freeze()
     with np.errstate(all="ignore"):
         worker = _Worker(connection)
         while True:

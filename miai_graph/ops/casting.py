@@ -18,7 +18,6 @@ from miai_graph.types import (
     as_dtype,
 )
 
-
 PLAIN = (bool, int, float)
 
 Kind = np.dtype[Any] | type
