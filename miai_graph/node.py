@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
-from miai_graph.context import (
-    SourceLine,
-    current_context,
-    unique_name,
-    user_source_line,
-)
+from miai_graph.context import SourceLine, current_context, unique_name, user_source_line
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
 from miai_graph.messages import OTHERS_ATTRIBUTES, describe, locate_error, no_value_yet
 from miai_graph.state import state
