@@ -16,6 +16,7 @@ import numpy as np
 from executors.threads import blas_threads, limited_blas
 from miai_graph.executor import Executable, Executor, VariableValues
 from miai_graph.feeding import EVERY_ROW, Batch, BatchCheck, CheckedBatch, check_inputs
+from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -200,7 +201,8 @@ class PlannedExecutable(Executable):
         """Book the time within as start-up."""
         start_ns = perf_counter_ns()
         try:
-            yield
+            with no_search_for_garbage():
+                yield
         finally:
             self._start_up_ns += perf_counter_ns() - start_ns
 
