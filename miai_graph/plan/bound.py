@@ -149,6 +149,7 @@ class BoundPlan:
         for place, part in enumerate(self._places):
             rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
             numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
+            every_own = own | own_parts[place]
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] in (Storage.GATHERED, Storage.PASSING):
@@ -159,7 +160,7 @@ class BoundPlan:
                 if place and (is_shared or node.op in EFFECTS):
                     arrays[node] = result[0][node]
                 else:
-                    arrays[node] = self._array(node, place, arrays, own | own_parts[place], numbers)
+                    arrays[node] = self._array(node, place, arrays, every_own, numbers)
             result.append(arrays)
         return result
 
