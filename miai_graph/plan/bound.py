@@ -98,6 +98,7 @@ class BoundPlan:
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
         self.threads = threads
+        self._types: dict[tuple[Node, int], TensorType] = {}
         self._flushed_denormals = FlushedDenormals()
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
@@ -128,8 +129,10 @@ class BoundPlan:
         return turns
 
     def _type(self, node: Node, part: int) -> TensorType:
-        per_part = node in self.program.per_part
-        return bind_type(node.type, self._places[part].size if per_part else self.batch_size)
+        key = node, self._places[part].size if node in self.program.per_part else self.batch_size
+        if key not in self._types:
+            self._types[key] = bind_type(node.type, key[1])
+        return self._types[key]
 
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
