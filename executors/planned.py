@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from executors.threads import blas_threads, limited_blas
-from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executable, Executor, VariableValues
 from miai_graph.feeding import EVERY_ROW, Batch, BatchCheck, CheckedBatch, check_inputs
+from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -201,7 +201,8 @@ class PlannedExecutable(Executable):
         """Book the time within as start-up."""
         start_ns = perf_counter_ns()
         try:
-            yield
+            with no_search_for_garbage():
+                yield
         finally:
             self._start_up_ns += perf_counter_ns() - start_ns
 
@@ -253,18 +254,3 @@ class PlannedExecutable(Executable):
     @property
     def state(self) -> MutableMapping[Node, Array]:
         return VariableValues(self.variables)
-
-
-def check_positive(name: str, value: int | None, none: str | None = None) -> None:
-    """Raise ArgumentError unless it is a positive integer, or None where that means something."""
-    if value is None and none is not None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        alternative = f", or None for {none}" if none is not None else ""
-        raise ArgumentError(f"expected a positive number of {name}{alternative}; found {value!r}")
-
-
-def check_flag(name: str, value: bool) -> None:
-    """Raise ArgumentError unless it is True or False."""
-    if not isinstance(value, bool):
-        raise ArgumentError(f"expected {name} to be True or False; found {value!r}")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from weakref import finalize
 
-from executors.planned import PlannedExecutable, check_flag, check_positive
+from executors.arguments import check_flag, check_positive
+from executors.planned import PlannedExecutable
 from executors.threads import blas_limits, blas_threads, kernel_threads, limited_blas
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor, Worker

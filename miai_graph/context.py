@@ -6,6 +6,7 @@ All of it is per thread of control (`contextvars`), apart from the names and ran
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -99,6 +100,7 @@ _own_folders: set[str] = {f"{Path(__file__).parent}{os.sep}"}
 def hide_from_source_lines(folder: str) -> None:
     """Do not take code in this folder for the user's (executors say so of themselves)."""
     _own_folders.add(f"{folder}{os.sep}")
+    _is_own.cache_clear()
 
 
 def user_source_line() -> SourceLine | None:
@@ -116,15 +118,17 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 def _user_frame() -> tuple[FrameType | None, int]:
     """The innermost frame that is not this library's own, and how many there are from the caller's to it."""
     frame: FrameType | None = sys._getframe(1)
-    own = tuple(_own_folders)
     depth = 1
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(own) and not file.startswith("<frozen"):
-            break
+    while frame is not None and _is_own(frame.f_code.co_filename):
         frame = frame.f_back
         depth += 1
     return frame, depth
+
+
+@functools.cache
+def _is_own(file: str) -> bool:
+    """Whether code in a file is this library's own, or Python's machinery of imports."""
+    return file.startswith((*_own_folders, "<frozen"))
 
 
 class _Numbering:

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
-from miai_graph.context import (
-    SourceLine,
-    current_context,
-    unique_name,
-    user_source_line,
-)
+from miai_graph.context import SourceLine, current_context, unique_name, user_source_line
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
 from miai_graph.messages import OTHERS_ATTRIBUTES, describe, locate_error, no_value_yet
 from miai_graph.state import state
@@ -129,8 +124,8 @@ class Node:
     def __repr__(self) -> str:
         return f"<{self.op.name} {self.name}: {self.type}>"
 
-    def __hash__(self) -> int:
-        return id(self)
+    # As of any object, though nodes compare like arrays; looked up in C.
+    __hash__ = object.__hash__
 
     def __bool__(self) -> NoReturn:
         raise no_value_yet(self, "a truth value", "use mg.where(condition, a, b) to choose between values")
@@ -366,30 +361,34 @@ def apply(
 
 def reapply(node: Node, inputs: Sequence[Node], attributes: Mapping[str, Any] | None = None) -> Node:
     """The node over other inputs (or attributes), with the same name, scope, phase and line: what rewrites build."""
-    attributes = node.attributes if attributes is None else attributes
-    return Node(
-        op=node.op,
-        inputs=tuple(inputs),
-        attributes=MappingProxyType(dict(attributes)),
-        type=node.op.infer(*(source.type for source in inputs), **attributes),
-        name=node.name,
-        scope=node.scope,
-        phase=node.phase,
-        source=node.source,
-        call=node.call,
-        index=next(_indices),
-        origin=node.origin,
-    )
+    types = [source.type for source in inputs]
+    if attributes is None and types == [source.type for source in node.inputs]:
+        return _for(node, node.op, inputs, node.attributes, node.type, node.name, node.phase)
+    attributes = MappingProxyType(dict(node.attributes if attributes is None else attributes))
+    return _for(node, node.op, inputs, attributes, node.op.infer(*types, **attributes), node.name, node.phase)
 
 
 def derive(node: Node, op: Operation, inputs: Sequence[Node], attributes: Mapping[str, Any], phase: str) -> Node:
     """A node of another op that stands for something of `node`, and is named after it: what partitioning puts in."""
+    type = op.infer(*(source.type for source in inputs), **attributes)
+    return _for(node, op, inputs, MappingProxyType(dict(attributes)), type, f"{node.name}/{op.name}", phase)
+
+
+def _for(
+    node: Node,
+    op: Operation,
+    inputs: Sequence[Node],
+    attributes: Mapping[str, Any],
+    type: TensorType,
+    name: str,
+    phase: str,
+) -> Node:
     return Node(
         op=op,
         inputs=tuple(inputs),
-        attributes=MappingProxyType(dict(attributes)),
-        type=op.infer(*(source.type for source in inputs), **attributes),
-        name=f"{node.name}/{op.name}",
+        attributes=attributes,
+        type=type,
+        name=name,
         scope=node.scope,
         phase=phase,
         source=node.source,

@@ -76,7 +76,7 @@ class TensorType:
     def is_integer(self) -> bool:
         return self.dtype.kind in "iu"
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of elements of a shape without the batch symbol (see `bind_type`)."""
         return math.prod(int_dims(self.shape))
@@ -162,7 +162,8 @@ def bind_shape(shape: Shape, batch_size: int) -> tuple[int, ...]:
 
 
 def bind_type(type: TensorType, batch_size: int) -> TensorType:
-    return TensorType(type.dtype, bind_shape(type.shape, batch_size))
+    """The type with the batch symbol replaced by a number."""
+    return TensorType(type.dtype, bind_shape(type.shape, batch_size)) if type.batch_axes else type
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from miai_graph.kernels.elementwise_code import OPERATIONS, module_text
 from miai_graph.kernels.elementwise_kernels import FormulaKernels
 from miai_graph.kernels.formulas import Formula, Operand, Step
 from miai_graph.kernels.native import Processor, library, processor_with
-from miai_graph.kernels.stretches import Stretch, shared, shared_each
+from miai_graph.kernels.stretches import Layout, Stretch, shared, shared_each
 from miai_graph.op import ops
 from miai_graph.plan.program import Storage, make_program
 
@@ -220,6 +220,15 @@ def test_code_is_kept_on_the_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(native, "_libraries", {})
     assert len(native.kept()) == 1
     assert library(text, elementwise_kernels.SIGNATURES).seconds == 0
+
+
+def test_a_copy_goes_over_few_stretches() -> None:
+    source = np.arange(3 * 50 * 2 * 4, dtype="f4").reshape(3, 2, 50, 4).transpose(0, 2, 1, 3)
+    target = np.zeros((3, 50, 2, 4), "f4")
+    found = list(Layout.of([source, target]).with_most_rows().stretches())
+    assert [(stretch.rows, stretch.columns) for stretch in found] == [(50, 4)] * 6
+    starts = {stretch.addresses for stretch in found}
+    assert starts == {(source[i, 0, j].ctypes.data, target[i, 0, j].ctypes.data) for i in range(3) for j in range(2)}
 
 
 def test_code_that_was_damaged_on_the_disk_is_compiled_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakMethod, finalize
 
+from executors.arguments import check_flag, check_positive
 from executors.hosts.cluster import Cluster
 from executors.hosts.connection.loading import load, require_packages
 from executors.hosts.conversation import HostsLost
@@ -19,7 +20,6 @@ from executors.hosts.journal import Journal
 from executors.hosts.layout import Layout, check_stages
 from executors.hosts.session import Session
 from executors.hosts.watch import Watch
-from executors.planned import check_flag, check_positive
 from executors.serial import SerialExecutable
 from executors.splitting import analyse_parts
 from miai_graph.cores import threads_of_each

@@ -1,4 +1,4 @@
-"""Words in shared memory by which processes wait for one another: native functions, compiled once a process.
+"""Words in shared memory by which processes wait for one another: native functions, loaded once a process.
 
 A word is an aligned int64, given by its address. All loads and stores are sequentially consistent, so that everything
 written before a store is seen by whoever loads the value stored, and of two processes that each store one word and then
@@ -12,11 +12,12 @@ from collections.abc import Callable
 from ctypes import CFUNCTYPE, PYFUNCTYPE, c_bool, c_int64, c_void_p
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from miai_graph.kernels.native import undisturbed
+if TYPE_CHECKING:
+    from miai_graph.kernels.native import LoadedCode
 
 CALIBRATION_SPINS = 2_000
 CALIBRATION_RUNS = 3
@@ -93,36 +94,30 @@ class Atomics:
     store: Callable[[int, int], None]
     load: Callable[[int], int]
     wait_until: Callable[[int, int, int, int, int], bool]
-    _engine: Any = field(repr=False)  # owns the code
+    _code: LoadedCode = field(repr=False)
 
 
 @functools.cache
 def atomics() -> Atomics:
-    """The native functions of this process, compiled when they are first asked for."""
-    return undisturbed(_compile)
+    """The native functions of this process, loaded when they are first asked for, and compiled if they never were."""
+    # Here, for what it brings along takes its time, and workers can be started before.
+    from miai_graph.kernels import native
 
-
-def _compile() -> Atomics:
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    machine = target.create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(_code_for(machine.triple)), machine)
-    engine.finalize_object()
+    text = _code_for(native.architecture())
+    key, source = native.key_of(text), "Words by which processes wait for one another"
+    code = native.undisturbed(native.load_code, key, text, source)
     # Every argument is 64 bits wide, and ctypes converts an integer fastest to a void pointer. Only what takes long
     # drops the GIL.
     return Atomics(
-        store=PYFUNCTYPE(None, *[c_void_p] * 2)(engine.get_function_address("store")),
-        load=PYFUNCTYPE(c_int64, c_void_p)(engine.get_function_address("load")),
-        wait_until=CFUNCTYPE(c_bool, *[c_void_p] * 5)(engine.get_function_address("wait_until")),
-        _engine=engine,
+        store=PYFUNCTYPE(None, *[c_void_p] * 2)(code.address("store")),
+        load=PYFUNCTYPE(c_int64, c_void_p)(code.address("load")),
+        wait_until=CFUNCTYPE(c_bool, *[c_void_p] * 5)(code.address("wait_until")),
+        _code=code,
     )
 
 
-def _code_for(triple: str) -> str:
-    processor = triple.partition("-")[0].lower()
+def _code_for(architecture: str) -> str:
+    processor = architecture.lower()
     declaration, pause = _PAUSES.get(_OTHER_NAMES.get(processor, processor), ("", ""))
     return _CODE.format(declaration=declaration, pause=pause)
 

@@ -62,7 +62,8 @@ class ProcessesExecutable(PlannedExecutable):
         with self._starting_up():
             has_parts = executor.size > 1 or executor.shards is not None
             consequence = "The whole graph is computed by one worker" if executor.size > 1 else None
-            self._is_shared = has_parts and analyse_parts(self.graph, inputs, consequence) is not None
+            self._analysis = analyse_parts(self.graph, inputs, consequence) if has_parts else None
+            self._is_shared = self._analysis is not None
             self._kernel_threads = self._threads_of_kernels()
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
@@ -140,8 +141,9 @@ class ProcessesExecutable(PlannedExecutable):
             if workers == 1 and (self._owner.shards is None or not self._is_shared):
                 self._programs[1] = make_program(self.graph)
             else:
-                is_reproducible = self._owner.shards is not None
-                self._programs[workers] = make_worker_program(self.graph, 0, workers, is_reproducible=is_reproducible)
+                self._programs[workers] = make_worker_program(
+                    self.graph, 0, workers, is_reproducible=self._owner.shards is not None, analysis=self._analysis
+                )
         return self._programs[workers]
 
     def _shown_program(self) -> Program:

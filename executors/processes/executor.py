@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from weakref import finalize
 
-from executors.planned import check_flag, check_positive
+from executors.arguments import check_flag, check_positive
 from executors.processes.confinement import require_no_worker
-from executors.processes.executable import ProcessesExecutable
 from executors.processes.pool import Pool
 from executors.threads import CANNOT_LIMIT, blas_limits, can_limit
 from miai_graph.cores import physical_cores, usable_cores
@@ -18,6 +18,9 @@ from miai_graph.executor import Executor, Worker
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.state import state
+
+if TYPE_CHECKING:
+    from executors.processes.executable import ProcessesExecutable
 
 
 class Processes(Executor):
@@ -104,6 +107,9 @@ class Processes(Executor):
     def compile(
         self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
     ) -> ProcessesExecutable:
+        # Here, so that workers start while it is loaded.
+        from executors.processes.executable import ProcessesExecutable
+
         self.require_open()
         return ProcessesExecutable(self, graph, inputs)
 

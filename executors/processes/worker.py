@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import traceback
 from multiprocessing.connection import Connection
@@ -33,6 +34,7 @@ from executors.processes.messages import (
     TellTiming,
 )
 from miai_graph.errors import ExecutionError
+from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph_data import graph_from_data
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -49,6 +51,8 @@ def main(connection: Connection) -> None:
     """Serve the pool at the other end of the connection, until it is closed."""
     confinement.enter_worker()
     end_with_parent(connection)
+    # What was imported stays: garbage is looked for elsewhere.
+    gc.freeze()
     with np.errstate(all="ignore"):
         worker = _Worker(connection)
         while True:
@@ -218,14 +222,16 @@ class _Worker:
                 for number in numbers:
                     self._segments.pop(number, None)
             case NewGraph(executable):
-                made = self._executables[executable] = _Executable(message)
-                # While worker 0 does the same: most plans will need it.
-                made.program(self.index, message.workers, message.is_reproducible)
+                with no_search_for_garbage():
+                    made = self._executables[executable] = _Executable(message)
+                    # While worker 0 does the same: most plans will need it.
+                    made.program(self.index, message.workers, message.is_reproducible)
             case DropExecutable(executable):
                 gone = self._executables.pop(executable, None)
                 self._plans = {number: plan for number, plan in self._plans.items() if plan.executable is not gone}
             case NewPlan(number, executable) if self.index < message.workers:
-                self._plans[number] = _Plan(message, self._executables[executable], self)
+                with no_search_for_garbage():
+                    self._plans[number] = _Plan(message, self._executables[executable], self)
             case AreYouReady():
                 self._connection.send(Ready())
             case NewTable(table, arrays):

@@ -123,7 +123,7 @@ def _native_layout(target: Array, source: Array) -> Layout | None:
         return None
     layout = Layout.of([source, target])
     stride, own_stride = layout.strides[-1]
-    return layout if own_stride == target.itemsize and stride in (0, own_stride) else None
+    return layout.with_most_rows() if own_stride == target.itemsize and stride in (0, own_stride) else None
 
 
 def filling(target: Array, number: float, threads: int = 1) -> Kernel:

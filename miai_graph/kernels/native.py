@@ -93,7 +93,25 @@ class Library:
 
     functions: Mapping[str, Function]
     seconds: float
+    _code: LoadedCode = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCode:
+    """Native code in memory.
+
+    Attributes
+    ----------
+    seconds : how long it took to compile; 0 if that was done before
+    """
+
+    seconds: float
     _engine: Any = field(repr=False)  # owns the code
+
+    def address(self, name: str) -> int:
+        """Where a function lies."""
+        address: int = self._engine.get_function_address(name)
+        return address
 
 
 _libraries: dict[str, Library] = {}
@@ -140,7 +158,7 @@ def library(text: str, signatures: Signatures, source: str = "") -> Library:
     text : the module, in LLVM's language
     source : what it was made from, for readers of the cache folder
     """
-    key = _key(text)
+    key = key_of(text)
     found = _libraries.get(key)
     return undisturbed(_load_once, key, text, signatures, source) if found is None else found
 
@@ -166,7 +184,9 @@ def kept() -> list[Path]:
     return sorted(cache_folder().glob(f"*{SUFFIX}"))
 
 
-def _key(text: str) -> str:
+@functools.cache
+def key_of(text: str) -> str:
+    """What code on the disk is known by."""
     return _digest(f"{_compiler_key()}\n{text}".encode()).hex()[:32]
 
 
@@ -189,6 +209,19 @@ def _read(path: Path) -> bytes | None:
 
 
 def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
+    loaded = load_code(key, text, source)
+    functions = {name: CFUNCTYPE(None, *types)(loaded.address(name)) for name, types in signatures.items()}
+    _addresses.update({id(function): loaded.address(name) for name, function in functions.items()})
+    return Library(functions, loaded.seconds, loaded)
+
+
+def load_code(key: str, text: str, source: str) -> LoadedCode:
+    """The code of a module, compiled or from the disk. To be called `undisturbed`.
+
+    Parameters
+    ----------
+    key : of the text, by `key_of`
+    """
     import llvmlite.binding as llvm
 
     path, start, seconds = _path(key), perf_counter(), 0.0
@@ -200,13 +233,10 @@ def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
         with suppress(OSError):
             _write(path.with_suffix(".ll"), f"{_as_comment(source)}{text}".encode())
             _write(path, _digest(code) + code)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target().create_target_machine(jit=True))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    addresses = {name: engine.get_function_address(name) for name in signatures}
-    functions = {name: CFUNCTYPE(None, *signatures[name])(address) for name, address in addresses.items()}
-    _addresses.update({id(functions[name]): address for name, address in addresses.items()})
-    return Library(functions, seconds, engine)
+    return LoadedCode(seconds, engine)
 
 
 @functools.cache
@@ -263,9 +293,16 @@ def _features() -> str:
 
 
 def _machine() -> Any:
+    """What compiles for this processor."""
+    import llvmlite.binding as llvm
+
+    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, jit=True)
+
+
+@functools.cache
+def _target() -> Any:
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, jit=True)
+    return llvm.Target.from_default_triple()

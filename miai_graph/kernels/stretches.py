@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
@@ -100,23 +101,32 @@ class Layout:
             return cls((1,), (tuple(array.itemsize for array in arrays),), addresses)
         return cls(tuple(shape), tuple(strides), addresses)
 
+    def with_most_rows(self) -> Layout:
+        """The same with the longest axis but the last as that of rows, so that there are few stretches.
+
+        For what does not depend on the order in which rows are computed.
+        """
+        *leading, last = zip(self.shape, self.strides, strict=True)
+        axes = [*sorted(leading, key=itemgetter(0)), last]
+        return replace(self, shape=tuple(length for length, _ in axes), strides=tuple(steps for _, steps in axes))
+
     def stretches(self) -> Iterator[Stretch]:
         """The rows and columns of it: a matrix for each index on the axes before the last two."""
         columns = self.shape[-1]
         rows, row_strides = 1, (0,) * len(self.addresses)
         if len(self.shape) > 1:
             rows, row_strides = self.shape[-2], self.strides[-2]
-        for index in np.ndindex(self.shape[:-2]):
-            offsets = [
-                sum(place * axis[array] for place, axis in zip(index, self.strides, strict=False))
-                for array in range(len(self.addresses))
-            ]
-            addresses = (address + offset for address, offset in zip(self.addresses, offsets, strict=True))
+        starts = np.array([self.addresses], np.int64)
+        for length, steps in zip(self.shape[:-2], self.strides, strict=False):
+            starts = (starts[:, None] + np.outer(np.arange(length), steps)).reshape(-1, len(steps))
+        for addresses in starts.tolist():
             yield Stretch(rows, columns, tuple(addresses), row_strides)
 
 
 def shared(stretches: Sequence[Stretch], formula: Formula, shares: int) -> list[list[Stretch]]:
     """The stretches in so many shares of about the same size."""
+    if shares == 1:
+        return [list(stretches)] if stretches else []
     itemsizes = None if formula.totals else _itemsizes(formula)
     left = [sum(stretch.rows * stretch.columns for stretch in stretches) / shares] * shares
     result: list[list[Stretch]] = [[] for _ in range(shares)]

@@ -21,6 +21,9 @@ from miai_graph.types import as_dtype, as_shape, user_shape
 
 Rule = Callable[[Node], Node]
 
+_NO_PARTS = (str, int, float, type(None))
+"""Of values of these types nothing is owned."""
+
 _weight_scope: ContextVar[str | None] = ContextVar("miai_graph_weight_scope", default=None)
 
 
@@ -107,7 +110,8 @@ class WeightOwner(Configurable):
 
     def _owned_parts(self) -> Iterator[Any]:
         for value in vars(self).values():
-            yield from flat(value)
+            if not isinstance(value, _NO_PARTS):
+                yield from flat(value)
 
     @property
     def sublayers(self) -> list[Any]:

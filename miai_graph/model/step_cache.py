@@ -8,6 +8,7 @@ from typing import Any
 
 from miai_graph import losses
 from miai_graph.executor import Executor
+from miai_graph.garbage import no_search_for_garbage
 from miai_graph.layers.layer import Layer
 from miai_graph.model.compiled import Compiled
 from miai_graph.model.labels import usual_target
@@ -101,7 +102,8 @@ class StepCache:
         key = kind, executor
         if key not in self._steps:
             self._steps = {key: step for key, step in self._steps.items() if not key[1].closed}
-            self._steps[key] = make(executor)
+            with no_search_for_garbage():
+                self._steps[key] = make(executor)
             self._layers, self._weights = None, {}
         return self._steps[key]
 

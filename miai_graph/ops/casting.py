@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ from miai_graph.types import (
     TensorType,
     as_dtype,
 )
+
+PLAIN = (bool, int, float)
+
+Kind = np.dtype[Any] | type
+"""What decides on a common dtype: a dtype, or that of Python's types of numbers that a value is of."""
 
 
 class Cast(Op):
@@ -59,13 +65,19 @@ def promoted(values: Sequence[Any]) -> list[Node]:
 
     Python numbers among themselves become float32 and int64.
     """
-    plain = (bool, int, float)
-    dtypes = [value if type(value) in plain else _dtype_of(value) for value in values]
-    if all(type(value) in plain for value in values):
+    kinds = tuple(map(_kind_of, values))
+    if all(isinstance(kind, type) for kind in kinds):
         return [as_node(value) for value in values]
-    target = as_dtype(np.result_type(*dtypes))
+    target = _common_dtype(kinds)
     return [cast(value if isinstance(value, Node) else as_node(value, target), target) for value in values]
 
 
-def _dtype_of(value: Any) -> np.dtype[Any]:
-    return value.dtype if isinstance(value, Node) else as_array(value).dtype
+def _kind_of(value: Any) -> Kind:
+    if isinstance(value, Node):
+        return value.dtype
+    return type(value) if type(value) in PLAIN else as_array(value).dtype
+
+
+@functools.cache
+def _common_dtype(kinds: tuple[Kind, ...]) -> np.dtype[Any]:
+    return as_dtype(np.result_type(*(kind() if isinstance(kind, type) else kind for kind in kinds)))

@@ -42,7 +42,9 @@ class Partition:
     per_part: frozenset[Node]
 
 
-def partition(graph: Graph, worker: int, workers: int, *, is_reproducible: bool = False) -> Partition:
+def partition(
+    graph: Graph, worker: int, workers: int, *, is_reproducible: bool = False, analysis: BatchAnalysis | None = None
+) -> Partition:
     """The graph that one of several workers runs.
 
     Parameters
@@ -50,13 +52,14 @@ def partition(graph: Graph, worker: int, workers: int, *, is_reproducible: bool 
     graph : on the whole batch
     is_reproducible : whether values must not depend on the number of workers, not even in the last bit: reductions over
         anything but parts of the batch are not cut up then
+    analysis : of the graph, where it is known already
 
     Raises
     ------
     NotSplittableError
         if a node needs the whole batch in one place.
     """
-    analysis = analyse_batch(graph)
+    analysis = analyse_batch(graph) if analysis is None else analysis
     analysis.require_splittable()
     levels = _levels(graph, analysis.reduced)
     shards = shard_updates(graph, analysis, levels, worker, workers, sums=not is_reproducible)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 
 from miai_graph.graph import Graph
 from miai_graph.node import Node, reapply
@@ -14,13 +15,22 @@ def rewrite(graph: Graph, replace: Callable[[Node], Node]) -> Graph:
     """The graph with each node replaced; `replace` gets it with its inputs replaced already."""
     replaced: dict[Node, Node] = {}
     for node in graph.nodes:
-        inputs = [replaced[source] for source in node.inputs]
-        changed = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
-        replaced[node] = replace(reapply(node, inputs) if changed else node)
-    return Graph(
-        [replaced[node] for node in graph.outputs],
-        {target: replaced[value] for target, value in graph.updates.items()},
-    )
+        replaced[node] = replace(with_inputs(node, [replaced[source] for source in node.inputs]))
+    return with_replaced(graph, replaced)
+
+
+def with_replaced(graph: Graph, replaced: Mapping[Node, Node]) -> Graph:
+    """The graph of the nodes that stand for its outputs and updates; the graph itself if they are the same."""
+    outputs = [replaced[node] for node in graph.outputs]
+    updates = {target: replaced[value] for target, value in graph.updates.items()}
+    if all(map(operator.is_, (*outputs, *updates.values()), (*graph.outputs, *graph.updates.values()))):
+        return graph
+    return Graph(outputs, updates)
+
+
+def with_inputs(node: Node, inputs: Sequence[Node]) -> Node:
+    """The node over other inputs; itself if they are its own."""
+    return node if all(map(operator.is_, inputs, node.inputs)) else reapply(node, inputs)
 
 
 def substitute(nodes: Sequence[Node], replacements: dict[Node, Node]) -> list[Node]:
@@ -29,7 +39,5 @@ def substitute(nodes: Sequence[Node], replacements: dict[Node, Node]) -> list[No
     replaced = dict(replacements)
     for node in graph.nodes:
         if node not in replaced:
-            inputs = [replaced[source] for source in node.inputs]
-            changed = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
-            replaced[node] = reapply(node, inputs) if changed else node
+            replaced[node] = with_inputs(node, [replaced[source] for source in node.inputs])
     return [replaced[node] for node in nodes]

@@ -22,7 +22,7 @@ from miai_graph.ops.elementwise import ElementwiseOp, broadcast_together, identi
 from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.ops.parts import _each_part, _repeat_in_part, _sum_over_parts
 from miai_graph.ops.structure import _broadcast_to, _reshape, _transpose
-from miai_graph.passes.rewrite import Rule, rewrite
+from miai_graph.passes.rewrite import Rule, rewrite, with_inputs
 from miai_graph.passes.transposed_products import transpose_products
 from miai_graph.types import ElementCount, int_dims
 
@@ -31,65 +31,72 @@ FOLDED_ELEMENTS_LIMIT = 4096
 
 
 def simplify(graph: Graph) -> Graph:
-    """The graph with all rules applied, until they no longer make it smaller.
+    """The graph with all rules applied, until they have nothing more to say.
 
     Its outputs and updates are the same to rounding.
     """
-    return _shrink(transpose_products(_shrink(graph)))
+    simplest = _Simplest()
+    return rewrite(transpose_products(rewrite(graph, simplest)), simplest)
 
 
-def _shrink(graph: Graph) -> Graph:
-    while True:
-        simpler = _apply_rules(graph)
-        if len(simpler) >= len(graph):
-            return simpler
-        graph = simpler
+class _Simplest:
+    """Called with a node, gives the simplest one that computes the same: one for all that compute the same.
 
+    What it gave stays the simplest, so graphs of nodes that it knows already are soon done.
+    """
 
-def _apply_rules(graph: Graph) -> Graph:
-    shared: dict[Any, Node] = {}
+    def __init__(self) -> None:
+        self._known: dict[Node, Node] = {}
+        self._shared: dict[Any, Node] = {}
 
-    def replace(node: Node) -> Node:
-        node = _simplest(node)
+    def __call__(self, node: Node) -> Node:
+        found = self._known.get(node)
+        if found is None:
+            found = self._known[node] = self._find(node)
+            self._known[found] = found
+        return found
+
+    def _find(self, node: Node) -> Node:
+        # Of what a rule builds, no rule has seen the inputs yet.
+        node = with_inputs(node, [self(source) for source in node.inputs])
+        for rule in RULES:
+            simpler = rule(node)
+            if simpler is not None:
+                return self(simpler)
         if is_input(node) or is_variable(node):
             return node
-        return shared.setdefault(structure_key(node, node.inputs), node)
-
-    return rewrite(graph, replace)
-
-
-def _simplest(node: Node) -> Node:
-    """What is left when no rule has anything to say about the node."""
-    simpler: Node | None = node
-    while simpler is not None:
-        node = simpler
-        simpler = next((result for rule in RULES if (result := rule(node)) is not None), None)
-    return node
+        return self._shared.setdefault(structure_key(node, node.inputs), node)
 
 
 def fold_constants(node: Node) -> Node | None:
     """An op on constants, some of which may be repeated, is a constant; unless there are as many as parts to add up."""
     if node.op in (_broadcast_to, _sum_over_parts) or not any(source.op is constant for source in node.inputs):
         return None
-    values = [_constant_value(source) for source in node.inputs]
+    if not all(map(_is_constant, node.inputs)):
+        return None
     count = ElementCount.of(node.type.shape)
     limit = max(FOLDED_ELEMENTS_LIMIT, *(source.type.size for source in node.inputs if source.op is constant))
-    if any(value is None for value in values) or count.power or count.factor > limit:
+    if count.power or count.factor > limit:
         return None
     try:
-        value = np.ascontiguousarray(evaluate_node(node, values, 0))
+        value = np.ascontiguousarray(evaluate_node(node, [_constant_value(source) for source in node.inputs], 0))
     except ExecutionError:
         return None  # it fails when the graph runs, as it would without this rule
     with building_on_behalf_of(node, node.phase):
         return as_node(value.reshape(node.type.shape))
 
 
+def _is_constant(node: Node) -> bool:
+    """Whether it is a constant, or one that is repeated."""
+    if node.op is constant:
+        return True
+    return node.op is _broadcast_to and node.inputs[0].op is constant and not node.type.batch_axes
+
+
 def _constant_value(node: Node) -> Any:
-    """What a constant is, repeated if it is to be; None for other nodes."""
+    """What a constant is, repeated if it is to be."""
     if node.op is constant:
         return node.attributes["value"]
-    if node.op is not _broadcast_to or node.inputs[0].op is not constant or node.type.batch_axes:
-        return None
     return np.broadcast_to(node.inputs[0].attributes["value"], int_dims(node.type.shape))
 
 

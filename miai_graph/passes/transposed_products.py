@@ -6,9 +6,10 @@ from collections import Counter
 
 from miai_graph.context import building_on_behalf_of
 from miai_graph.graph import Graph
-from miai_graph.node import Node, apply, reapply
+from miai_graph.node import Node, apply
 from miai_graph.ops.linalg import _matmul
 from miai_graph.ops.structure import _transpose
+from miai_graph.passes.rewrite import with_inputs, with_replaced
 
 
 def transpose_products(graph: Graph) -> Graph:
@@ -18,15 +19,9 @@ def transpose_products(graph: Graph) -> Graph:
     replaced: dict[Node, Node] = {}
     for node in graph.nodes:
         inputs = [replaced[source] for source in node.inputs]
-        if _turns_a_product(node) and users[node.inputs[0]] == 1:
-            replaced[node] = _turned(node, inputs[0])
-        else:
-            changed = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
-            replaced[node] = reapply(node, inputs) if changed else node
-    return Graph(
-        [replaced[node] for node in graph.outputs],
-        {target: replaced[value] for target, value in graph.updates.items()},
-    )
+        turns = _turns_a_product(node) and users[node.inputs[0]] == 1
+        replaced[node] = _turned(node, inputs[0]) if turns else with_inputs(node, inputs)
+    return with_replaced(graph, replaced)
 
 
 def _turns_a_product(node: Node) -> bool:

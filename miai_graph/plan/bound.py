@@ -98,6 +98,7 @@ class BoundPlan:
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
         self.threads = threads
+        self._types: dict[tuple[Node, int], TensorType] = {}
         self._flushed_denormals = FlushedDenormals()
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
@@ -128,8 +129,10 @@ class BoundPlan:
         return turns
 
     def _type(self, node: Node, part: int) -> TensorType:
-        per_part = node in self.program.per_part
-        return bind_type(node.type, self._places[part].size if per_part else self.batch_size)
+        key = node, self._places[part].size if node in self.program.per_part else self.batch_size
+        if key not in self._types:
+            self._types[key] = bind_type(node.type, key[1])
+        return self._types[key]
 
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
@@ -149,6 +152,7 @@ class BoundPlan:
         for place, part in enumerate(self._places):
             rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
             numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
+            every_own = own | own_parts[place]
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] in (Storage.GATHERED, Storage.PASSING):
@@ -159,7 +163,7 @@ class BoundPlan:
                 if place and (is_shared or node.op in EFFECTS):
                     arrays[node] = result[0][node]
                 else:
-                    arrays[node] = self._array(node, place, arrays, own | own_parts[place], numbers)
+                    arrays[node] = self._array(node, place, arrays, every_own, numbers)
             result.append(arrays)
         return result
 

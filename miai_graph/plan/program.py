@@ -19,6 +19,7 @@ from miai_graph.op import constant
 from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
+from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.partition import partition
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
@@ -149,9 +150,11 @@ def make_program(
     )
 
 
-def make_worker_program(graph: Graph, worker: int, workers: int, *, is_reproducible: bool) -> Program:
+def make_worker_program(
+    graph: Graph, worker: int, workers: int, *, is_reproducible: bool, analysis: BatchAnalysis | None = None
+) -> Program:
     """The program of one of several workers; see `passes.partition`."""
-    own = partition(graph, worker, workers, is_reproducible=is_reproducible)
+    own = partition(graph, worker, workers, is_reproducible=is_reproducible, analysis=analysis)
     return make_program(own.graph, own.exports, own.per_part)
 
 

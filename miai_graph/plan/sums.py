@@ -5,7 +5,6 @@ Such a sum adds in the same order alone and with others, so that bits do not dep
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +72,11 @@ def with_sums_early(
         is_for_sums = uses[node] and all(use.reader is not None and goes_with(node, use.reader) for use in uses[node])
         if is_for_sums or summed_axes(node) is not None:
             for_sums.add(node)
-    waits = Counter(use.place for node in steps for use in uses[node])
+    waits = [0] * (len(steps) + 1)
+    """For how many uses of what is not there yet, by the reader's place."""
+    for node in steps:
+        for use in uses[node]:
+            waits[use.place] += 1
     result: dict[Node, None] = {}
     for node in steps:
         ready = [node]
@@ -82,7 +85,8 @@ def with_sums_early(
             if latest in result:
                 continue
             result[latest] = None
-            waits.subtract(use.place for use in uses[latest])
+            for use in uses[latest]:
+                waits[use.place] -= 1
             ready += [
                 use.reader
                 for use in reversed(uses[latest])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from miai_graph.node import Node
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """That a step reads a node's value, itself or a view of it.
 
     Attributes
@@ -33,8 +32,9 @@ def uses_of(steps: Sequence[Node], roots: Mapping[Node, Node], kept: Iterable[No
     uses: dict[Node, list[Use]] = {node: [] for node in steps}
     for place, node in enumerate(steps):
         for source in node.inputs:
-            if roots[source] in uses:
-                uses[roots[source]].append(Use(place, node if source is roots[source] else None))
+            root = roots[source]
+            if root in uses:
+                uses[root].append(Use(place, node if source is root else None))
     for node in kept:
         if roots[node] in uses:
             uses[roots[node]].append(Use(len(steps), None))

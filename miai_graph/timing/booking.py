@@ -40,10 +40,14 @@ def with_idle(
     """Records, under the names of the workers' hosts, and what is left of the time on the wall as idle time of each."""
     workers = list(workers)
     hosts = {worker.index: worker.host for worker in workers}
-    busy = [replace(record, host=hosts.get(record.worker, record.host)) for record in records if record.phase != IDLE]
+    busy = [_on(hosts.get(record.worker, record.host), record) for record in records if record.phase != IDLE]
     booked = seconds_by_worker(busy)
     rests = ((worker, wall_seconds - booked.get(worker.index, 0.0)) for worker in workers)
     return [*busy, *(plain_record(IDLE, IDLE, worker, calls, rest) for worker, rest in rests if calls and rest > 0)]
+
+
+def _on(host: str, record: TimingRecord) -> TimingRecord:
+    return record if record.host == host else replace(record, host=host)
 
 
 class Tally:

@@ -252,10 +252,7 @@ def _shifted(histogram: Sequence[int], share: float) -> tuple[int, ...]:
     if share == 1:
         return tuple(histogram)
     bins = round(-math.log2(share)) if share else HISTOGRAM_BINS
-    shifted = [0] * HISTOGRAM_BINS
-    for place, count in enumerate(histogram):
-        shifted[max(place - bins, 0)] += count
-    return tuple(shifted)
+    return sum(histogram[: bins + 1]), *histogram[bins + 1 :], *[0] * min(bins, HISTOGRAM_BINS - 1)
 
 
 def _trace_of(step: _Step) -> StepTrace:

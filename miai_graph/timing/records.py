@@ -110,6 +110,8 @@ class TimedWorker:
 
 def merge_group(records: Sequence[TimingRecord]) -> TimingRecord:
     """Records of several nodes, or of several parts of one, as one."""
+    if len(records) == 1:
+        return records[0]
     return replace(
         records[0],
         calls=max(record.calls for record in records),
@@ -135,14 +137,17 @@ def merge_calls(records: Iterable[TimingRecord]) -> list[TimingRecord]:
     for record in records:
         # The phase tells a node named "feed" from the overhead of that name.
         groups[record.node, record.phase, record.worker].append(record)
-    return [
-        replace(
-            merge_group(members),
-            calls=sum(record.calls for record in members),
-            min_seconds=min(record.min_seconds for record in members),
-            max_seconds=max(record.max_seconds for record in members),
-            # Plans for several batch sizes take turns in the same memory.
-            memory_bytes=max(record.memory_bytes for record in members),
-        )
-        for members in groups.values()
-    ]
+    return [_merged_calls(members) for members in groups.values()]
+
+
+def _merged_calls(records: Sequence[TimingRecord]) -> TimingRecord:
+    if len(records) == 1:
+        return records[0]
+    return replace(
+        merge_group(records),
+        calls=sum(record.calls for record in records),
+        min_seconds=min(record.min_seconds for record in records),
+        max_seconds=max(record.max_seconds for record in records),
+        # Plans for several batch sizes take turns in the same memory.
+        memory_bytes=max(record.memory_bytes for record in records),
+    )
