@@ -51,6 +51,7 @@ class Serial(Executor):
         if reproducible and threads not in (None, 1):
             raise ArgumentError(f"expected one thread with reproducible=True; found threads={threads}")
         self.shards = shards if reproducible else None
+        self._threads = threads
         self._release = None
         if threads is not None:
             blas_limits.rescan()
@@ -68,7 +69,7 @@ class Serial(Executor):
         self, graph: Graph, inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node]
     ) -> SerialExecutable:
         self.require_open()
-        return SerialExecutable(self, graph, inputs, self.shards)
+        return SerialExecutable(self, graph, inputs, self.shards, self._threads)
 
     def close(self) -> None:
         if self._release is not None:
@@ -82,11 +83,21 @@ class SerialExecutable(PlannedExecutable):
     Parameters
     ----------
     shards : the number of parts in which a batch is computed; None: whole
+    threads : among how many kernels share their work; None: as many as BLAS may use now
     """
 
-    def __init__(self, executor: Executor, graph: Graph, inputs: Sequence[Node], shards: int | None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        graph: Graph,
+        inputs: Sequence[Node],
+        shards: int | None,
+        threads: int | None = None,
+    ) -> None:
         super().__init__(executor, graph, inputs)
-        self._kernel_threads = kernel_threads() if shards is None else None
+        found = kernel_threads() if shards is None else None
+        # What was asked for, since another thread may be within a step, for which BLAS is limited to one.
+        self._kernel_threads = threads if found is not None and threads is not None else found
         self._limits_blas = shards is not None or (self._kernel_threads or 1) > 1
         with self._starting_up():
             state.place(map(variable_of, self.variables), map(variable_of, self.updated))
