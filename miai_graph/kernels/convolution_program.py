@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
+from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, module_text
+from miai_graph.kernels.convolution_tiles import TILE_PARAMETERS, Target, Tile, tile_text
 from miai_graph.kernels.elementwise_kernels import copying, filling
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
@@ -65,6 +66,16 @@ def compile_for(target: Target) -> native.Library:
     return native.library(module_text(target), signatures, f"Convolutions for {target}.")
 
 
+@functools.cache
+def tile_address(target: Target, tile: Tile) -> int:
+    """Where the native code of a tile lies."""
+    signatures = {"tile": [c_void_p if name.isupper() else c_int64 for name in TILE_PARAMETERS]}
+    library = native.library(tile_text(target, tile), signatures, f"{tile} for {target}.")
+    address = native.address_of(library.functions["tile"])
+    assert address is not None
+    return address
+
+
 def target_for(request: Request, processor: native.Processor | None) -> Target | None:
     """What native code for a request is made for; None where the definition has to serve."""
     arrays, dtype = (*request.inputs, request.output), request.output.dtype
@@ -81,15 +92,17 @@ def _reach(array: Array) -> int:
     return sum(abs(stride) * (length - 1) for stride, length in zip(array.strides, array.shape, strict=True))
 
 
+def shared_evenly(count: int, most: int) -> int:
+    """How many each of as few shares as possible has, of which none has more than `most`."""
+    return -(-count // -(-count // most))
+
+
 def panels(lanes: int, width: int, most: int) -> Iterator[Panel]:
-    """All lanes, in panels of as many vectors as there may be, a power of two."""
-    start, vectors = 0, most
-    while start < lanes:
-        while vectors > 1 and (vectors - 1) * width >= lanes - start:
-            vectors //= 2
-        used = min(lanes - start, vectors * width)
-        yield Panel(start, vectors, used - (vectors - 1) * width)
-        start += used
+    """All lanes, in panels of at most so many vectors."""
+    at_once = shared_evenly(-(-lanes // width), most) * width
+    for start in range(0, lanes, at_once):
+        vectors = -(-min(lanes - start, at_once) // width)
+        yield Panel(start, vectors, min(lanes - start - (vectors - 1) * width, width))
 
 
 def blocks(batch: int, most: int) -> list[Block]:
@@ -138,17 +151,17 @@ class Program:
         """Enter a copy."""
         self._copies.append([fields[name] for name in COPY_FIELDS])
 
-    def multiply(self, kind: int, rows: Table, steps: Table, places: Table, **fields: int) -> None:
+    def multiply(self, tile: Tile, rows: Table, runs: Table, places: Table, **fields: int) -> None:
         """Enter a product; all that is not named is 0."""
-        tile = self.target.tiles[kind]
         fields |= {
-            "kind": kind,
-            "rows": rows.address(tile),
-            "steps": steps.address(),
-            "places": places.address(tile),
-            "row_count": -(-len(rows) // tile) * tile,
+            "tile": tile_address(self.target, tile),
+            "rows": rows.address(tile.lines),
+            "runs": runs.address(),
+            "places": places.address(tile.lines),
+            "row_count": -(-len(rows) // tile.lines) * tile.lines,
         }
-        fields.setdefault("step_count", len(steps))
+        fields.setdefault("run_count", len(runs))
+        fields.setdefault("lanes", self.width)
         self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
 
     def repeat(self, count: int) -> None:
@@ -225,22 +238,22 @@ def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Fa
     Parameters
     ----------
     kernel : contiguous
-    index : where in it the elements are, or -1 for 0: (steps, lanes)
+    index : where in it the elements are, or -1 for 0: (..., taps, lanes), where each step has so many taps
     most : how many vectors a panel has at most
     """
-    width, item, (steps, lanes) = program.width, program.item, index.shape
-    found = list(panels(lanes, width, most))
-    if _are_in_place(program, kernel, index):
-        step = int(index[-1, 0] - index[0, 0]) // max(steps - 1, 1) * item
-        start = kernel.ctypes.data + int(index[0, 0]) * item
+    width, item, (taps, lanes) = program.width, program.item, index.shape[-2:]
+    found, steps = list(panels(lanes, width, most)), index.reshape(-1, taps, lanes)
+    if taps == 1 and _are_in_place(program, kernel, steps[:, 0]):
+        step = int(steps[-1, 0, 0] - steps[0, 0, 0]) // max(len(steps) - 1, 1) * item
+        start = kernel.ctypes.data + int(steps[0, 0, 0]) * item
         return [Factors(panel, start + panel.first * item, step) for panel in found]
-    padded = np.full((steps, -(-lanes // width) * width), -1, np.int32)
-    padded[:, :lanes] = index
-    parts = [padded[:, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
+    padded = np.full((len(steps), taps, -(-lanes // width) * width), -1, np.int32)
+    padded[:, :, :lanes] = steps
+    parts = [padded[:, :, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
     starts = itertools.accumulate(map(len, parts), initial=0)
     first = program.gather(kernel, np.concatenate(parts))
     return [
-        Factors(panel, first + start * item, panel.vectors * width * item)
+        Factors(panel, first + start * item, taps * panel.vectors * width * item)
         for panel, start in zip(found, starts, strict=False)
     ]
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import DEPTHWISE, Target
+from miai_graph.kernels.convolution_correlating import Correlating
 from miai_graph.kernels.convolution_geometry import Geometry
-from miai_graph.kernels.convolution_lines import Correlation, Line, extent, together
+from miai_graph.kernels.convolution_lines import Correlation, extent, together
 from miai_graph.kernels.convolution_program import (
     Block,
     Factors,
@@ -27,26 +26,36 @@ from miai_graph.kernels.convolution_program import (
     panels,
     target_for,
 )
+from miai_graph.kernels.convolution_tiles import Target, Tile
 from miai_graph.kernels.elementwise_kernels import adding, copying, filling, in_turn
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
 from miai_graph.op import Array
+from collections.abc import Sequence
 
-BLOCK_BYTES, MOST_PIXELS = 1 << 17, 1 << 11
-"""A block has images of so many bytes, or of as many as the kernel, and so many pixels in its tables."""
-
-STEPS_AT_A_TIME = 512
-"""What all pixels of a block are multiplied with before the next steps: so much stays in the second cache."""
+BLOCK_BYTES = 1 << 17
+"""A block has images of so many bytes, or of as many as the kernel."""
 
 NEAR_BYTES, LEAST_STEPS = 24 << 10, 96
 """What a gradient in the kernel reads again and again is to fit into the nearest cache, unless sums are too short."""
 
-MOST_VECTORS = 2
-"""How many vectors of a kernel a step reads: more would have to come from the second cache too fast."""
-
 STORING_STEPS = 6
 """How many steps take as long as to load and store a tile."""
+
+MOST_LINES = {1: 8, 2: 8, 3: 8, 4: 6}
+
+
+def most_lines(target: Target, vectors: int) -> int:
+    return MOST_LINES[vectors] if target.has_many_registers else {1: 8, 2: 6}[vectors]
+
+
+def most_rows(target: Target, vectors: int) -> int:
+    return {1: 30, 2: 12, 3: 8, 4: 6}[vectors] if target.has_many_registers else {1: 12, 2: 6}[vectors]
+
+
+def most_vectors(target: Target) -> int:
+    return 4 if target.has_many_registers else 2
 
 
 @kernel_for("conv2d", "conv2d_input_gradient", "conv2d_kernel_gradient")
@@ -66,10 +75,10 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     places = geometry.places()
     if request.node.op.name == "conv2d":
         down, across = geometry.lines()
-        return _Correlating(request, target, geometry, ([down], [across]), places).kernel()
+        return Correlating(request, target, geometry, ([down], [across]), places).kernel()
     if not geometry.is_depthwise:
         places = places.swapaxes(3, 4)
-    correlating = _Correlating(request, target, geometry, geometry.gradient_lines(), places)
+    correlating = Correlating(request, target, geometry, geometry.gradient_lines(), places)
     if not geometry.is_depthwise:
         scattering = _Scattering(request, target, geometry, places)
         if scattering.steps < correlating.steps:
@@ -85,93 +94,6 @@ def _product(request: Request) -> Kernel:
     if request.node.op.name == "conv2d_kernel_gradient":
         a = a.T
     return matrix_product(a, b, output, request.scratch, request.threads)
-
-
-class _Correlating:
-    """Every output adds up places of the source, times elements of the kernel.
-
-    Parameters
-    ----------
-    lines : those down and those across: each pair of them is a correlation
-    places : where in the kernel the elements are, (groups, height, width, channels of the source, of the output)
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        target: Target,
-        geometry: Geometry,
-        lines: tuple[Sequence[Line], Sequence[Line]],
-        places: Array,
-    ) -> None:
-        self._program, self._output = Program(target, request), request.output
-        self._is_depthwise, self._lines, self._places = geometry.is_depthwise, lines, places
-        self._source, self._kernel = request.inputs
-        groups, *_, self._sources, self._channels = places.shape
-        is_plain = groups == len(lines[1]) == 1 and not self._is_depthwise
-        members = together(lines[1][0], self._channels, target.width) if is_plain else 1
-        self._correlations = [
-            Correlation(down.widened(1), across.widened(members)) for down in lines[0] for across in lines[1]
-        ]
-
-    @property
-    def steps(self) -> int:
-        """How often a vector is multiplied and added for an image and a group."""
-        return sum(
-            each.targets * each.tap_count * self._sources * self._program.vectors(each.across.together * self._channels)
-            for each in self._correlations
-        )
-
-    def kernel(self) -> Kernel:
-        """What computes it."""
-        program, kernel = self._program, self._program.contiguous(self._kernel)
-        source = program.contiguous(self._source) if self._is_depthwise else self._source
-        most_vectors = 1 if self._is_depthwise else MOST_VECTORS
-        factors_of_all = [
-            [factors(program, kernel, each.weights(places), most_vectors) for places in self._places]
-            for each in self._correlations
-        ]
-        rows, columns = (extent(lines, length) for lines, length in zip(self._lines, source.shape[1:3], strict=True))
-        parts = blocks(len(source), self._most_images((rows[1] - rows[0]) * (columns[1] - columns[0])))
-        needs_room = self._is_depthwise and self._channels % program.width != 0
-        images = Source(program, source, parts[0].images, rows, columns, needs_room=needs_room)
-        for block in parts:
-            read = images.block(block)
-            for each, factors_of_groups in zip(self._correlations, factors_of_all, strict=True):
-                taps = each.taps(self._sources, (rows[0], columns[0]), read.strides)
-                self._multiply(block, read, each, taps, factors_of_groups)
-            program.repeat(block.repeats)
-        return program.kernel()
-
-    def _most_images(self, pixels: int) -> int:
-        image_bytes = pixels * self._source.shape[3] * self._program.item
-        most_pixels = max(each.targets for each in self._correlations)
-        return min(max(BLOCK_BYTES, self._kernel.nbytes) // image_bytes, MOST_PIXELS // most_pixels)
-
-    def _multiply(
-        self, block: Block, read: Images, each: Correlation, taps: Array, factors_of_groups: Sequence[Sequence[Factors]]
-    ) -> None:
-        """The products of one correlation: the first steps set the outputs, the others add to them."""
-        program, output = self._program, self._output
-        rows = program.table(each.pixels(block.images, read.strides, of_target=False))
-        places = program.table(each.pixels(block.images, output.strides, of_target=True))
-        for start in range(0, max(len(taps), 1), STEPS_AT_A_TIME):
-            steps = program.table(taps[start : start + STEPS_AT_A_TIME])
-            for group, (panel, address, step) in numbered(factors_of_groups):
-                program.multiply(
-                    DEPTHWISE if self._is_depthwise else panel.vectors,
-                    rows,
-                    steps,
-                    places,
-                    a=read.address + (panel.first if self._is_depthwise else group * self._sources) * read.strides[3],
-                    a_advance=read.advance,
-                    b=address + start * step,
-                    b_step=step,
-                    c=output[block.first :].ctypes.data + (group * self._channels + panel.first) * program.item,
-                    c_advance=block.images * output.strides[0],
-                    lanes=panel.used,
-                    adds=start > 0,
-                )
 
 
 class _Scattering:
@@ -202,7 +124,7 @@ class _Scattering:
         geometry = self._geometry
         is_side_by_side = geometry.dilation[1] == 1 and geometry.groups == 1 and not any(geometry.padding[1])
         fewest = min(len(self._down.within(row, geometry.image[1])) for row in range(geometry.kernel[0]))
-        return is_side_by_side and fewest >= max(self._program.target.tiles.values())
+        return is_side_by_side and fewest >= max(MOST_LINES.values())
 
     @property
     def steps(self) -> int:
@@ -231,7 +153,7 @@ class _Scattering:
 
     def _factors(self, kernel: Array, places: Array, row: int, columns: slice) -> list[Factors]:
         index = places[row, columns].swapaxes(0, 1).reshape(self._sources, -1)
-        return factors(self._program, kernel, index, MOST_VECTORS)
+        return factors(self._program, kernel, index[:, None], most_vectors(self._program.target))
 
     def _multiply(
         self,
@@ -248,13 +170,15 @@ class _Scattering:
         to_rows, to_columns = self._down.source(element, rows), self._across.source(elements.start, columns)
         source_rows = program.table(_column_by_column(block.images, rows, columns, read.strides))
         places = program.table(_column_by_column(block.images, to_rows, to_columns, output.strides))
-        steps = program.table(np.arange(self._sources) * read.strides[3])
+        runs = program.table(np.zeros(1, np.int64))
         for group, (panel, address, step) in numbered(factors_of_groups):
             program.multiply(
-                panel.vectors,
+                Tile(most_lines(program.target, panel.vectors), vectors=panel.vectors),
                 source_rows,
-                steps,
+                runs,
                 places,
+                run_steps=self._sources,
+                a_step=read.strides[3],
                 a=read.address + group * self._sources * read.strides[3],
                 a_advance=read.advance,
                 b=address,
@@ -288,6 +212,9 @@ class _KernelGradient:
         self._members = together(across, self._channels, target.width) if is_plain else 1
         self._lanes = self._members * self._channels
         self._each = Correlation(down.widened(1), across.widened(self._members))
+        offsets, self._contiguous = self._each.across.offsets, self._sources
+        if self._groups == 1 and offsets[-1] - offsets[0] == len(offsets) - 1:
+            self._contiguous *= len(offsets)
         self._rows, self._columns = extent([down], geometry.image[1]), extent([across], geometry.image[2])
 
     def kernel(self) -> Kernel:
@@ -296,7 +223,7 @@ class _KernelGradient:
         near, most = self._rows_at_a_time()
         parts = blocks(len(self._images), most)
         needs_room = self._is_depthwise and not is_whole
-        source = program.contiguous(self._images) if self._is_depthwise else self._images
+        source = program.contiguous(self._images)
         images = Source(program, source, parts[0].images, self._rows, self._columns, needs_room=needs_room)
         cotangents = Source(program, program.contiguous(self._cotangents), parts[0].images, needs_room=not is_whole)
         is_direct = is_whole and self._members == 1
@@ -323,34 +250,46 @@ class _KernelGradient:
 
     def _multiply(self, block: Block, read: Images, cotangents: Images, near: int, sums: Array) -> None:
         program, each = self._program, self._each
-        down = each.down.line
-        rows = program.table(each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides))
-        steps = program.table(each.pixels(block.images, read.strides, of_target=False))
-        places = program.table(np.arange(sums.shape[1]) * sums.strides[1])
-        most_vectors = 1 if self._is_depthwise else max(program.target.tiles)
+        down, across = each.down.line, each.across.line
+        taps = each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides)
+        images, lines = np.arange(block.images)[:, None], np.arange(down.count)
+        runs = program.table(
+            (images * read.strides[0] + lines * (down.source_step * read.strides[1])).reshape(-1)
+        )
+        places = np.arange(sums.shape[1]) * sums.strides[1]
+        most = 1 if self._is_depthwise else most_vectors(program.target)
         for row in range(0, down.count, near):
-            count = min(near, down.count - row) * each.across.line.count * block.images
-            for group, panel in itertools.product(
-                range(self._groups), panels(self._lanes, program.width, most_vectors)
-            ):
+            count = min(near, down.count - row) * block.images
+            for group, panel in itertools.product(range(self._groups), panels(self._lanes, program.width, most)):
                 first = panel.first if self._is_depthwise else group * self._sources
+                lines, pixels = self._rows_of_tile(panel.vectors)
                 program.multiply(
-                    DEPTHWISE if self._is_depthwise else panel.vectors,
-                    rows,
-                    steps,
-                    places,
+                    Tile(lines, pixels, panel.vectors, program.item, end=pixels * program.item, is_depthwise=self._is_depthwise),
+                    program.table(taps[::pixels]),
+                    runs,
+                    program.table(places[::pixels]),
                     a=read.address + first * read.strides[3] + row * down.source_step * read.strides[1],
                     a_advance=read.advance,
-                    step_count=count,
+                    a_step=self._members * across.source_step * read.strides[2],
+                    run_count=count,
+                    run_steps=across.count // 1,
                     b=cotangents.address
                     + (group * self._channels + panel.first) * program.item
                     + row * cotangents.strides[1],
                     b_advance=cotangents.advance,
                     b_step=self._members * cotangents.strides[2],
+                    b_run=cotangents.strides[1],
                     c=sums[group].ctypes.data + panel.first * program.item,
-                    lanes=program.width,
+                    c_step=sums.strides[1],
                     adds=1,
                 )
+
+    def _rows_of_tile(self, vectors: int) -> tuple[int, int]:
+        """How many stretches of rows lie side by side, and how many rows each has."""
+        most = MOST_LINES[1] if self._is_depthwise else most_rows(self._program.target, vectors)
+        contiguous = 1 if self._is_depthwise else self._contiguous
+        fitting = max(count for count in range(1, most + 1) if contiguous % count == 0)
+        return max(most // fitting, 1) if fitting < most else 1, fitting
 
 
 def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kernel:
