@@ -10,6 +10,7 @@ import numpy as np
 from miai_graph.kernels.convolution_geometry import Geometry
 from miai_graph.kernels.convolution_lines import Correlation, Line, WideLine, together
 from miai_graph.kernels.convolution_program import (
+    BLOCK_BYTES,
     Block,
     Factors,
     Images,
@@ -24,9 +25,6 @@ from miai_graph.kernels.convolution_tiles import Target, Tile
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
-
-BLOCK_BYTES = 1 << 17
-"""A block has images of so many bytes, or of as many as the kernel."""
 
 NEAR_BYTES = 24 << 10
 """So much of the kernel is multiplied with all of a block before more of it: it stays in the nearest cache."""
@@ -169,7 +167,8 @@ class Correlating:
                     images = np.arange(block.images)[:, None]
                     rows = images * read.strides[0] + lines * (down.line.source_step * read.strides[1])
                     places = images * output.strides[0] + lines * (down.line.step * output.strides[1])
-                    runs = program.table(np.array([down.offsets[tap] * read.strides[1] for tap in met], np.int64))
+                    a_runs = program.table(np.array([down.offsets[tap] * read.strides[1] for tap in met], np.int64))
+                    b_runs = program.table(np.array(met, np.int64) * (self._sources * found.step))
                     rows, places = program.table(rows.reshape(-1)), program.table(places.reshape(-1))
                     for x in range(0, across.line.count, pixels):
                         tile = self._tile(part, across, x, min(pixels, across.line.count - x), width, panel.vectors, shape, read.strides[2])
@@ -178,8 +177,9 @@ class Correlating:
                         program.multiply(
                             tile,
                             rows,
-                            runs,
                             places,
+                            a_runs,
+                            b_runs,
                             run_steps=sources,
                             a=read.address
                             + (channel + first_source) * read.strides[3]
@@ -187,9 +187,8 @@ class Correlating:
                             + column * read.strides[2],
                             a_advance=read.advance,
                             a_step=read.strides[3],
-                            b=found.address + ((met.start if met else 0) * self._sources + first_source) * found.step,
+                            b=found.address + first_source * found.step,
                             b_step=found.step,
-                            b_run=self._sources * found.step,
                             c=first_output
                             + (down.line.start + start * down.line.step) * output.strides[1]
                             + to_column * output.strides[2],

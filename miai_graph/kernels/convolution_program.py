@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from miai_graph.kernels import native
 from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, module_text
-from miai_graph.kernels.convolution_tiles import TILE_PARAMETERS, Target, Tile, tile_text
+from miai_graph.kernels.convolution_tiles import TILE_PARAMETERS, Target, TileWriter
 from miai_graph.kernels.elementwise_kernels import copying, filling
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
@@ -24,6 +24,20 @@ NUMBERS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 MOST_BYTES = 1 << 30
 """Offsets in tables have 32 bits."""
+
+BLOCK_BYTES = 1 << 17
+"""A block has images of so many bytes, or of as many as the kernel."""
+
+
+class AnyTile(Protocol):
+    """What is added up in registers at a time; hashable."""
+
+    @property
+    def lines(self) -> int:
+        """How many rows it has in the tables of a product."""
+
+    def writer(self, target: Target) -> TileWriter:
+        """What writes its code."""
 
 
 class Panel(NamedTuple):
@@ -67,10 +81,10 @@ def compile_for(target: Target) -> native.Library:
 
 
 @functools.cache
-def tile_address(target: Target, tile: Tile) -> int:
+def tile_address(target: Target, tile: AnyTile) -> int:
     """Where the native code of a tile lies."""
     signatures = {"tile": [c_void_p if name.isupper() else c_int64 for name in TILE_PARAMETERS]}
-    library = native.library(tile_text(target, tile), signatures, f"{tile} for {target}.")
+    library = native.library(tile.writer(target).text(), signatures, f"{tile} for {target}.")
     address = native.address_of(library.functions["tile"])
     assert address is not None
     return address
@@ -151,16 +165,17 @@ class Program:
         """Enter a copy."""
         self._copies.append([fields[name] for name in COPY_FIELDS])
 
-    def multiply(self, tile: Tile, rows: Table, runs: Table, places: Table, **fields: int) -> None:
+    def multiply(self, tile: AnyTile, rows: Table, places: Table, a_runs: Table, b_runs: Table, **fields: int) -> None:
         """Enter a product; all that is not named is 0."""
         fields |= {
             "tile": tile_address(self.target, tile),
             "rows": rows.address(tile.lines),
-            "runs": runs.address(),
             "places": places.address(tile.lines),
             "row_count": -(-len(rows) // tile.lines) * tile.lines,
+            "a_runs": a_runs.address(),
+            "b_runs": b_runs.address(),
+            "run_count": len(a_runs),
         }
-        fields.setdefault("run_count", len(runs))
         fields.setdefault("lanes", self.width)
         self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
 

@@ -16,22 +16,28 @@ from dataclasses import dataclass
 from miai_graph.kernels.llvm_code import NUMBER_BYTES, Code
 
 TILE_PARAMETERS = (
-    *("A", "B", "C", "ROWS", "RUNS", "PLACES", "row_count", "run_count", "run_steps"),
-    *("a_step", "b_step", "b_run", "c_step", "lanes", "adds"),
+    *("A", "B", "C", "ROWS", "A_RUNS", "B_RUNS", "PLACES", "row_count", "run_count", "run_steps"),
+    *("a_step", "b_step", "c_step", "lanes", "adds"),
 )
-"""What the function `tile` is given.
+"""What the function `tile` of a tile's module is given.
 
 A, B, C : addresses
 ROWS, PLACES : tables of 32 bits: offsets in A and in C of lines
-RUNS : a table of 32 bits: offsets in A of runs of steps
+A_RUNS, B_RUNS : tables of 32 bits: offsets in A and in B of runs of steps
 row_count : how many lines, a multiple of a tile's
 run_count, run_steps : how many runs there are, and how many steps each has
 a_step, b_step : bytes from a step to the next one of its run
-b_run : bytes in B from a run to the next one
 c_step : bytes in C from a pixel to the next one of its line
 lanes : how many numbers of the last vector belong to C
 adds : whether C is added to
 """
+
+
+MOST_LINES = {1: 8, 2: 8, 3: 8, 4: 6}, {1: 8, 2: 6}
+"""How many rows that lie anywhere a tile has at most, by its vectors; with many registers, and with fewer."""
+
+MOST_ROWS = {1: 30, 2: 12, 3: 8, 4: 6}, {1: 12, 2: 6}
+"""The same of rows that lie side by side, all found from the place of the first one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,16 @@ class Target:
     def has_many_registers(self) -> bool:
         """Are there as many as AVX-512 and NEON have?"""
         return self.registers >= 32
+
+    @property
+    def most_lines(self) -> dict[int, int]:
+        """How many rows that lie anywhere a tile has, by its vectors."""
+        return MOST_LINES[not self.has_many_registers]
+
+    @property
+    def most_rows(self) -> dict[int, int]:
+        """How many rows that lie side by side a tile has at most, by its vectors."""
+        return MOST_ROWS[not self.has_many_registers]
 
 
 @dataclass(frozen=True)
@@ -93,9 +109,9 @@ class Tile:
         return {source: pairs for source, pairs in sorted(found.items()) if self.first <= source < self.end}
 
 
-def tile_text(target: Target, tile: Tile) -> str:
-    """The module with the function `tile`."""
-    return "\n".join([*declarations(Code(target.width, target.number)), _Writer(target, tile).function()])
+    def writer(self, target: Target) -> TileWriter:
+        """What writes its code."""
+        return _PixelWriter(target, self)
 
 
 def declarations(code: Code) -> list[str]:
@@ -117,50 +133,57 @@ def mask_type(code: Code) -> str:
     return f"<{code.width} x i1>"
 
 
-class _Writer:
-    def __init__(self, target: Target, tile: Tile) -> None:
-        self._code, self._tile = Code(target.width, target.number), tile
+class TileWriter:
+    """Writes the function of a tile: its sums, and what is done for each run of steps.
 
-    def function(self) -> str:
-        code, tile = self._code, self._tile
+    Parameters
+    ----------
+    lines, vectors : how many lines of C a tile has, and how many vectors lie side by side in C
+    """
+
+    def __init__(self, target: Target, lines: int, vectors: int) -> None:
+        self.code = Code(target.width, target.number)
+        self._lines, self._vectors = lines, vectors
+
+    def text(self) -> str:
+        """The module with the function `tile`."""
+        code = self.code
         mask = self._mask()
-        with code.loop(0, "%row_count", tile.lines) as start:
-            lines = [code.at("%A", self._entry("%ROWS", code.add(start, line))) for line in range(tile.lines)]
-            places = self._places(start)
+        with code.loop(0, "%row_count", self._lines) as start:
+            lines = [code.at("%A", self._entry("%ROWS", code.add(start, line))) for line in range(self._lines)]
+            starts = [code.at("%C", self._entry("%PLACES", code.add(start, line))) for line in range(self._lines)]
+            places = [place for line in starts for place in self.places(line)]
             sums = self._sums_so_far(places, mask)
-            with code.carrying_loop(0, "%run_count", 1, sums) as (run, of_run, after_run):
-                offset = self._entry("%RUNS", run)
-                starts = [code.at(line, offset) for line in lines]
-                vectors = code.at("%B", code.times(run, "%b_run"))
-                with code.carrying_loop(0, "%run_steps", 1, of_run) as (step, of_step, after_step):
-                    along = code.times(step, "%a_step")
-                    sources = [code.at(each, along) for each in starts]
-                    after_step += self._add_products(sources, code.at(vectors, code.times(step, "%b_step")), of_step)
-                after_run += of_step
-            for number, (value, place) in enumerate(zip(of_run, places, strict=True)):
+            with code.carrying_loop(0, "%run_count", 1, sums) as (run, carried, following):
+                offset = self._entry("%A_RUNS", run)
+                vectors = code.at("%B", self._entry("%B_RUNS", run))
+                following += self.add_run([code.at(line, offset) for line in lines], vectors, carried)
+            for number, (value, place) in enumerate(zip(carried, places, strict=True)):
                 self._store_lanes(value, place, mask) if self._is_last(number) else code.store(value, place)
-        return code.function("tile", " ".join(TILE_PARAMETERS), linkage="dso_local")
+        function = code.function("tile", " ".join(TILE_PARAMETERS), linkage="dso_local")
+        return "\n".join([*declarations(code), function])
+
+    def places(self, line: str) -> list[str]:
+        """Where the vectors of a line of C lie."""
+        raise NotImplementedError
+
+    def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
+        """The sums and the products of a run, where it begins in each line of A, and in B."""
+        raise NotImplementedError
 
     def _entry(self, table: str, index: str) -> str:
         """A table's offset."""
-        code = self._code
+        code = self.code
         entry = code.value(f"load i32, ptr {code.at(table, code.times(index, 4))}, align 4")
         return code.value(f"sext i32 {entry} to i64")
 
-    def _places(self, start: str) -> list[str]:
-        """Where the vectors of a tile of C lie."""
-        code, tile = self._code, self._tile
-        lines = [code.at("%C", self._entry("%PLACES", code.add(start, line))) for line in range(tile.lines)]
-        pixels = [code.at(line, code.times("%c_step", pixel)) for line in lines for pixel in range(tile.pixels)]
-        return [place for pixel in pixels for place in code.vectors_at(pixel, tile.vectors)]
-
     def _is_last(self, number: int) -> bool:
-        """Is this vector of a tile its pixel's last one?"""
-        return number % self._tile.vectors == self._tile.vectors - 1
+        """Is this the last one of vectors that lie side by side?"""
+        return number % self._vectors == self._vectors - 1
 
     def _sums_so_far(self, places: Sequence[str], mask: str) -> list[str]:
         """What lies in a tile of C, or 0 if nothing is added to that."""
-        code = self._code
+        code = self.code
         start, later, ready = code.block, code.name(), code.name()
         is_first = code.value("icmp eq i64 %adds, 0")
         code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
@@ -173,8 +196,50 @@ class _Writer:
         code.begin(ready)
         return [code.value(f"phi {code.vector} [ zeroinitializer, %{start} ], [ {old}, %{later} ]") for old in found]
 
+    def _mask(self) -> str:
+        """The first lanes, so many of them."""
+        code = self.code
+        numbers = f"<{code.width} x i64>"
+        first = code.value(f"insertelement {numbers} poison, i64 %lanes, i64 0")
+        limit = code.value(f"shufflevector {numbers} {first}, {numbers} poison, <{code.width} x i32> zeroinitializer")
+        lanes = ", ".join(f"i64 {lane}" for lane in range(code.width))
+        return code.value(f"icmp slt {numbers} <{lanes}>, {limit}")
+
+    def _load_lanes(self, pointer: str, mask: str) -> str:
+        code = self.code
+        return code.value(
+            f"call {code.vector} @llvm.masked.load.{suffix_of(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
+            f"{mask_type(code)} {mask}, {code.vector} zeroinitializer)"
+        )
+
+    def _store_lanes(self, vector: str, pointer: str, mask: str) -> None:
+        code = self.code
+        code.do(
+            f"call void @llvm.masked.store.{suffix_of(code)}.p0({code.vector} {vector}, ptr {pointer}, "
+            f"i32 {code.number_bytes}, {mask_type(code)} {mask})"
+        )
+
+
+class _PixelWriter(TileWriter):
+    def __init__(self, target: Target, tile: Tile) -> None:
+        super().__init__(target, tile.lines, tile.vectors)
+        self._tile = tile
+
+    def places(self, line: str) -> list[str]:
+        code, tile = self.code, self._tile
+        pixels = [code.at(line, code.times("%c_step", pixel)) for pixel in range(tile.pixels)]
+        return [place for pixel in pixels for place in code.vectors_at(pixel, tile.vectors)]
+
+    def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
+        code = self.code
+        with code.carrying_loop(0, "%run_steps", 1, sums) as (step, carried, following):
+            along = code.times(step, "%a_step")
+            sources = [code.at(line, along) for line in lines]
+            following += self._add_products(sources, code.at(vectors, code.times(step, "%b_step")), carried)
+        return carried
+
     def _add_products(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
-        code, tile, result = self._code, self._tile, list(sums)
+        code, tile, result = self.code, self._tile, list(sums)
         held = [code.load(place) for place in code.vectors_at(vectors, len(tile.taps) * tile.vectors)]
         for number, line in enumerate(lines):
             for source, pairs in tile.sources().items():
@@ -185,26 +250,3 @@ class _Writer:
                         goal = (number * tile.pixels + pixel) * tile.vectors + vector
                         result[goal] = code.multiply_add(factor, held[tap * tile.vectors + vector], result[goal])
         return result
-
-    def _mask(self) -> str:
-        """The first lanes, so many of them."""
-        code = self._code
-        numbers = f"<{code.width} x i64>"
-        first = code.value(f"insertelement {numbers} poison, i64 %lanes, i64 0")
-        limit = code.value(f"shufflevector {numbers} {first}, {numbers} poison, <{code.width} x i32> zeroinitializer")
-        lanes = ", ".join(f"i64 {lane}" for lane in range(code.width))
-        return code.value(f"icmp slt {numbers} <{lanes}>, {limit}")
-
-    def _load_lanes(self, pointer: str, mask: str) -> str:
-        code = self._code
-        return code.value(
-            f"call {code.vector} @llvm.masked.load.{suffix_of(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
-            f"{mask_type(code)} {mask}, {code.vector} zeroinitializer)"
-        )
-
-    def _store_lanes(self, vector: str, pointer: str, mask: str) -> None:
-        code = self._code
-        code.do(
-            f"call void @llvm.masked.store.{suffix_of(code)}.p0({code.vector} {vector}, ptr {pointer}, "
-            f"i32 {code.number_bytes}, {mask_type(code)} {mask})"
-        )
