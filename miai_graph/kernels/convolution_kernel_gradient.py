@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from miai_graph.kernels.convolution_program import (
     Source,
     blocks,
     panels,
+    shared_evenly,
 )
 from miai_graph.kernels.convolution_sliding import SlidingTile
 from miai_graph.kernels.convolution_tiles import Target, Tile
@@ -23,9 +25,12 @@ from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
-NEAR_BYTES, LEAST_STEPS = 24 << 10, 96
+import os
+NEAR_BYTES, LEAST_STEPS = int(os.environ.get("NB","24")) << 10, int(os.environ.get("LS","96"))
 """What a gradient in the kernel reads again and again is to fit into the nearest cache, unless sums are too short."""
 
+import os
+SLIDING_BYTES = int(os.environ.get("SB","48"))<<10
 LEAST_SUMS = 12
 """A tile with fewer does not make up for its loads."""
 
@@ -140,93 +145,123 @@ def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kerne
 
 
 class SlidingGradient:
-    """The gradient in the kernel where neighbouring pixels meet neighbouring taps: no image needs zeros around it."""
+    """The gradient in the kernel where all taps across are taken at once: no image needs zeros around it.
+
+    Without strides the steps are the pixels of the images, and each number is multiplied with neighbouring cotangents;
+    with strides they are the pixels of the cotangents.
+    """
 
     def __init__(self, request: Request, target: Target, geometry: Geometry) -> None:
         self._program, self._output = Program(target, request), request.output
         self._images, self._cotangents = request.inputs
         self._down, self._across = geometry.lines()
-        self._channels = _channels_of_tile(target, geometry)
+        self._channels, self._vectors = _tile_size(target, geometry)
+        self._met = _taps_of_steps(geometry)
 
     @classmethod
     def suits(cls, target: Target, geometry: Geometry) -> bool:
         """Is it made for this geometry, and better than the other way?"""
-        (_, stride), (_, dilation), (_, padding) = geometry.strides, geometry.dilation, geometry.padding
-        taps, columns = geometry.kernel[1], geometry.result[2]
+        taps, outputs = geometry.kernel[1], geometry.kernel[3]
         return (
-            stride == dilation == geometry.groups == 1
-            and any(padding)
-            and max(padding) < taps <= columns
-            and geometry.kernel[3] % target.width == 0
-            and _channels_of_tile(target, geometry) * taps >= LEAST_SUMS
+            any(geometry.padding[1])
+            and geometry.groups == 1
+            and outputs % target.width == 0
+            and any(len(met) == taps for met in _taps_of_steps(geometry))
+            and math.prod(_tile_size(target, geometry)) * taps >= LEAST_SUMS
         )
 
     def kernel(self) -> Kernel:
         """What computes it."""
-        program, output = self._program, self._output
+        program, output, rows = self._program, self._output, self._down.count
         images, cotangents = program.contiguous(self._images), program.contiguous(self._cotangents)
-        near = max(NEAR_BYTES // (self._down.source_step * images[0, 0].nbytes + cotangents[0, 0].nbytes), 1)
+        fitting = SLIDING_BYTES // (self._down.source_step * images[0, 0].nbytes + cotangents[0, 0].nbytes)
+        near = shared_evenly(rows, max(fitting, 1))
         program.do(filling(output, 0))
-        for block in blocks(len(images), near // self._down.count):
-            for first in range(0, self._down.count, near):
+        for block in blocks(len(images), fitting // rows):
+            for first in range(0, rows, near):
                 for element in range(output.shape[0]):
                     self._multiply(block, images, cotangents, range(first, first + near), element)
             program.repeat(block.repeats)
         return program.kernel()
 
+    def _tile(self, image_pixel: int, cotangent_pixel: int) -> SlidingTile:
+        taps, sources = self._output.shape[1:3]
+        offsets = [offset - self._across.offsets[0] for offset in self._across.offsets]
+        still = (0,) * taps
+        is_strided = self._across.source_step > 1
+        whole = [number for number, met in enumerate(self._met) if len(met) == taps]
+        return SlidingTile(
+            channels=self._channels,
+            vectors=self._vectors,
+            image_taps=tuple(offset * image_pixel for offset in offsets) if is_strided else still,
+            cotangent_taps=still if is_strided else tuple(-offset * cotangent_pixel for offset in offsets),
+            tap_channels=sources,
+            left=tuple(self._met[: whole[0]]),
+            right=tuple(self._met[whole[-1] + 1 :]),
+        )
+
     def _multiply(self, block: Block, images: Array, cotangents: Array, near: range, element: int) -> None:
         """The products of a row of the kernel, and of some rows of the cotangents."""
         program, output = self._program, self._output
-        _, taps, sources, channels = output.shape
-        before = -self._across.offsets[0]
-        rows = [row for row in self._down.within(element, images.shape[1]) if row in near]
-        if not rows:
+        rows = np.array([row for row in self._down.within(element, images.shape[1]) if row in near], np.int64)
+        if not len(rows):
             return
-        number = np.arange(block.images)[:, None]
-        image_rows = self._down.source(element, np.array(rows))
-        a_runs = program.table((number * images.strides[0] + image_rows * images.strides[1]).reshape(-1))
-        b_runs = program.table(
-            (number * cotangents.strides[0] + np.array(rows) * cotangents.strides[1]).reshape(-1)
+        tile = self._tile(images.strides[2], cotangents.strides[2])
+        source_rows = self._down.source(element, rows)
+        channels = np.arange(0, output.shape[2], self._channels)
+        lines, places = program.table(channels * program.item), program.table(channels * output.strides[2])
+        a_runs, b_runs = (
+            program.table(_beginnings(block.images, part, array))
+            for part, array in ((source_rows, images), (rows, cotangents))
         )
-        tiles = np.arange(0, sources, self._channels)
-        lines, places = program.table(tiles * program.item), program.table(tiles * output.strides[2])
-        meetings = [
-            range(max(column + before - cotangents.shape[2] + 1, 0), min(column + before, taps - 1) + 1)
-            for column in range(images.shape[2])
-        ]
-        whole = [len(met) == taps for met in meetings]
-        left = whole.index(True)
-        middle = sum(whole)
-        tile = SlidingTile(
-            self._channels,
-            taps,
-            1,
-            cotangents.strides[2],
-            sources,
-            tuple(meetings[:left]),
-            tuple(meetings[left + middle :]),
-        )
-        for panel in panels(channels, program.width, 1):
+        first, is_strided = self._across.offsets[0], self._across.source_step > 1
+        for panel in panels(output.shape[3], program.width, self._vectors):
             program.multiply(
                 tile,
                 lines,
                 places,
                 a_runs,
                 b_runs,
-                run_steps=middle,
-                a=images[block.first :].ctypes.data,
+                run_steps=len(self._met) - len(tile.left) - len(tile.right),
+                a=images[block.first :].ctypes.data + first * images.strides[2] * is_strided,
                 a_advance=block.images * images.strides[0],
-                a_step=images.strides[2],
-                b=cotangents[block.first :].ctypes.data + before * cotangents.strides[2] + panel.first * program.item,
+                a_step=self._across.source_step * images.strides[2],
+                b=cotangents[block.first :].ctypes.data
+                - first * cotangents.strides[2] * (not is_strided)
+                + panel.first * program.item,
                 b_advance=block.images * cotangents.strides[0],
+                b_step=cotangents.strides[2],
                 c=output[element].ctypes.data + panel.first * program.item,
                 c_step=output.strides[2],
                 adds=1,
             )
 
 
-def _channels_of_tile(target: Target, geometry: Geometry) -> int:
-    """How many channels of the images a sliding tile has; 0 if their sums do not fit into registers."""
-    taps, channels = geometry.kernel[1:3]
-    most = (target.registers - 1) // taps - 1
-    return max((count for count in range(1, min(most, channels) + 1) if channels % count == 0), default=0)
+def _beginnings(images: int, rows: Array, array: Array) -> Array:
+    """Where these rows of some images begin."""
+    return (np.arange(images)[:, None] * array.strides[0] + rows * array.strides[1]).reshape(-1)
+
+
+def _taps_of_steps(geometry: Geometry) -> list[range]:
+    """The taps across that each step has: each a stretch of all taps."""
+    _, across = geometry.lines()
+    columns, results, offsets = geometry.image[2], geometry.result[2], np.array(across.offsets)
+    if across.source_step > 1:
+        met = [across.source_step * step + offsets for step in range(results)]
+        return [range(int((each < 0).sum()), int((each < columns).sum())) for each in met]
+    met = [step - offsets for step in range(columns)]
+    return [range(int((each >= results).sum()), int((each >= 0).sum())) for each in met]
+
+
+def _tile_size(target: Target, geometry: Geometry) -> tuple[int, int]:
+    """How many channels of the images, and vectors of outputs, have the most sums that fit into registers."""
+    _, taps, channels, outputs = geometry.kernel
+    held = taps if geometry.strides[1] == 1 else 1
+    sizes = [
+        (count, vectors)
+        for vectors in range(1, 5)
+        for count in range(1, channels + 1)
+        if channels % count == outputs // target.width % vectors == 0
+        and (count * taps + held) * vectors < target.registers
+    ]
+    return max(sizes, key=math.prod, default=(0, 0))

@@ -12,23 +12,22 @@ from miai_graph.kernels.convolution_tiles import Target, TileWriter
 class SlidingTile:
     """Some channels of the images, by all taps across and vectors of the cotangents.
 
-    A run is a line of the images. A pixel of it and tap t meet the cotangents of the pixel that lies t further left
-    than that which tap 0 meets; where there is none at an end of the line, the tap is left out.
+    A run is a line of the images, or of the cotangents, and its steps are their pixels. In each step a tap multiplies
+    what lies so far from where the step begins. At the ends of the line some taps would lie beyond: they are left out.
 
     Attributes
     ----------
     channels : how many there are, side by side
-    taps : how many there are
     vectors : of each cotangent
-    cotangent_bytes : from a pixel's cotangents to those of the next one
+    image_taps, cotangent_taps : the bytes from where a step begins to what each tap multiplies
     tap_channels : how many channels the images have: C's rows for a tap
-    left, right : the taps of the first and of the last pixels, those that do not meet all taps, from left to right
+    left, right : the taps of the first and of the last steps, those that do not have all taps, from left to right
     """
 
     channels: int
-    taps: int
     vectors: int
-    cotangent_bytes: int
+    image_taps: tuple[int, ...]
+    cotangent_taps: tuple[int, ...]
     tap_channels: int
     left: tuple[range, ...]
     right: tuple[range, ...]
@@ -39,7 +38,7 @@ class SlidingTile:
         return 1
 
     def writer(self, target: Target) -> TileWriter:
-        """What writes its code. `run_steps` are the pixels that meet all taps."""
+        """What writes its code. `run_steps` are those with all taps."""
         return _SlidingWriter(target, self)
 
 
@@ -50,42 +49,39 @@ class _SlidingWriter(TileWriter):
 
     def places(self, line: str) -> list[str]:
         code, tile = self.code, self._tile
-        rows = [tap * tile.tap_channels + channel for tap in range(tile.taps) for channel in range(tile.channels)]
+        taps = range(len(tile.image_taps))
+        rows = [tap * tile.tap_channels + channel for tap in taps for channel in range(tile.channels)]
         pointers = [code.at(line, code.times("%c_step", row)) for row in rows]
         return [place for pointer in pointers for place in code.vectors_at(pointer, tile.vectors)]
 
     def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
-        code, tile, result = self.code, self._tile, list(sums)
+        code, tile = self.code, self._tile
         (line,) = lines
-        every = range(tile.taps)
-        for taps in tile.left:
-            result = self._add_products(line, vectors, taps, result)
-            line, vectors = code.at(line, "%a_step"), code.at(vectors, tile.cotangent_bytes)
-        with code.carrying_loop(0, "%run_steps", 1, result) as (step, carried, following):
-            pixel = code.at(line, code.times(step, "%a_step"))
-            cotangents = code.at(vectors, code.times(step, tile.cotangent_bytes))
-            following += self._add_products(pixel, cotangents, every, carried)
-        result = carried
-        line = code.at(line, code.times("%run_steps", "%a_step"))
-        vectors = code.at(vectors, code.times("%run_steps", tile.cotangent_bytes))
-        for taps in tile.right:
-            result = self._add_products(line, vectors, taps, result)
-            line, vectors = code.at(line, "%a_step"), code.at(vectors, tile.cotangent_bytes)
-        return result
+        for number, taps in enumerate(tile.left):
+            sums = self._add_products(line, vectors, str(number), taps, sums)
+        first, stop = len(tile.left), code.add("%run_steps", len(tile.left))
+        with code.carrying_loop(first, stop, 1, sums) as (step, carried, following):
+            following += self._add_products(line, vectors, step, range(len(tile.image_taps)), carried)
+        sums = carried
+        for number, taps in enumerate(tile.right):
+            sums = self._add_products(line, vectors, code.add(stop, number), taps, sums)
+        return list(sums)
 
-    def _add_products(self, pixel: str, cotangents: str, taps: range, sums: Sequence[str]) -> list[str]:
+    def _add_products(self, line: str, vectors: str, step: str, taps: range, sums: Sequence[str]) -> list[str]:
         code, tile, result = self.code, self._tile, list(sums)
+        pixel, cotangent = code.at(line, code.times(step, "%a_step")), code.at(vectors, code.times(step, "%b_step"))
         held = {
-            tap: [
-                code.load(place)
-                for place in code.vectors_at(code.at(cotangents, -tap * tile.cotangent_bytes), tile.vectors)
-            ]
-            for tap in taps
+            place: [code.load(each) for each in code.vectors_at(code.at(cotangent, place), tile.vectors)]
+            for place in {tile.cotangent_taps[tap]: None for tap in taps}
         }
         for channel in range(tile.channels):
-            factor = code.broadcast(code.at(pixel, channel * code.number_bytes))
-            for tap, own in held.items():
-                for number, vector in enumerate(own):
+            factors = {
+                place: code.broadcast(code.at(pixel, place + channel * code.number_bytes))
+                for place in {tile.image_taps[tap]: None for tap in taps}
+            }
+            for tap in taps:
+                factor = factors[tile.image_taps[tap]]
+                for number, vector in enumerate(held[tile.cotangent_taps[tap]]):
                     goal = (tap * tile.channels + channel) * tile.vectors + number
                     result[goal] = code.multiply_add(factor, vector, result[goal])
         return result
