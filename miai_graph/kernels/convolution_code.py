@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from miai_graph.kernels.convolution_tiles import TILE_PARAMETERS, Target, mask_type, suffix_of
 from miai_graph.kernels.llvm_code import Code
+from miai_graph.kernels.transposition import transposed
 
 PRODUCT_FIELDS = ("tile", "a_advance", "b_advance", "c_advance", *(name.lower() for name in TILE_PARAMETERS))
 """A product, as numbers of 64 bits: the address of its tile's function, and what that is given.
@@ -27,10 +28,14 @@ COPY_FIELDS = (
 
 
 def module_text(target: Target) -> str:
-    """The module with the functions `multiply` and `gather`.
+    """The module with the functions `multiply`, `gather`, `move` and `turn`.
 
     multiply(PRODUCTS, products, COPIES, copies, blocks) : for each block of images, the copies, then the products
     gather(SOURCE, INDEX, TARGET, vectors) : TARGET[i] = SOURCE[INDEX[i]], or 0 where the index is negative
+    move(SOURCE, INDEX, TARGET, vectors) : the same of whole vectors, with the index of each one's first number
+    turn(SOURCE, INDEX, TARGET, squares, vectors, column) : the same of rows of so many vectors, as many rows at a time
+        as a vector has numbers, whose numbers are one behind the other in the columns, which lie so many bytes from
+        each other; with the indices of the first row's first numbers
     """
     code = Code(target.width, target.number)
     return "\n".join(
@@ -41,6 +46,8 @@ def module_text(target: Target) -> str:
             _copy(target),
             _multiply(target),
             _gather(target),
+            _move(target),
+            _turn(target),
         ]
     )
 
@@ -102,3 +109,32 @@ def _gather(target: Target) -> str:
         )
         code.store(found, code.at("%TARGET", code.times(first, target.number_bytes)))
     return code.function("gather", "SOURCE INDEX TARGET vectors", linkage="dso_local")
+
+
+def _move(target: Target) -> str:
+    code = Code(target.width, target.number)
+    with code.loop(0, "%vectors", 1) as number:
+        source = code.at("%SOURCE", code.times(_entry(code, "%INDEX", number), target.number_bytes))
+        code.store(code.load(source), code.at("%TARGET", code.times(number, target.width * target.number_bytes)))
+    return code.function("move", "SOURCE INDEX TARGET vectors", linkage="dso_local")
+
+
+def _turn(target: Target) -> str:
+    code, width = Code(target.width, target.number), target.width
+    vector_bytes = width * target.number_bytes
+    row_bytes = code.times("%vectors", vector_bytes)
+    with code.loop(0, "%squares", 1) as square:
+        start = code.at("%TARGET", code.times(square, code.times(row_bytes, width)))
+        with code.loop(0, "%vectors", 1) as number:
+            index = _entry(code, "%INDEX", code.add(code.times(square, "%vectors"), number))
+            source = code.at("%SOURCE", code.times(index, target.number_bytes))
+            columns = [code.load(code.at(source, code.times("%column", place))) for place in range(width)]
+            goal = code.at(start, code.times(number, vector_bytes))
+            for place, row in enumerate(transposed(columns, code.shuffle)):
+                code.store(row, code.at(goal, code.times(row_bytes, place)))
+    return code.function("turn", "SOURCE INDEX TARGET squares vectors column", linkage="dso_local")
+
+
+def _entry(code: Code, table: str, index: str) -> str:
+    entry = code.value(f"load i32, ptr {code.at(table, code.times(index, 4))}, align 4")
+    return code.value(f"sext i32 {entry} to i64")

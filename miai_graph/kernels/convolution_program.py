@@ -76,6 +76,8 @@ def compile_for(target: Target) -> native.Library:
     signatures = {
         "multiply": (c_void_p, c_int64, c_void_p, c_int64, c_int64),
         "gather": (c_void_p, c_void_p, c_void_p, c_int64),
+        "move": (c_void_p, c_void_p, c_void_p, c_int64),
+        "turn": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64),
     }
     return native.library(module_text(target), signatures, f"Convolutions for {target}.")
 
@@ -193,11 +195,25 @@ class Program:
         self._actions.append(action)
 
     def gather(self, source: Array, index: Array) -> int:
-        """The address of the source's elements of these indices, or 0 where negative; source must be contiguous."""
+        """The address of the source's elements of these indices, or 0 where negative; source must be contiguous.
+
+        Parameters
+        ----------
+        index : (steps, lanes), where the lanes fill vectors
+        """
         packed = self.scratch(index.size)
-        numbers = np.ascontiguousarray(index, np.int32)
-        pointers = [array.ctypes.data_as(c_void_p) for array in (source, numbers, packed)]
-        self.do(partial(self._functions["gather"], *pointers, c_int64(index.size // self.width)))
+        vectors = index.reshape(len(index), -1, self.width)
+        squares = vectors[: len(index) // self.width * self.width].reshape(-1, self.width, *vectors.shape[1:])
+        column = _column_of(squares) if index.size == squares.size else 0
+        if _are_whole(vectors):
+            function, first, sizes = "move", vectors[..., 0], (index.size // self.width,)
+        elif column:
+            sizes = (len(squares), vectors.shape[1], column * self.item)
+            function, first = "turn", squares[:, 0, :, 0]
+        else:
+            function, first, sizes = "gather", index, (index.size // self.width,)
+        pointers = [c_void_p(self.keep(array)) for array in (source, np.ascontiguousarray(first, np.int32), packed)]
+        self.do(partial(self._functions[function], *pointers, *map(c_int64, sizes)))
         return int(packed.ctypes.data)
 
     def contiguous(self, array: Array) -> Array:
@@ -211,6 +227,23 @@ class Program:
     def kernel(self) -> Kernel:
         """All of it."""
         return Several(tuple(self._actions), self._kept)
+
+
+def _are_whole(vectors: Array) -> bool:
+    """Are the numbers of each vector side by side?"""
+    return bool((vectors >= 0).all() and (np.diff(vectors) == 1).all())
+
+
+def _column_of(squares: Array) -> int:
+    """How far the columns lie from each other, if steps follow each other in each; else 0.
+
+    Parameters
+    ----------
+    squares : (squares, steps, vectors, lanes)
+    """
+    steps, lanes = np.diff(squares, axis=1), np.diff(squares)
+    is_regular = squares.size and (squares >= 0).all() and (steps == 1).all() and (lanes == lanes.flat[0]).all()
+    return int(lanes.flat[0]) if is_regular else 0
 
 
 class Table:
@@ -264,12 +297,10 @@ def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Fa
         return [Factors(panel, start + panel.first * item, step) for panel in found]
     padded = np.full((len(steps), taps, -(-lanes // width) * width), -1, np.int32)
     padded[:, :, :lanes] = steps
-    parts = [padded[:, :, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
-    starts = itertools.accumulate(map(len, parts), initial=0)
-    first = program.gather(kernel, np.concatenate(parts))
     return [
-        Factors(panel, first + start * item, taps * panel.vectors * width * item)
-        for panel, start in zip(found, starts, strict=False)
+        Factors(panel, program.gather(kernel, own.reshape(len(steps), -1)), taps * panel.vectors * width * item)
+        for panel in found
+        for own in [padded[:, :, panel.first : panel.first + panel.vectors * width]]
     ]
 
 
