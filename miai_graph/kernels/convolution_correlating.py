@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from miai_graph.kernels.convolution_geometry import Geometry
-from miai_graph.kernels.convolution_lines import Correlation, Line, WideLine, together
+from miai_graph.kernels.convolution_lines import Correlation, Line, together
 from miai_graph.kernels.convolution_program import (
     BLOCK_BYTES,
     Block,
@@ -21,35 +21,14 @@ from miai_graph.kernels.convolution_program import (
     panels,
     shared_evenly,
 )
-from miai_graph.kernels.convolution_tiles import Target, Tile
+from miai_graph.kernels.convolution_shapes import Shape, shape_for
+from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
 NEAR_BYTES = 24 << 10
 """So much of the kernel is multiplied with all of a block before more of it: it stays in the nearest cache."""
-
-MOST_PIXELS, MOST_HELD = 16, 10
-"""How many pixels a tile has at most, and how many vectors of the kernel."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of a tile: how many taps are multiplied at a time, for how many vectors and at most how many pixels."""
-
-    taps: int
-    vectors: int
-    pixels: int
-
-
-def shape_for(target: Target, taps: int, vectors: int) -> Shape:
-    """The best for so many taps across and vectors of outputs."""
-    held = MOST_HELD if target.has_many_registers else MOST_HELD // 2
-    together = min(vectors, 2 if target.has_many_registers or taps == 1 else 1)
-    at_once = shared_evenly(taps, held // together) if taps else 1
-    pixels = (target.registers - 1 - at_once * together) // together
-    return Shape(at_once, together, min(pixels, MOST_PIXELS))
-
 
 @dataclass(frozen=True)
 class Part:
@@ -121,21 +100,22 @@ class Correlating:
         return program.kernel()
 
     def _shape(self, each: Correlation) -> Shape:
-        vectors = 1 if self._is_depthwise else self._program.vectors(each.across.together * self._channels)
-        return shape_for(self._program.target, len(each.across.offsets), vectors)
+        lanes, width = each.across.together * self._channels, self._source.shape[2]
+        most = {"most_vectors": 1} if self._is_depthwise else {}
+        return shape_for(self._program.target, each.across, width, lanes, **most)
 
     def _parts(self, each: Correlation, kernel: Array) -> Iterator[Part]:
         """Each with the panels of the kernel, laid out step by step."""
-        shape, offsets = self._shape(each), each.across.offsets
+        shape, first = self._shape(each), 0
         if each.is_empty:
             lanes = each.across.together * self._channels
             found = [Factors(panel, 0, 0) for panel in panels(lanes, self._program.width, shape.vectors)]
             yield Part([], [found] * len(self._places))
             return
-        for start in range(0, len(offsets), shape.taps):
-            taps = offsets[start : start + shape.taps]
-            index = [each.weights(places)[:, start : start + shape.taps] for places in self._places]
+        for taps in shape.parts(each.across):
+            index = [each.weights(places)[:, first : first + len(taps)] for places in self._places]
             yield Part(taps, [factors(self._program, kernel, one.swapaxes(1, 2), shape.vectors) for one in index])
+            first += len(taps)
 
     def _multiply(self, block: Block, read: Images, each: Correlation, parts: Sequence[Part]) -> None:
         """The products of one correlation: the first ones set the outputs, the others add to them."""
@@ -154,7 +134,7 @@ class Correlating:
         first_output = output[block.first :].ctypes.data + (group * self._channels + panel.first) * item
         _, height, width, _ = self._source.shape
         rows_at_once, sources_at_once = self._at_once(len(down.offsets), found.step)
-        pixels = min(shared_evenly(across.line.count, shape.pixels), shape.pixels)
+        pixels = shape.pixels
         for first_source in range(0, max(self._sources, 1), sources_at_once):
             sources = min(sources_at_once, self._sources - first_source)
             for first_row in range(0, max(len(down.offsets), 1), rows_at_once):
@@ -171,7 +151,8 @@ class Correlating:
                     b_runs = program.table(np.array(met, np.int64) * (self._sources * found.step))
                     rows, places = program.table(rows.reshape(-1)), program.table(places.reshape(-1))
                     for x in range(0, across.line.count, pixels):
-                        tile = self._tile(part, across, x, min(pixels, across.line.count - x), width, panel.vectors, shape, read.strides[2])
+                        tile = shape.tile(across, width, x, part.taps, panel.vectors, read.strides[2])
+                        tile = replace(tile, is_depthwise=self._is_depthwise)
                         column = across.line.source_step * across.together * x
                         to_column = across.line.start + across.line.step * across.together * x
                         program.multiply(
@@ -204,18 +185,3 @@ class Correlating:
         if row_bytes > NEAR_BYTES:
             return 1, shared_evenly(self._sources, max(NEAR_BYTES // step_bytes, 1))
         return max(shared_evenly(rows, NEAR_BYTES // max(row_bytes,1)),1) if rows else 1, max(self._sources, 1)
-
-    def _tile(self, part: Part, across: WideLine, x: int, pixels: int, width: int, vectors: int, shape: Shape, pixel: int) -> Tile:
-        step = across.line.source_step * across.together
-        least, most = min(part.taps, default=0), max(part.taps, default=0) + step * (pixels - 1)
-        first, end = max(-step * x, least), min(width - step * x, most + 1)
-        return Tile(
-            max(shape.pixels // pixels, 1),
-            pixels,
-            vectors,
-            step * pixel,
-            tuple(tap * pixel for tap in part.taps),
-            first * pixel,
-            max(end, first) * pixel,
-            self._is_depthwise,
-        )

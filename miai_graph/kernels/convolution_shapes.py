@@ -1,0 +1,96 @@
+"""Which tiles a line of a convolution is computed in: those that are estimated to take the fewest cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from miai_graph.kernels.convolution_lines import WideLine
+from miai_graph.kernels.convolution_program import panels, shared_evenly
+from miai_graph.kernels.convolution_tiles import Target, Tile
+
+MOST_PIXELS, MOST_LINES, MOST_VECTORS = 16, 4, 4
+"""What a tile has at most: more would make the code large, or need more addresses than fit into registers."""
+
+LATENCY_CYCLES = 4
+"""After so many cycles a sum can be added to again."""
+
+CYCLES_OF_LOAD, DELAY_OF_LOAD = 0.6, 0.1
+"""How long a load takes, and by how much it delays multiplications beside it."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the tiles of a line.
+
+    Attributes
+    ----------
+    taps : how many are multiplied at a time
+    vectors : of outputs
+    pixels : at most so many
+    lines : how many lines a tile has
+    """
+
+    taps: int
+    vectors: int
+    pixels: int
+    lines: int
+
+    def parts(self, across: WideLine) -> list[list[int]]:
+        """All taps, in as few parts as there must be."""
+        offsets = across.offsets
+        return [offsets[start : start + self.taps] for start in range(0, len(offsets), self.taps)]
+
+    def tile(
+        self, across: WideLine, width: int, first: int, part: Sequence[int], vectors: int, pixel_bytes: int = 1
+    ) -> Tile:
+        """That which begins with this target of a line, in a source of this width."""
+        pixels, step = min(self.pixels, across.line.count - first), across.line.source_step * across.together
+        least, beyond = min(part, default=0), max(part, default=0) + step * (pixels - 1) + 1
+        start, end = max(-step * first, least), min(width - step * first, beyond)
+        return Tile(
+            lines=self.lines,
+            pixels=pixels,
+            vectors=vectors,
+            pixel_bytes=step * pixel_bytes,
+            taps=tuple(tap * pixel_bytes for tap in part),
+            first=start * pixel_bytes,
+            end=max(end, start) * pixel_bytes,
+        )
+
+
+def shape_for(target: Target, across: WideLine, width: int, lanes: int, most_vectors: int = MOST_VECTORS) -> Shape:
+    """The best for lines of a source of this width, and so many numbers of each output."""
+    vectors = -(-lanes // target.width)
+    shapes = _shapes(target, across, min(vectors, most_vectors))
+    return min(shapes, key=lambda shape: _cycles(target, shape, across, width, lanes))
+
+
+def _shapes(target: Target, across: WideLine, most_vectors: int) -> Iterator[Shape]:
+    """Those whose numbers fit into registers."""
+    taps = max(len(across.offsets), 1)
+    for at_once in sorted({shared_evenly(taps, most) for most in range(1, taps + 1)}):
+        for vectors in range(1, most_vectors + 1):
+            fitting = (target.registers - 1) // vectors - at_once
+            if fitting > 0:
+                pixels = shared_evenly(across.line.count, min(fitting, MOST_PIXELS))
+                yield Shape(at_once, vectors, pixels, min(fitting // pixels, MOST_LINES))
+
+
+def _cycles(target: Target, shape: Shape, across: WideLine, width: int, lanes: int) -> float:
+    """About how long a step takes, of all taps and outputs of a line."""
+    tiles = (
+        shape.tile(across, width, first, part, panel.vectors)
+        for panel in panels(lanes, target.width, shape.vectors)
+        for part in shape.parts(across)
+        for first in range(0, across.line.count, shape.pixels)
+    )
+    return sum(map(_cycles_of_step, tiles)) / shape.lines
+
+
+def _cycles_of_step(tile: Tile) -> float:
+    pairs = [pair for met in tile.sources().values() for pair in met]
+    products = len(pairs) * tile.lines * tile.vectors
+    loads = len(tile.sources()) * tile.lines + len(tile.taps) * tile.vectors
+    most = max(([pixel for pixel, _ in pairs].count(pixel) for pixel in range(tile.pixels)), default=0)
+    return max(products / 2, loads * CYCLES_OF_LOAD, most * LATENCY_CYCLES) + loads * DELAY_OF_LOAD
