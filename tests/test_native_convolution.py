@@ -16,8 +16,8 @@ import pytest
 import miai_graph as mg
 from miai_graph.gradient import grad
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.convolution_program import target_for
+from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.native_convolution import convolution
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,22 +17,24 @@ from miai_graph.kernels.convolution_program import (
     Images,
     Program,
     Source,
+    Table,
     blocks,
     factors,
+    numbered,
     panels,
     shared_evenly,
 )
-from miai_graph.kernels.convolution_shapes import Shape, shape_for
+from miai_graph.kernels.convolution_shapes import Shape, cycles, shape_for
 from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
-NEAR_BYTES = 24 << 10
+NEAR_BYTES = 32 << 10
 """So much of the kernel is multiplied with all of a block before more of it: it stays in the nearest cache."""
 
-@dataclass(frozen=True)
-class Part:
+
+class Part(NamedTuple):
     """Some taps across, and the panels of the kernel that they are multiplied with.
 
     Attributes
@@ -42,6 +45,41 @@ class Part:
 
     taps: list[int]
     factors: list[list[Factors]]
+
+
+class Chunk(NamedTuple):
+    """What of the kernel is in use at a time: some of its rows, and some channels of the source."""
+
+    rows: range
+    first_source: int
+    sources: int
+
+
+class Lines(NamedTuple):
+    """Lines of targets that meet the same taps down.
+
+    Attributes
+    ----------
+    first : the first of them
+    taps : which of the taps down
+    rows, places : where the sources and the targets of these lines lie in all images of a block
+    """
+
+    first: int
+    taps: range
+    rows: Table
+    places: Table
+
+
+@dataclass(frozen=True)
+class Work:
+    """One correlation in one block of images."""
+
+    block: Block
+    read: Images
+    correlation: Correlation
+    shape: Shape
+    lines: list[Lines]
 
 
 class Correlating:
@@ -72,14 +110,12 @@ class Correlating:
         ]
 
     @property
-    def steps(self) -> int:
-        """How often a vector is multiplied and added for an image and a group."""
+    def cycles(self) -> float:
+        """About how long it takes for an image and a group."""
         height, width = self._source.shape[1:3]
-        return sum(
+        return self._sources * sum(
             each.down.met(height)
-            * each.across.met(width)
-            * self._sources
-            * self._program.vectors(each.across.together * self._channels)
+            * cycles(self._program.target, self._shape(each), each.across, width, each.across.together * self._channels)
             for each in self._correlations
         )
 
@@ -88,100 +124,102 @@ class Correlating:
         program = self._program
         source, kernel = program.contiguous(self._source), program.contiguous(self._kernel)
         needs_room = self._is_depthwise and self._channels % program.width != 0
-        parts_of_all = [list(self._parts(each, kernel)) for each in self._correlations]
+        shapes = [self._shape(each) for each in self._correlations]
+        parts_of_all = [
+            list(self._parts(each, shape, kernel)) for each, shape in zip(self._correlations, shapes, strict=True)
+        ]
         most_images = max(BLOCK_BYTES, kernel.nbytes) // source[0].nbytes
-        block_parts = blocks(len(source), most_images)
-        images = Source(program, source, block_parts[0].images, needs_room=needs_room)
-        for block in block_parts:
+        images_at_once = blocks(len(source), most_images)
+        images = Source(program, source, images_at_once[0].images, needs_room=needs_room)
+        for block in images_at_once:
             read = images.block(block)
-            for each, parts in zip(self._correlations, parts_of_all, strict=True):
-                self._multiply(block, read, each, parts)
+            for each, shape, parts in zip(self._correlations, shapes, parts_of_all, strict=True):
+                self._multiply(Work(block, read, each, shape, list(self._lines(block, read, each))), parts)
             program.repeat(block.repeats)
         return program.kernel()
 
     def _shape(self, each: Correlation) -> Shape:
         lanes, width = each.across.together * self._channels, self._source.shape[2]
-        most = {"most_vectors": 1} if self._is_depthwise else {}
-        return shape_for(self._program.target, each.across, width, lanes, **most)
+        return shape_for(self._program.target, each.across, width, lanes, is_depthwise=self._is_depthwise)
 
-    def _parts(self, each: Correlation, kernel: Array) -> Iterator[Part]:
+    def _parts(self, each: Correlation, shape: Shape, kernel: Array) -> Iterator[Part]:
         """Each with the panels of the kernel, laid out step by step."""
-        shape, first = self._shape(each), 0
         if each.is_empty:
             lanes = each.across.together * self._channels
             found = [Factors(panel, 0, 0) for panel in panels(lanes, self._program.width, shape.vectors)]
             yield Part([], [found] * len(self._places))
             return
+        weights, first = [each.weights(places).swapaxes(1, 2) for places in self._places], 0
         for taps in shape.parts(each.across):
-            index = [each.weights(places)[:, first : first + len(taps)] for places in self._places]
-            yield Part(taps, [factors(self._program, kernel, one.swapaxes(1, 2), shape.vectors) for one in index])
+            index = [one[:, :, first : first + len(taps)] for one in weights]
+            yield Part(taps, [factors(self._program, kernel, one, shape.vectors) for one in index])
             first += len(taps)
 
-    def _multiply(self, block: Block, read: Images, each: Correlation, parts: Sequence[Part]) -> None:
-        """The products of one correlation: the first ones set the outputs, the others add to them."""
+    def _lines(self, block: Block, read: Images, each: Correlation) -> Iterator[Lines]:
+        down, images = each.down.line, np.arange(block.images)[:, None]
+        to_source = down.source_step * read.strides[1]
+        to_target = down.step * self._output.strides[1]
+        for first, count, taps in down.met_together(self._source.shape[1]):
+            rows = images * read.strides[0] + np.arange(count) * to_source
+            places = images * self._output.strides[0] + np.arange(count) * to_target
+            yield Lines(first, taps, self._program.table(rows.reshape(-1)), self._program.table(places.reshape(-1)))
+
+    def _multiply(self, work: Work, parts: Sequence[Part]) -> None:
+        """The first products set the outputs, the others add to them."""
         for number, part in enumerate(parts):
-            for group, panels_of_group in enumerate(part.factors):
-                for found in panels_of_group:
-                    self._multiply_panel(block, read, each, part, group, found, is_first=number == 0)
+            for group, found in numbered(part.factors):
+                for place, chunk in enumerate(self._chunks(len(work.correlation.down.offsets), found.step)):
+                    adds = number + place > 0
+                    for lines in work.lines:
+                        self._multiply_lines(work, lines, part, group, found, chunk, adds=adds)
 
-    def _multiply_panel(
-        self, block: Block, read: Images, each: Correlation, part: Part, group: int, found: Factors, *, is_first: bool
+    def _chunks(self, rows: int, step_bytes: int) -> Iterator[Chunk]:
+        """The kernel in as few chunks as there must be; one if there is nothing of it."""
+        sources_at_once = min(max(NEAR_BYTES // max(step_bytes, 1), 1), self._sources)
+        rows_at_once = max(NEAR_BYTES // max(self._sources * step_bytes, 1), 1)
+        for first_source, sources in _shares(self._sources, sources_at_once):
+            for first_row, count in _shares(max(rows, 1), rows_at_once):
+                yield Chunk(range(first_row, first_row + count), first_source, sources)
+
+    def _multiply_lines(
+        self, work: Work, lines: Lines, part: Part, group: int, found: Factors, chunk: Chunk, *, adds: bool
     ) -> None:
-        program, output = self._program, self._output
-        down, across, panel = each.down, each.across, found.panel
-        shape, item = self._shape(each), program.item
-        channel = panel.first if self._is_depthwise else group * self._sources
-        first_output = output[block.first :].ctypes.data + (group * self._channels + panel.first) * item
-        _, height, width, _ = self._source.shape
-        rows_at_once, sources_at_once = self._at_once(len(down.offsets), found.step)
-        pixels = shape.pixels
-        for first_source in range(0, max(self._sources, 1), sources_at_once):
-            sources = min(sources_at_once, self._sources - first_source)
-            for first_row in range(0, max(len(down.offsets), 1), rows_at_once):
-                adds = not (is_first and first_source == first_row == 0)
-                for start, count, taps in down.line.met_together(height):
-                    met = range(max(taps.start, first_row), min(taps.stop, first_row + rows_at_once) if part.taps else 0)
-                    if adds and not met:
-                        continue
-                    lines = np.arange(count)
-                    images = np.arange(block.images)[:, None]
-                    rows = images * read.strides[0] + lines * (down.line.source_step * read.strides[1])
-                    places = images * output.strides[0] + lines * (down.line.step * output.strides[1])
-                    a_runs = program.table(np.array([down.offsets[tap] * read.strides[1] for tap in met], np.int64))
-                    b_runs = program.table(np.array(met, np.int64) * (self._sources * found.step))
-                    rows, places = program.table(rows.reshape(-1)), program.table(places.reshape(-1))
-                    for x in range(0, across.line.count, pixels):
-                        tile = shape.tile(across, width, x, part.taps, panel.vectors, read.strides[2])
-                        tile = replace(tile, is_depthwise=self._is_depthwise)
-                        column = across.line.source_step * across.together * x
-                        to_column = across.line.start + across.line.step * across.together * x
-                        program.multiply(
-                            tile,
-                            rows,
-                            places,
-                            a_runs,
-                            b_runs,
-                            run_steps=sources,
-                            a=read.address
-                            + (channel + first_source) * read.strides[3]
-                            + start * down.line.source_step * read.strides[1]
-                            + column * read.strides[2],
-                            a_advance=read.advance,
-                            a_step=read.strides[3],
-                            b=found.address + first_source * found.step,
-                            b_step=found.step,
-                            c=first_output
-                            + (down.line.start + start * down.line.step) * output.strides[1]
-                            + to_column * output.strides[2],
-                            c_advance=block.images * output.strides[0],
-                            c_step=across.line.step * across.together * output.strides[2],
-                            lanes=panel.used,
-                            adds=adds,
-                        )
+        """The products of some lines with a chunk of a panel, tile by tile."""
+        program, output, read = self._program, self._output, work.read
+        down, across, panel = work.correlation.down, work.correlation.across, found.panel
+        taps = [tap for tap in lines.taps if tap in chunk.rows] if part.taps else []
+        if adds and not taps:
+            return
+        a_runs = program.table(np.array([down.offsets[tap] for tap in taps], np.int64) * read.strides[1])
+        b_runs = program.table(np.array(taps, np.int64) * (self._sources * found.step))
+        channel = (panel.first if self._is_depthwise else group * self._sources) + chunk.first_source
+        source = read.address + channel * read.strides[3] + down.sources()[lines.first] * read.strides[1]
+        target = output[work.block.first :].ctypes.data + down.targets()[lines.first] * output.strides[1]
+        target += (group * self._channels + panel.first) * program.item
+        for first in range(0, across.line.count, work.shape.pixels):
+            tile = work.shape.tile(across, self._source.shape[2], first, part.taps, panel.vectors, read.strides[2])
+            program.multiply(
+                replace(tile, is_depthwise=self._is_depthwise),
+                lines.rows,
+                lines.places,
+                a_runs,
+                b_runs,
+                run_steps=chunk.sources,
+                a=source + across.sources()[first] * read.strides[2],
+                a_advance=read.advance,
+                a_step=read.strides[3],
+                b=found.address + chunk.first_source * found.step,
+                b_step=found.step,
+                c=target + across.targets()[first] * output.strides[2],
+                c_advance=work.block.images * output.strides[0],
+                c_step=across.step * output.strides[2],
+                lanes=panel.used,
+                adds=adds,
+            )
 
-    def _at_once(self, rows: int, step_bytes: int) -> tuple[int, int]:
-        """How many rows of the kernel, and how many channels, are in use at a time."""
-        row_bytes = self._sources * step_bytes
-        if row_bytes > NEAR_BYTES:
-            return 1, shared_evenly(self._sources, max(NEAR_BYTES // step_bytes, 1))
-        return max(shared_evenly(rows, NEAR_BYTES // max(row_bytes,1)),1) if rows else 1, max(self._sources, 1)
+
+def _shares(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """The first and the number of each share, of which none has more than `most`."""
+    at_once = shared_evenly(count, most)
+    for first in range(0, count, at_once):
+        yield first, min(at_once, count - first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,13 +26,13 @@ from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
 
-import os
-NEAR_BYTES, LEAST_STEPS = int(os.environ.get("NB","24")) << 10, int(os.environ.get("LS","96"))
+NEAR_BYTES, LEAST_STEPS = 24 << 10, 96
 """What a gradient in the kernel reads again and again is to fit into the nearest cache, unless sums are too short."""
 
-import os
-SLIDING_BYTES = int(os.environ.get("SB","48"))<<10
-LEAST_SUMS = 12
+SLIDING_BYTES = 48 << 10
+"""The same where all taps across are taken at once."""
+
+LEAST_SUMS = 16
 """A tile with fewer does not make up for its loads."""
 
 
@@ -87,32 +88,29 @@ class KernelGradient:
         return near, max(near // down.count, 1)
 
     def _multiply(self, block: Block, read: Images, cotangents: Images, near: int, sums: Array) -> None:
-        program, each = self._program, self._each
-        down, across = each.down.line, each.across.line
-        taps = each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides)
-        images, lines = np.arange(block.images)[:, None], np.arange(down.count)
-        to_lines = (images * read.strides[0] + lines * (down.source_step * read.strides[1])).reshape(-1)
-        cotangent_lines = (images * cotangents.strides[0] + lines * cotangents.strides[1]).reshape(-1)
-        places = np.arange(sums.shape[1]) * sums.strides[1]
-        most = 1 if self._is_depthwise else max(program.target.most_rows)
+        program, (down, across) = self._program, (self._each.down.line, self._each.across)
+        taps = self._each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides)
+        most_vectors = 1 if self._is_depthwise else max(program.target.most_rows)
         for row in range(0, down.count, near):
-            count = min(near, down.count - row) * block.images
-            for group, panel in itertools.product(range(self._groups), panels(self._lanes, program.width, most)):
+            rows = np.arange(row, min(row + near, down.count))
+            a_runs = program.table(beginnings(block.images, rows * down.source_step, read.strides))
+            b_runs = program.table(beginnings(block.images, rows, cotangents.strides))
+            for group, panel in itertools.product(
+                range(self._groups), panels(self._lanes, program.width, most_vectors)
+            ):
                 first = panel.first if self._is_depthwise else group * self._sources
-                lines, pixels = self._rows_of_tile(panel.vectors)
+                tile = self._tile(panel.vectors)
                 program.multiply(
-                    Tile(lines, pixels, panel.vectors, program.item, end=pixels * program.item, is_depthwise=self._is_depthwise),
-                    program.table(taps[::pixels]),
-                    program.table(places[::pixels]),
-                    program.table(to_lines[:count]),
-                    program.table(cotangent_lines[:count]),
-                    a=read.address + first * read.strides[3] + row * down.source_step * read.strides[1],
+                    tile,
+                    program.table(taps[:: tile.pixels]),
+                    program.table(np.arange(0, len(taps), tile.pixels) * sums.strides[1]),
+                    a_runs,
+                    b_runs,
+                    run_steps=across.line.count,
+                    a=read.address + first * read.strides[3],
                     a_advance=read.advance,
-                    a_step=self._members * across.source_step * read.strides[2],
-                    run_steps=across.count,
-                    b=cotangents.address
-                    + (group * self._channels + panel.first) * program.item
-                    + row * cotangents.strides[1],
+                    a_step=across.source_step * read.strides[2],
+                    b=cotangents.address + (group * self._channels + panel.first) * program.item,
                     b_advance=cotangents.advance,
                     b_step=self._members * cotangents.strides[2],
                     c=sums[group].ctypes.data + panel.first * program.item,
@@ -120,13 +118,14 @@ class KernelGradient:
                     adds=1,
                 )
 
-    def _rows_of_tile(self, vectors: int) -> tuple[int, int]:
-        """How many stretches of rows lie side by side, and how many rows each has."""
-        target = self._program.target
-        most = target.most_lines[1] if self._is_depthwise else target.most_rows[vectors]
-        contiguous = 1 if self._is_depthwise else self._contiguous
-        fitting = max(count for count in range(1, most + 1) if contiguous % count == 0)
-        return max(most // fitting, 1) if fitting < most else 1, fitting
+    def _tile(self, vectors: int) -> Tile:
+        """Its pixels are rows that lie side by side, if those can be shared evenly by tiles."""
+        target, item = self._program.target, self._program.item
+        most_lines, most_rows = target.most_lines[vectors], target.most_rows[vectors]
+        rows = shared_evenly(self._contiguous, most_rows)
+        if self._is_depthwise or self._contiguous % rows:
+            return Tile(most_lines, vectors=vectors, is_depthwise=self._is_depthwise)
+        return Tile(min(most_rows // rows, most_lines), rows, vectors, item, end=rows * item)
 
 
 def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kernel:
@@ -211,7 +210,7 @@ class SlidingGradient:
         channels = np.arange(0, output.shape[2], self._channels)
         lines, places = program.table(channels * program.item), program.table(channels * output.strides[2])
         a_runs, b_runs = (
-            program.table(_beginnings(block.images, part, array))
+            program.table(beginnings(block.images, part, array.strides))
             for part, array in ((source_rows, images), (rows, cotangents))
         )
         first, is_strided = self._across.offsets[0], self._across.source_step > 1
@@ -237,9 +236,9 @@ class SlidingGradient:
             )
 
 
-def _beginnings(images: int, rows: Array, array: Array) -> Array:
+def beginnings(images: int, rows: Array, strides: Sequence[int]) -> Array:
     """Where these rows of some images begin."""
-    return (np.arange(images)[:, None] * array.strides[0] + rows * array.strides[1]).reshape(-1)
+    return (np.arange(images)[:, None] * strides[0] + rows * strides[1]).reshape(-1)
 
 
 def _taps_of_steps(geometry: Geometry) -> list[range]:

@@ -98,13 +98,23 @@ class WideLine:
         places = self.sources()[:, None] + np.array(self.offsets, np.int64)
         return int(((places >= 0) & (places < length)).sum())
 
+    @property
+    def source_step(self) -> int:
+        """From a group's source to the next one's."""
+        return self.line.source_step * self.together
+
+    @property
+    def step(self) -> int:
+        """From a group's targets to the next one's."""
+        return self.line.step * self.together
+
     def sources(self) -> Array:
         """Where each group's source begins."""
-        return np.arange(self.line.count) * self.line.source_step * self.together
+        return np.arange(self.line.count) * self.source_step
 
     def targets(self) -> Array:
         """Where each group's targets begin."""
-        return self.line.start + np.arange(self.line.count) * self.line.step * self.together
+        return self.line.start + np.arange(self.line.count) * self.step
 
 
 def convolution_line(count: int, size: int, stride: int, before: int, rate: int) -> Line:

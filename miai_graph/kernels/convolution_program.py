@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
@@ -35,6 +34,8 @@ class AnyTile(Protocol):
     @property
     def lines(self) -> int:
         """How many rows it has in the tables of a product."""
+
+    def __hash__(self) -> int: ...
 
     def writer(self, target: Target) -> TileWriter:
         """What writes its code."""
@@ -205,13 +206,12 @@ class Program:
         vectors = index.reshape(len(index), -1, self.width)
         squares = vectors[: len(index) // self.width * self.width].reshape(-1, self.width, *vectors.shape[1:])
         column = _column_of(squares) if index.size == squares.size else 0
+        function, first, sizes = "gather", index, [index.size // self.width]
         if _are_whole(vectors):
-            function, first, sizes = "move", vectors[..., 0], (index.size // self.width,)
+            function, first = "move", vectors[..., 0]
         elif column:
-            sizes = (len(squares), vectors.shape[1], column * self.item)
             function, first = "turn", squares[:, 0, :, 0]
-        else:
-            function, first, sizes = "gather", index, (index.size // self.width,)
+            sizes = [len(squares), vectors.shape[1], column * self.item]
         pointers = [c_void_p(self.keep(array)) for array in (source, np.ascontiguousarray(first, np.int32), packed)]
         self.do(partial(self._functions[function], *pointers, *map(c_int64, sizes)))
         return int(packed.ctypes.data)

@@ -17,6 +17,7 @@ from miai_graph.kernels.convolution_program import (
     blocks,
     factors,
     numbered,
+    panels,
 )
 from miai_graph.kernels.convolution_tiles import Target, Tile
 from miai_graph.kernels.elementwise_kernels import filling
@@ -26,6 +27,9 @@ from miai_graph.op import Array
 
 STORING_STEPS = 6
 """How many steps take as long as to load and store a tile."""
+
+CYCLES_OF_PRODUCT = 0.55
+"""How long a vector takes to be multiplied and added."""
 
 
 class Scattering:
@@ -59,11 +63,14 @@ class Scattering:
         return is_side_by_side and fewest >= max(self._program.target.most_lines.values())
 
     @property
-    def steps(self) -> int:
-        """How often a vector is multiplied and added for an image and a group, or what takes as long as that."""
-        lanes = self._channels * (self._geometry.kernel[1] if self._is_run else 1)
+    def cycles(self) -> float:
+        """About how long it takes for an image and a group."""
+        program, lanes = self._program, self._channels * (self._geometry.kernel[1] if self._is_run else 1)
         pixels = sum(len(rows) * len(columns) for _, _, rows, columns in self._taps)
-        return pixels * (self._sources + STORING_STEPS) * self._program.vectors(lanes)
+        return sum(
+            pixels * (self._sources + STORING_STEPS) * panel.vectors * CYCLES_OF_PRODUCT
+            for panel in panels(lanes, program.width, max(program.target.most_lines))
+        )
 
     def kernel(self) -> Kernel:
         """What computes it."""

@@ -45,7 +45,7 @@ class Shape:
         self, across: WideLine, width: int, first: int, part: Sequence[int], vectors: int, pixel_bytes: int = 1
     ) -> Tile:
         """That which begins with this target of a line, in a source of this width."""
-        pixels, step = min(self.pixels, across.line.count - first), across.line.source_step * across.together
+        pixels, step = min(self.pixels, across.line.count - first), across.source_step
         least, beyond = min(part, default=0), max(part, default=0) + step * (pixels - 1) + 1
         start, end = max(-step * first, least), min(width - step * first, beyond)
         return Tile(
@@ -59,11 +59,11 @@ class Shape:
         )
 
 
-def shape_for(target: Target, across: WideLine, width: int, lanes: int, most_vectors: int = MOST_VECTORS) -> Shape:
+def shape_for(target: Target, across: WideLine, width: int, lanes: int, *, is_depthwise: bool = False) -> Shape:
     """The best for lines of a source of this width, and so many numbers of each output."""
-    vectors = -(-lanes // target.width)
-    shapes = _shapes(target, across, min(vectors, most_vectors))
-    return min(shapes, key=lambda shape: _cycles(target, shape, across, width, lanes))
+    vectors = 1 if is_depthwise else min(-(-lanes // target.width), MOST_VECTORS)
+    shapes = _shapes(target, across, vectors)
+    return min(shapes, key=lambda shape: cycles(target, shape, across, width, lanes))
 
 
 def _shapes(target: Target, across: WideLine, most_vectors: int) -> Iterator[Shape]:
@@ -77,7 +77,7 @@ def _shapes(target: Target, across: WideLine, most_vectors: int) -> Iterator[Sha
                 yield Shape(at_once, vectors, pixels, min(fitting // pixels, MOST_LINES))
 
 
-def _cycles(target: Target, shape: Shape, across: WideLine, width: int, lanes: int) -> float:
+def cycles(target: Target, shape: Shape, across: WideLine, width: int, lanes: int) -> float:
     """About how long a step takes, of all taps and outputs of a line."""
     tiles = (
         shape.tile(across, width, first, part, panel.vectors)

@@ -108,7 +108,6 @@ class Tile:
                 found.setdefault(pixel * self.pixel_bytes + tap, []).append((pixel, number))
         return {source: pairs for source, pairs in sorted(found.items()) if self.first <= source < self.end}
 
-
     def writer(self, target: Target) -> TileWriter:
         """What writes its code."""
         return _PixelWriter(target, self)

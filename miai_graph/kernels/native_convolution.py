@@ -42,7 +42,7 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     correlating = Correlating(request, target, geometry, geometry.gradient_lines(), places)
     if not geometry.is_depthwise:
         scattering = Scattering(request, target, geometry, places)
-        if scattering.steps < correlating.steps:
+        if scattering.cycles < correlating.cycles:
             return scattering.kernel()
     return correlating.kernel()
 
