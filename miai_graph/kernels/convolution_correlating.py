@@ -199,7 +199,7 @@ class Correlating:
         for first in range(0, across.line.count, work.shape.pixels):
             tile = work.shape.tile(across, self._source.shape[2], first, part.taps, panel.vectors, read.strides[2])
             program.multiply(
-                replace(tile, is_depthwise=self._is_depthwise),
+                replace(tile, is_depthwise=self._is_depthwise, has_single_steps=chunk.sources == 1),
                 lines.rows,
                 lines.places,
                 a_runs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,9 @@ NEAR_BYTES, LEAST_STEPS = 24 << 10, 96
 
 SLIDING_BYTES = 48 << 10
 """The same where all taps across are taken at once."""
+
+LEAST_RUN = 8
+"""Shorter runs would take longer than as many runs of one step."""
 
 LEAST_SUMS = 16
 """A tile with fewer does not make up for its loads."""
@@ -91,10 +95,14 @@ class KernelGradient:
         program, (down, across) = self._program, (self._each.down.line, self._each.across)
         taps = self._each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides)
         most_vectors = 1 if self._is_depthwise else max(program.target.most_rows)
+        a_step, b_step = across.source_step * read.strides[2], self._members * cotangents.strides[2]
+        singles = across.line.count if self._has_short_runs else 1
         for row in range(0, down.count, near):
             rows = np.arange(row, min(row + near, down.count))
-            a_runs = program.table(beginnings(block.images, rows * down.source_step, read.strides))
-            b_runs = program.table(beginnings(block.images, rows, cotangents.strides))
+            a_runs = program.table(
+                _joined(beginnings(block.images, rows * down.source_step, read.strides), singles, a_step)
+            )
+            b_runs = program.table(_joined(beginnings(block.images, rows, cotangents.strides), singles, b_step))
             for group, panel in itertools.product(
                 range(self._groups), panels(self._lanes, program.width, most_vectors)
             ):
@@ -106,13 +114,13 @@ class KernelGradient:
                     program.table(np.arange(0, len(taps), tile.pixels) * sums.strides[1]),
                     a_runs,
                     b_runs,
-                    run_steps=across.line.count,
+                    run_steps=across.line.count // singles,
                     a=read.address + first * read.strides[3],
                     a_advance=read.advance,
-                    a_step=across.source_step * read.strides[2],
+                    a_step=a_step,
                     b=cotangents.address + (group * self._channels + panel.first) * program.item,
                     b_advance=cotangents.advance,
-                    b_step=self._members * cotangents.strides[2],
+                    b_step=b_step,
                     c=sums[group].ctypes.data + panel.first * program.item,
                     c_step=sums.strides[1],
                     adds=1,
@@ -124,8 +132,14 @@ class KernelGradient:
         most_lines, most_rows = target.most_lines[vectors], target.most_rows[vectors]
         rows = shared_evenly(self._contiguous, most_rows)
         if self._is_depthwise or self._contiguous % rows:
-            return Tile(most_lines, vectors=vectors, is_depthwise=self._is_depthwise)
-        return Tile(min(most_rows // rows, most_lines), rows, vectors, item, end=rows * item)
+            tile = Tile(most_lines, vectors=vectors, is_depthwise=self._is_depthwise)
+        else:
+            tile = Tile(min(most_rows // rows, most_lines), rows, vectors, item, end=rows * item)
+        return replace(tile, has_single_steps=self._has_short_runs)
+
+    @property
+    def _has_short_runs(self) -> bool:
+        return self._each.across.line.count < LEAST_RUN
 
 
 def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kernel:
@@ -234,6 +248,11 @@ class SlidingGradient:
                 c_step=output.strides[2],
                 adds=1,
             )
+
+
+def _joined(starts: Array, count: int, step: int) -> Array:
+    """So many places from each start on."""
+    return (starts[:, None] + np.arange(count) * step).reshape(-1)
 
 
 def beginnings(images: int, rows: Array, strides: Sequence[int]) -> Array:

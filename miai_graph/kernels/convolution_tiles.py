@@ -89,6 +89,7 @@ class Tile:
     taps : the bytes from a pixel's source to what each tap multiplies; for each of them B has vectors
     first, end : sources from here to there, as such bytes, exist; others are left out
     is_depthwise : whether A is read in vectors, one number for each lane, instead of one number for all of them
+    has_single_steps : whether a run has one step
     """
 
     lines: int
@@ -99,6 +100,7 @@ class Tile:
     first: int = 0
     end: int = 1
     is_depthwise: bool = False
+    has_single_steps: bool = False
 
     def sources(self) -> dict[int, list[tuple[int, int]]]:
         """The (pixel, tap) pairs of each source that exists, in the order of the sources."""
@@ -231,6 +233,8 @@ class _PixelWriter(TileWriter):
 
     def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
         code = self.code
+        if self._tile.has_single_steps:
+            return self._add_products(lines, vectors, sums)
         with code.carrying_loop(0, "%run_steps", 1, sums) as (step, carried, following):
             along = code.times(step, "%a_step")
             sources = [code.at(line, along) for line in lines]
