@@ -113,9 +113,10 @@ class Correlating:
     def cycles(self) -> float:
         """About how long it takes for an image and a group."""
         height, width = self._source.shape[1:3]
-        return self._sources * sum(
+        return sum(
             each.down.met(height)
-            * cycles(self._program.target, self._shape(each), each.across, width, each.across.together * self._channels)
+            / max(len(each.down.offsets), 1)
+            * cycles(self._program.target, self._shape(each), each.across, width, self._lanes(each), self._steps(each))
             for each in self._correlations
         )
 
@@ -138,15 +139,23 @@ class Correlating:
             program.repeat(block.repeats)
         return program.kernel()
 
+    def _lanes(self, each: Correlation) -> int:
+        """The numbers of a group of targets."""
+        return each.across.together * self._channels
+
+    def _steps(self, each: Correlation) -> int:
+        """Of a sum, where each step has all taps across."""
+        return len(each.down.offsets) * self._sources
+
     def _shape(self, each: Correlation) -> Shape:
-        lanes, width = each.across.together * self._channels, self._source.shape[2]
-        return shape_for(self._program.target, each.across, width, lanes, is_depthwise=self._is_depthwise)
+        target, width = self._program.target, self._source.shape[2]
+        lanes, steps = self._lanes(each), self._steps(each)
+        return shape_for(target, each.across, width, lanes, steps, is_depthwise=self._is_depthwise)
 
     def _parts(self, each: Correlation, shape: Shape, kernel: Array) -> Iterator[Part]:
         """Each with the panels of the kernel, laid out step by step."""
         if each.is_empty:
-            lanes = each.across.together * self._channels
-            found = [Factors(panel, 0, 0) for panel in panels(lanes, self._program.width, shape.vectors)]
+            found = [Factors(panel, 0, 0) for panel in panels(self._lanes(each), self._program.width, shape.vectors)]
             yield Part([], [found] * len(self._places))
             return
         weights, first = [each.weights(places).swapaxes(1, 2) for places in self._places], 0

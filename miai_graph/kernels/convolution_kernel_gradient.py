@@ -127,14 +127,15 @@ class KernelGradient:
                 )
 
     def _tile(self, vectors: int) -> Tile:
-        """Its pixels are rows that lie side by side, if those can be shared evenly by tiles."""
+        """Its pixels are rows that lie side by side, if enough of those can be shared evenly by tiles."""
         target, item = self._program.target, self._program.item
         most_lines, most_rows = target.most_lines[vectors], target.most_rows[vectors]
-        rows = shared_evenly(self._contiguous, most_rows)
-        if self._is_depthwise or self._contiguous % rows:
+        rows = max(count for count in range(1, most_rows + 1) if self._contiguous % count == 0)
+        lines = min(most_rows // rows, most_lines)
+        if self._is_depthwise or rows * lines < most_lines:
             tile = Tile(most_lines, vectors=vectors, is_depthwise=self._is_depthwise)
         else:
-            tile = Tile(min(most_rows // rows, most_lines), rows, vectors, item, end=rows * item)
+            tile = Tile(lines, rows, vectors, item, end=rows * item)
         return replace(tile, has_single_steps=self._has_short_runs)
 
     @property

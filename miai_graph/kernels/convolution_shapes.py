@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,9 @@ MOST_PIXELS, MOST_LINES, MOST_VECTORS = 16, 4, 4
 
 LATENCY_CYCLES = 4
 """After so many cycles a sum can be added to again."""
+
+CYCLES_OF_SUM = 2
+"""How long it takes to load a sum before the steps, and to store it after them."""
 
 CYCLES_OF_LOAD, DELAY_OF_LOAD = 0.6, 0.1
 """How long a load takes, and by how much it delays multiplications beside it."""
@@ -59,11 +64,14 @@ class Shape:
         )
 
 
-def shape_for(target: Target, across: WideLine, width: int, lanes: int, *, is_depthwise: bool = False) -> Shape:
-    """The best for lines of a source of this width, and so many numbers of each output."""
+@functools.cache
+def shape_for(
+    target: Target, across: WideLine, width: int, lanes: int, steps: int, *, is_depthwise: bool = False
+) -> Shape:
+    """The best for lines of a source of this width, so many numbers of each output, and so many steps of their sums."""
     vectors = 1 if is_depthwise else min(-(-lanes // target.width), MOST_VECTORS)
     shapes = _shapes(target, across, vectors)
-    return min(shapes, key=lambda shape: cycles(target, shape, across, width, lanes))
+    return min(shapes, key=lambda shape: cycles(target, shape, across, width, lanes, steps))
 
 
 def _shapes(target: Target, across: WideLine, most_vectors: int) -> Iterator[Shape]:
@@ -77,20 +85,23 @@ def _shapes(target: Target, across: WideLine, most_vectors: int) -> Iterator[Sha
                 yield Shape(at_once, vectors, pixels, min(fitting // pixels, MOST_LINES))
 
 
-def cycles(target: Target, shape: Shape, across: WideLine, width: int, lanes: int) -> float:
-    """About how long a step takes, of all taps and outputs of a line."""
+@functools.cache
+def cycles(target: Target, shape: Shape, across: WideLine, width: int, lanes: int, steps: int) -> float:
+    """About how long so many steps take, each of all taps, of all outputs of a line."""
     tiles = (
         shape.tile(across, width, first, part, panel.vectors)
         for panel in panels(lanes, target.width, shape.vectors)
         for part in shape.parts(across)
         for first in range(0, across.line.count, shape.pixels)
     )
-    return sum(map(_cycles_of_step, tiles)) / shape.lines
+    return sum(_cycles_of_tile(tile, steps) for tile in tiles) / shape.lines
 
 
-def _cycles_of_step(tile: Tile) -> float:
-    pairs = [pair for met in tile.sources().values() for pair in met]
-    products = len(pairs) * tile.lines * tile.vectors
-    loads = len(tile.sources()) * tile.lines + len(tile.taps) * tile.vectors
-    most = max(([pixel for pixel, _ in pairs].count(pixel) for pixel in range(tile.pixels)), default=0)
-    return max(products / 2, loads * CYCLES_OF_LOAD, most * LATENCY_CYCLES) + loads * DELAY_OF_LOAD
+def _cycles_of_tile(tile: Tile, steps: int) -> float:
+    sources = tile.sources().values()
+    met = Counter(pixel for pairs in sources for pixel, _ in pairs)
+    products = met.total() * tile.lines * tile.vectors
+    loads = len(sources) * tile.lines + len(tile.taps) * tile.vectors
+    most = max(met.values(), default=0)
+    of_step = max(products / 2, loads * CYCLES_OF_LOAD, most * LATENCY_CYCLES) + loads * DELAY_OF_LOAD
+    return steps * of_step + tile.lines * tile.pixels * tile.vectors * CYCLES_OF_SUM
