@@ -16,8 +16,8 @@ import pytest
 import miai_graph as mg
 from miai_graph.gradient import grad
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import Target
 from miai_graph.kernels.convolution_program import target_for
+from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.native_convolution import convolution
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
@@ -175,6 +175,12 @@ def test_depthwise(processor: native.Processor, rng: np.random.Generator, channe
         ((33, 9, 9, 64), (7, 7, 64, 32), {}),
         ((37, 32, 32, 16), (3, 3, 16, 16), {"padding": "same"}),
         ((37, 32, 32, 16), (1, 1, 16, 32), {"padding": "same", "strides": 2}),
+        ((9, 16, 17, 32), (3, 3, 32, 64), {"padding": 1, "strides": 2}),
+        ((9, 8, 8, 64), (3, 3, 64, 64), {"padding": 1}),
+        ((5, 7, 12, 24), (3, 3, 24, 32), {"padding": 2, "dilation": 2}),
+        ((4, 6, 5, 16), (5, 5, 16, 32), {"padding": 4}),
+        ((4, 5, 3, 16), (7, 7, 16, 16), {"padding": 3}),
+        ((2, 4, 4, 600), (3, 3, 600, 16), {"padding": 1}),
         ((5, 13, 13, 64), (5, 5, 64, 48), {"strides": 2, "padding": "same"}),
         ((2, 120, 100, 3), (11, 11, 3, 24), {"strides": 4}),
     ],

@@ -7,8 +7,9 @@ the same elements of the kernel, so that nothing is multiplied with the zeros be
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +47,18 @@ class Line:
         places = self.source(element, targets)
         return targets[(places >= 0) & (places < length)]
 
+    def met_together(self, length: int) -> Iterator[tuple[int, int, range]]:
+        """The targets in a row that meet the same places of a source of this length.
+
+        Gives the first target, how many they are, and which of `offsets` lie in the source.
+        """
+        offsets = np.array(self.offsets, np.int64)
+        places = self.source_step * np.arange(self.count)[:, None] + offsets
+        bounds = np.stack([(places < 0).sum(1), (places < length).sum(1)], 1)
+        starts = np.flatnonzero(np.diff(bounds, axis=0, prepend=-1).any(1)).tolist()
+        for start, end in itertools.pairwise([*starts, self.count]):
+            yield start, end - start, range(*bounds[start].tolist())
+
     def widened(self, count: int) -> WideLine:
         """As many neighbouring targets are taken together; the count of targets must be a multiple of that."""
         return WideLine(replace(self, count=self.count // count), count)
@@ -80,13 +93,28 @@ class WideLine:
             for element, offset in self.line.taps
         ]
 
+    def met(self, length: int) -> int:
+        """How many places of a source of this length all groups of targets meet."""
+        places = self.sources()[:, None] + np.array(self.offsets, np.int64)
+        return int(((places >= 0) & (places < length)).sum())
+
+    @property
+    def source_step(self) -> int:
+        """From a group's source to the next one's."""
+        return self.line.source_step * self.together
+
+    @property
+    def step(self) -> int:
+        """From a group's targets to the next one's."""
+        return self.line.step * self.together
+
     def sources(self) -> Array:
         """Where each group's source begins."""
-        return np.arange(self.line.count) * self.line.source_step * self.together
+        return np.arange(self.line.count) * self.source_step
 
     def targets(self) -> Array:
         """Where each group's targets begin."""
-        return self.line.start + np.arange(self.line.count) * self.line.step * self.together
+        return self.line.start + np.arange(self.line.count) * self.step
 
 
 def convolution_line(count: int, size: int, stride: int, before: int, rate: int) -> Line:
@@ -135,6 +163,11 @@ class Correlation:
     across: WideLine
 
     @property
+    def is_empty(self) -> bool:
+        """Do its targets add up nothing?"""
+        return not (self.down.line.taps and self.across.line.taps)
+
+    @property
     def targets(self) -> int:
         """How many groups of targets an image has."""
         return self.down.line.count * self.across.line.count
@@ -168,7 +201,7 @@ class Correlation:
 
         Returns
         -------
-        (taps, targets of a group and their channels)
+        (taps down, taps across, channels of the source, targets of a group and their channels)
         """
         *_, sources, targets = kernel.shape
         shape = (len(self.down.offsets), len(self.across.offsets), sources, self.across.together, targets)
@@ -176,4 +209,4 @@ class Correlation:
         for _, row, down in self.down.places:
             for member, column, across in self.across.places:
                 result[down, across, :, member] = kernel[row, column]
-        return result.reshape(math.prod(shape[:3]), math.prod(shape[3:]))
+        return result.reshape(*shape[:3], math.prod(shape[3:]))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, Target, module_text
+from miai_graph.kernels.convolution_code import COPY_FIELDS, PRODUCT_FIELDS, module_text
+from miai_graph.kernels.convolution_tiles import TILE_PARAMETERS, Target, TileWriter
 from miai_graph.kernels.elementwise_kernels import copying, filling
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
@@ -23,6 +23,22 @@ NUMBERS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 MOST_BYTES = 1 << 30
 """Offsets in tables have 32 bits."""
+
+BLOCK_BYTES = 1 << 17
+"""A block has images of so many bytes, or of as many as the kernel."""
+
+
+class AnyTile(Protocol):
+    """What is added up in registers at a time; hashable."""
+
+    @property
+    def lines(self) -> int:
+        """How many rows it has in the tables of a product."""
+
+    def __hash__(self) -> int: ...
+
+    def writer(self, target: Target) -> TileWriter:
+        """What writes its code."""
 
 
 class Panel(NamedTuple):
@@ -61,8 +77,20 @@ def compile_for(target: Target) -> native.Library:
     signatures = {
         "multiply": (c_void_p, c_int64, c_void_p, c_int64, c_int64),
         "gather": (c_void_p, c_void_p, c_void_p, c_int64),
+        "move": (c_void_p, c_void_p, c_void_p, c_int64),
+        "turn": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64),
     }
     return native.library(module_text(target), signatures, f"Convolutions for {target}.")
+
+
+@functools.cache
+def tile_address(target: Target, tile: AnyTile) -> int:
+    """Where the native code of a tile lies."""
+    signatures = {"tile": [c_void_p if name.isupper() else c_int64 for name in TILE_PARAMETERS]}
+    library = native.library(tile.writer(target).text(), signatures, f"{tile} for {target}.")
+    address = native.address_of(library.functions["tile"])
+    assert address is not None
+    return address
 
 
 def target_for(request: Request, processor: native.Processor | None) -> Target | None:
@@ -81,15 +109,17 @@ def _reach(array: Array) -> int:
     return sum(abs(stride) * (length - 1) for stride, length in zip(array.strides, array.shape, strict=True))
 
 
+def shared_evenly(count: int, most: int) -> int:
+    """How many each of as few shares as possible has, of which none has more than `most`."""
+    return -(-count // -(-count // most))
+
+
 def panels(lanes: int, width: int, most: int) -> Iterator[Panel]:
-    """All lanes, in panels of as many vectors as there may be, a power of two."""
-    start, vectors = 0, most
-    while start < lanes:
-        while vectors > 1 and (vectors - 1) * width >= lanes - start:
-            vectors //= 2
-        used = min(lanes - start, vectors * width)
-        yield Panel(start, vectors, used - (vectors - 1) * width)
-        start += used
+    """All lanes, in panels of at most so many vectors."""
+    at_once = shared_evenly(-(-lanes // width), most) * width
+    for start in range(0, lanes, at_once):
+        vectors = -(-min(lanes - start, at_once) // width)
+        yield Panel(start, vectors, min(lanes - start - (vectors - 1) * width, width))
 
 
 def blocks(batch: int, most: int) -> list[Block]:
@@ -138,17 +168,18 @@ class Program:
         """Enter a copy."""
         self._copies.append([fields[name] for name in COPY_FIELDS])
 
-    def multiply(self, kind: int, rows: Table, steps: Table, places: Table, **fields: int) -> None:
+    def multiply(self, tile: AnyTile, rows: Table, places: Table, a_runs: Table, b_runs: Table, **fields: int) -> None:
         """Enter a product; all that is not named is 0."""
-        tile = self.target.tiles[kind]
         fields |= {
-            "kind": kind,
-            "rows": rows.address(tile),
-            "steps": steps.address(),
-            "places": places.address(tile),
-            "row_count": -(-len(rows) // tile) * tile,
+            "tile": tile_address(self.target, tile),
+            "rows": rows.address(tile.lines),
+            "places": places.address(tile.lines),
+            "row_count": -(-len(rows) // tile.lines) * tile.lines,
+            "a_runs": a_runs.address(),
+            "b_runs": b_runs.address(),
+            "run_count": len(a_runs),
         }
-        fields.setdefault("step_count", len(steps))
+        fields.setdefault("lanes", self.width)
         self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
 
     def repeat(self, count: int) -> None:
@@ -165,11 +196,24 @@ class Program:
         self._actions.append(action)
 
     def gather(self, source: Array, index: Array) -> int:
-        """The address of the source's elements of these indices, or 0 where negative; source must be contiguous."""
+        """The address of the source's elements of these indices, or 0 where negative; source must be contiguous.
+
+        Parameters
+        ----------
+        index : (steps, lanes), where the lanes fill vectors
+        """
         packed = self.scratch(index.size)
-        numbers = np.ascontiguousarray(index, np.int32)
-        pointers = [array.ctypes.data_as(c_void_p) for array in (source, numbers, packed)]
-        self.do(partial(self._functions["gather"], *pointers, c_int64(index.size // self.width)))
+        vectors = index.reshape(len(index), -1, self.width)
+        squares = vectors[: len(index) // self.width * self.width].reshape(-1, self.width, *vectors.shape[1:])
+        column = _column_of(squares) if index.size == squares.size else 0
+        function, first, sizes = "gather", index, [index.size // self.width]
+        if _are_whole(vectors):
+            function, first = "move", vectors[..., 0]
+        elif column:
+            function, first = "turn", squares[:, 0, :, 0]
+            sizes = [len(squares), vectors.shape[1], column * self.item]
+        pointers = [c_void_p(self.keep(array)) for array in (source, np.ascontiguousarray(first, np.int32), packed)]
+        self.do(partial(self._functions[function], *pointers, *map(c_int64, sizes)))
         return int(packed.ctypes.data)
 
     def contiguous(self, array: Array) -> Array:
@@ -183,6 +227,23 @@ class Program:
     def kernel(self) -> Kernel:
         """All of it."""
         return Several(tuple(self._actions), self._kept)
+
+
+def _are_whole(vectors: Array) -> bool:
+    """Are the numbers of each vector side by side?"""
+    return bool((vectors >= 0).all() and (np.diff(vectors) == 1).all())
+
+
+def _column_of(squares: Array) -> int:
+    """How far the columns lie from each other, if steps follow each other in each; else 0.
+
+    Parameters
+    ----------
+    squares : (squares, steps, vectors, lanes)
+    """
+    steps, lanes = np.diff(squares, axis=1), np.diff(squares)
+    is_regular = squares.size and (squares >= 0).all() and (steps == 1).all() and (lanes == lanes.flat[0]).all()
+    return int(lanes.flat[0]) if is_regular else 0
 
 
 class Table:
@@ -225,23 +286,21 @@ def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Fa
     Parameters
     ----------
     kernel : contiguous
-    index : where in it the elements are, or -1 for 0: (steps, lanes)
+    index : where in it the elements are, or -1 for 0: (..., taps, lanes), where each step has so many taps
     most : how many vectors a panel has at most
     """
-    width, item, (steps, lanes) = program.width, program.item, index.shape
-    found = list(panels(lanes, width, most))
-    if _are_in_place(program, kernel, index):
-        step = int(index[-1, 0] - index[0, 0]) // max(steps - 1, 1) * item
-        start = kernel.ctypes.data + int(index[0, 0]) * item
+    width, item, (taps, lanes) = program.width, program.item, index.shape[-2:]
+    found, steps = list(panels(lanes, width, most)), index.reshape(-1, taps, lanes)
+    if taps == 1 and _are_in_place(program, kernel, steps[:, 0]):
+        step = int(steps[-1, 0, 0] - steps[0, 0, 0]) // max(len(steps) - 1, 1) * item
+        start = kernel.ctypes.data + int(steps[0, 0, 0]) * item
         return [Factors(panel, start + panel.first * item, step) for panel in found]
-    padded = np.full((steps, -(-lanes // width) * width), -1, np.int32)
-    padded[:, :lanes] = index
-    parts = [padded[:, panel.first : panel.first + panel.vectors * width].reshape(-1) for panel in found]
-    starts = itertools.accumulate(map(len, parts), initial=0)
-    first = program.gather(kernel, np.concatenate(parts))
+    padded = np.full((len(steps), taps, -(-lanes // width) * width), -1, np.int32)
+    padded[:, :, :lanes] = steps
     return [
-        Factors(panel, first + start * item, panel.vectors * width * item)
-        for panel, start in zip(found, starts, strict=False)
+        Factors(panel, program.gather(kernel, own.reshape(len(steps), -1)), taps * panel.vectors * width * item)
+        for panel in found
+        for own in [padded[:, :, panel.first : panel.first + panel.vectors * width]]
     ]
 
 

@@ -5,48 +5,18 @@ Their definitions serve where there is no native code, and for arrays that it is
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
-
-import numpy as np
 
 from miai_graph.kernels import native
-from miai_graph.kernels.convolution_code import DEPTHWISE, Target
+from miai_graph.kernels.convolution_correlating import Correlating
 from miai_graph.kernels.convolution_geometry import Geometry
-from miai_graph.kernels.convolution_lines import Correlation, Line, extent, together
-from miai_graph.kernels.convolution_program import (
-    Block,
-    Factors,
-    Images,
-    Program,
-    Source,
-    blocks,
-    factors,
-    numbered,
-    panels,
-    target_for,
-)
-from miai_graph.kernels.elementwise_kernels import adding, copying, filling, in_turn
+from miai_graph.kernels.convolution_kernel_gradient import KernelGradient, SlidingGradient
+from miai_graph.kernels.convolution_program import target_for
+from miai_graph.kernels.convolution_scattering import Scattering
+from miai_graph.kernels.convolution_tiles import Target
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.matrix_product import matrix_product
 from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
-from miai_graph.op import Array
-
-BLOCK_BYTES, MOST_PIXELS = 1 << 17, 1 << 11
-"""A block has images of so many bytes, or of as many as the kernel, and so many pixels in its tables."""
-
-STEPS_AT_A_TIME = 512
-"""What all pixels of a block are multiplied with before the next steps: so much stays in the second cache."""
-
-NEAR_BYTES, LEAST_STEPS = 24 << 10, 96
-"""What a gradient in the kernel reads again and again is to fit into the nearest cache, unless sums are too short."""
-
-MOST_VECTORS = 2
-"""How many vectors of a kernel a step reads: more would have to come from the second cache too fast."""
-
-STORING_STEPS = 6
-"""How many steps take as long as to load and store a tile."""
 
 
 @kernel_for("conv2d", "conv2d_input_gradient", "conv2d_kernel_gradient")
@@ -62,17 +32,17 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     if target is None:
         return by_definition(request)
     if request.node.op.name == "conv2d_kernel_gradient":
-        return _KernelGradient(request, target, geometry).kernel()
+        return _kernel_gradient(request, target, geometry)
     places = geometry.places()
     if request.node.op.name == "conv2d":
         down, across = geometry.lines()
-        return _Correlating(request, target, geometry, ([down], [across]), places).kernel()
+        return Correlating(request, target, geometry, ([down], [across]), places).kernel()
     if not geometry.is_depthwise:
         places = places.swapaxes(3, 4)
-    correlating = _Correlating(request, target, geometry, geometry.gradient_lines(), places)
+    correlating = Correlating(request, target, geometry, geometry.gradient_lines(), places)
     if not geometry.is_depthwise:
-        scattering = _Scattering(request, target, geometry, places)
-        if scattering.steps < correlating.steps:
+        scattering = Scattering(request, target, geometry, places)
+        if scattering.cycles < correlating.cycles:
             return scattering.kernel()
     return correlating.kernel()
 
@@ -87,283 +57,7 @@ def _product(request: Request) -> Kernel:
     return matrix_product(a, b, output, request.scratch, request.threads)
 
 
-class _Correlating:
-    """Every output adds up places of the source, times elements of the kernel.
-
-    Parameters
-    ----------
-    lines : those down and those across: each pair of them is a correlation
-    places : where in the kernel the elements are, (groups, height, width, channels of the source, of the output)
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        target: Target,
-        geometry: Geometry,
-        lines: tuple[Sequence[Line], Sequence[Line]],
-        places: Array,
-    ) -> None:
-        self._program, self._output = Program(target, request), request.output
-        self._is_depthwise, self._lines, self._places = geometry.is_depthwise, lines, places
-        self._source, self._kernel = request.inputs
-        groups, *_, self._sources, self._channels = places.shape
-        is_plain = groups == len(lines[1]) == 1 and not self._is_depthwise
-        members = together(lines[1][0], self._channels, target.width) if is_plain else 1
-        self._correlations = [
-            Correlation(down.widened(1), across.widened(members)) for down in lines[0] for across in lines[1]
-        ]
-
-    @property
-    def steps(self) -> int:
-        """How often a vector is multiplied and added for an image and a group."""
-        return sum(
-            each.targets * each.tap_count * self._sources * self._program.vectors(each.across.together * self._channels)
-            for each in self._correlations
-        )
-
-    def kernel(self) -> Kernel:
-        """What computes it."""
-        program, kernel = self._program, self._program.contiguous(self._kernel)
-        source = program.contiguous(self._source) if self._is_depthwise else self._source
-        most_vectors = 1 if self._is_depthwise else MOST_VECTORS
-        factors_of_all = [
-            [factors(program, kernel, each.weights(places), most_vectors) for places in self._places]
-            for each in self._correlations
-        ]
-        rows, columns = (extent(lines, length) for lines, length in zip(self._lines, source.shape[1:3], strict=True))
-        parts = blocks(len(source), self._most_images((rows[1] - rows[0]) * (columns[1] - columns[0])))
-        needs_room = self._is_depthwise and self._channels % program.width != 0
-        images = Source(program, source, parts[0].images, rows, columns, needs_room=needs_room)
-        for block in parts:
-            read = images.block(block)
-            for each, factors_of_groups in zip(self._correlations, factors_of_all, strict=True):
-                taps = each.taps(self._sources, (rows[0], columns[0]), read.strides)
-                self._multiply(block, read, each, taps, factors_of_groups)
-            program.repeat(block.repeats)
-        return program.kernel()
-
-    def _most_images(self, pixels: int) -> int:
-        image_bytes = pixels * self._source.shape[3] * self._program.item
-        most_pixels = max(each.targets for each in self._correlations)
-        return min(max(BLOCK_BYTES, self._kernel.nbytes) // image_bytes, MOST_PIXELS // most_pixels)
-
-    def _multiply(
-        self, block: Block, read: Images, each: Correlation, taps: Array, factors_of_groups: Sequence[Sequence[Factors]]
-    ) -> None:
-        """The products of one correlation: the first steps set the outputs, the others add to them."""
-        program, output = self._program, self._output
-        rows = program.table(each.pixels(block.images, read.strides, of_target=False))
-        places = program.table(each.pixels(block.images, output.strides, of_target=True))
-        for start in range(0, max(len(taps), 1), STEPS_AT_A_TIME):
-            steps = program.table(taps[start : start + STEPS_AT_A_TIME])
-            for group, (panel, address, step) in numbered(factors_of_groups):
-                program.multiply(
-                    DEPTHWISE if self._is_depthwise else panel.vectors,
-                    rows,
-                    steps,
-                    places,
-                    a=read.address + (panel.first if self._is_depthwise else group * self._sources) * read.strides[3],
-                    a_advance=read.advance,
-                    b=address + start * step,
-                    b_step=step,
-                    c=output[block.first :].ctypes.data + (group * self._channels + panel.first) * program.item,
-                    c_advance=block.images * output.strides[0],
-                    lanes=panel.used,
-                    adds=start > 0,
-                )
-
-
-class _Scattering:
-    """The gradient in the images that adds what each pixel of the cotangent gives, element by element of the kernel.
-
-    It multiplies nothing with the zeros around the cotangent, of which there are many where the kernel is large.
-    """
-
-    def __init__(self, request: Request, target: Target, geometry: Geometry, places: Array) -> None:
-        self._program, self._output, self._geometry = Program(target, request), request.output, geometry
-        (self._source, self._kernel), self._places = request.inputs, places
-        _, height, width, self._sources, self._channels = places.shape
-        self._down, self._across = geometry.lines()
-        self._is_run = self._writes_runs()
-        columns = [slice(0, width)] if self._is_run else [slice(column, column + 1) for column in range(width)]
-        self._taps = [
-            (row, part, self._down.within(row, geometry.image[1]), self._across.within(part.start, geometry.image[2]))
-            for row in range(height)
-            for part in columns
-        ]
-
-    def _writes_runs(self) -> bool:
-        """Are a row of the kernel's places written at once, as if they were channels of one?
-
-        They must lie side by side in the images. Those of neighbouring pixels overlap, so no tile may have two of
-        these: there must be enough rows to fill it.
-        """
-        geometry = self._geometry
-        is_side_by_side = geometry.dilation[1] == 1 and geometry.groups == 1 and not any(geometry.padding[1])
-        fewest = min(len(self._down.within(row, geometry.image[1])) for row in range(geometry.kernel[0]))
-        return is_side_by_side and fewest >= max(self._program.target.tiles.values())
-
-    @property
-    def steps(self) -> int:
-        """How often a vector is multiplied and added for an image and a group, or what takes as long as that."""
-        lanes = self._channels * (self._geometry.kernel[1] if self._is_run else 1)
-        pixels = sum(len(rows) * len(columns) for _, _, rows, columns in self._taps)
-        return pixels * (self._sources + STORING_STEPS) * self._program.vectors(lanes)
-
-    def kernel(self) -> Kernel:
-        """What computes it."""
-        program, output, source = self._program, self._output, self._source
-        kernel = program.contiguous(self._kernel)
-        factors_of_all = [
-            [self._factors(kernel, places, tap[0], tap[1]) for places in self._places] for tap in self._taps
-        ]
-        most = max(BLOCK_BYTES, kernel.nbytes) // (output.strides[0] + source[0].nbytes)
-        parts = blocks(len(source), most)
-        images = Source(program, source, parts[0].images)
-        program.do(filling(output, 0))
-        for block in parts:
-            read = images.block(block)
-            for tap, factors_of_groups in zip(self._taps, factors_of_all, strict=True):
-                self._multiply(block, read, *tap, factors_of_groups)
-            program.repeat(block.repeats)
-        return program.kernel()
-
-    def _factors(self, kernel: Array, places: Array, row: int, columns: slice) -> list[Factors]:
-        index = places[row, columns].swapaxes(0, 1).reshape(self._sources, -1)
-        return factors(self._program, kernel, index, MOST_VECTORS)
-
-    def _multiply(
-        self,
-        block: Block,
-        read: Images,
-        element: int,
-        elements: slice,
-        rows: Array,
-        columns: Array,
-        factors_of_groups: Sequence[Sequence[Factors]],
-    ) -> None:
-        """The products of one place in the window, or of a row of them, added to the outputs where they lie."""
-        program, output = self._program, self._output
-        to_rows, to_columns = self._down.source(element, rows), self._across.source(elements.start, columns)
-        source_rows = program.table(_column_by_column(block.images, rows, columns, read.strides))
-        places = program.table(_column_by_column(block.images, to_rows, to_columns, output.strides))
-        steps = program.table(np.arange(self._sources) * read.strides[3])
-        for group, (panel, address, step) in numbered(factors_of_groups):
-            program.multiply(
-                panel.vectors,
-                source_rows,
-                steps,
-                places,
-                a=read.address + group * self._sources * read.strides[3],
-                a_advance=read.advance,
-                b=address,
-                b_step=step,
-                c=output[block.first :].ctypes.data + (group * self._channels + panel.first) * program.item,
-                c_advance=block.images * output.strides[0],
-                lanes=panel.used,
-                adds=1,
-            )
-
-
-def _column_by_column(images: int, rows: Array, columns: Array, strides: Sequence[int]) -> Array:
-    """Where these pixels lie, so that neighbours in the table are of different rows."""
-    image, row, column, _ = strides
-    places = np.arange(images)[:, None] * image + rows * row
-    return (columns[:, None, None] * column + places).reshape(-1)
-
-
-class _KernelGradient:
-    """The gradient in the kernel: its rows are places in the window, and its steps are pixels.
-
-    The sums of a few rows of an image, which fit into the nearest cache, are added up in registers.
-    """
-
-    def __init__(self, request: Request, target: Target, geometry: Geometry) -> None:
-        self._program, self._output = Program(target, request), request.output
-        (self._images, self._cotangents), self._is_depthwise = request.inputs, geometry.is_depthwise
-        self._groups, *_, self._sources, self._channels = geometry.places().shape
-        down, across = geometry.lines()
-        is_plain = self._groups == 1 and not self._is_depthwise
-        self._members = together(across, self._channels, target.width) if is_plain else 1
-        self._lanes = self._members * self._channels
-        self._each = Correlation(down.widened(1), across.widened(self._members))
-        self._rows, self._columns = extent([down], geometry.image[1]), extent([across], geometry.image[2])
-
-    def kernel(self) -> Kernel:
-        """What computes it."""
-        program, is_whole = self._program, self._lanes % self._program.width == 0
-        near, most = self._rows_at_a_time()
-        parts = blocks(len(self._images), most)
-        needs_room = self._is_depthwise and not is_whole
-        source = program.contiguous(self._images) if self._is_depthwise else self._images
-        images = Source(program, source, parts[0].images, self._rows, self._columns, needs_room=needs_room)
-        cotangents = Source(program, program.contiguous(self._cotangents), parts[0].images, needs_room=not is_whole)
-        is_direct = is_whole and self._members == 1
-        sums = self._output.reshape(-1, self._groups, self._channels).transpose(1, 0, 2) if is_direct else self._sums()
-        program.do(filling(sums, 0))
-        for block in parts:
-            self._multiply(block, images.block(block), cotangents.block(block), near, sums)
-            program.repeat(block.repeats)
-        if not is_direct:
-            program.do(_fold(sums, self._each, self._channels, self._output))
-        return program.kernel()
-
-    def _sums(self) -> Array:
-        vectors = self._program.vectors(self._lanes)
-        return self._program.scratch(self._groups, self._each.tap_count * self._sources, vectors * self._program.width)
-
-    def _rows_at_a_time(self) -> tuple[int, int]:
-        """How many rows of an image, and how many images, are used for all sums before the next ones."""
-        down, across = self._each.down.line, self._each.across.line
-        image_row = (self._columns[1] - self._columns[0]) * self._images.shape[3] * self._program.item
-        near = NEAR_BYTES // (down.source_step * image_row + self._cotangents[0, 0].nbytes)
-        near = max(near, -(-LEAST_STEPS // across.count), 1)
-        return near, max(near // down.count, 1)
-
-    def _multiply(self, block: Block, read: Images, cotangents: Images, near: int, sums: Array) -> None:
-        program, each = self._program, self._each
-        down = each.down.line
-        rows = program.table(each.taps(self._sources, (self._rows[0], self._columns[0]), read.strides))
-        steps = program.table(each.pixels(block.images, read.strides, of_target=False))
-        places = program.table(np.arange(sums.shape[1]) * sums.strides[1])
-        most_vectors = 1 if self._is_depthwise else max(program.target.tiles)
-        for row in range(0, down.count, near):
-            count = min(near, down.count - row) * each.across.line.count * block.images
-            for group, panel in itertools.product(
-                range(self._groups), panels(self._lanes, program.width, most_vectors)
-            ):
-                first = panel.first if self._is_depthwise else group * self._sources
-                program.multiply(
-                    DEPTHWISE if self._is_depthwise else panel.vectors,
-                    rows,
-                    steps,
-                    places,
-                    a=read.address + first * read.strides[3] + row * down.source_step * read.strides[1],
-                    a_advance=read.advance,
-                    step_count=count,
-                    b=cotangents.address
-                    + (group * self._channels + panel.first) * program.item
-                    + row * cotangents.strides[1],
-                    b_advance=cotangents.advance,
-                    b_step=self._members * cotangents.strides[2],
-                    c=sums[group].ctypes.data + panel.first * program.item,
-                    lanes=program.width,
-                    adds=1,
-                )
-
-
-def _fold(sums: Array, each: Correlation, channels: int, output: Array) -> Kernel:
-    """What adds up what the pixels that were taken together have found for the same element of the kernel."""
-    height, width = output.shape[:2]
-    groups, _, lanes = sums.shape
-    parts = sums.reshape(groups, height, len(each.across.offsets), -1, lanes)
-    total = output.reshape(height, width, -1, groups, channels).transpose(3, 0, 1, 2, 4)
-    kernels = []
-    for member in range(each.across.together):
-        places = (place for other, _, place in each.across.places if other == member)
-        for column, place in enumerate(places):
-            found = parts[:, :, place, :, member * channels : (member + 1) * channels]
-            target = total[:, :, column]
-            kernels.append(adding(target, [found]) if member else copying(target, found))
-    return in_turn(kernels)
+def _kernel_gradient(request: Request, target: Target, geometry: Geometry) -> Kernel:
+    if SlidingGradient.suits(target, geometry):
+        return SlidingGradient(request, target, geometry).kernel()
+    return KernelGradient(request, target, geometry).kernel()
