@@ -179,20 +179,20 @@ def test_what_they_cannot_compute() -> None:
     assert not can(crooked, b)
 
 
-def test_they_suit_what_is_not_large_for_few_registers() -> None:
-    def can(rows: int, depth: int, columns: int, dtype: str = "f4", order: str = "C", registers: int = 16) -> bool:
-        a = np.zeros((rows, depth), dtype, order)
-        return suits(a, np.zeros((depth, columns), dtype), np.zeros((rows, columns), dtype), Processor(32, registers))
+def test_they_suit_what_is_not_large() -> None:
+    def can(rows: int, depth: int, columns: int, dtype: str = "f4", order: str = "C", registers: int = 32) -> bool:
+        a = np.empty((rows, depth), dtype, order)
+        return suits(a, np.empty((depth, columns), dtype), np.empty((rows, columns), dtype), Processor(64, registers))
 
     assert not can(1, 64, 64)
     assert not can(64, 64, 1)
     assert can(2, 64, 2)
-    assert [can(512, 512, columns) for columns in (256, 257)] == [True, False]
-    assert [can(512, 512, columns, "f8") for columns in (128, 129)] == [True, False]
-    assert [can(512, 512, columns, order="F") for columns in (128, 129)] == [True, False]
-    assert can(1024, 64, 1024, order="F")
-    assert can(512, 512, 257, registers=32)
-    assert can(1024, 1024, 1024, "f8", "F", registers=32)
+    assert [can(1024, 1024, columns) for columns in (2048, 2049)] == [True, False]
+    assert [can(1024, 1024, columns, "f8") for columns in (1024, 1025)] == [True, False]
+    assert [can(512, 512, columns, registers=16) for columns in (256, 257)] == [True, False]
+    assert [can(512, 512, columns, registers=16, order="F") for columns in (128, 129)] == [True, False]
+    assert [can(1024, 1024, columns, order="F") for columns in (1024, 1025)] == [True, False]
+    assert can(4096, 64, 1024, order="F")
 
 
 @pytest.mark.skipif(processor() is None, reason="there is no native code")

@@ -24,9 +24,15 @@ MOST_ROWS = {True: {1: 8, 2: 8, 3: 8, 4: 6}, False: {1: 8, 2: 6}}
 PANEL_BYTES = 1 << 15
 """So much of a panel of B is in use at a time: it stays in the nearest cache."""
 
-BLOCK_BYTES, STRIP_BYTES, LEAST_BLOCK_ROWS = 1 << 20, 1 << 19, 384
-"""So much of A and of C is in use at a time, or so much of A alone if it is cut into strips or C is fetched: it stays
-in the next cache. But at least so many rows, for panels of B are laid out anew for them."""
+BLOCK_BYTES, LEAST_BLOCK_ROWS = 1 << 20, 384
+"""So much of A and of C is in use at a time: it stays in the next cache. But at least so many rows, for panels of B are
+laid out anew for them."""
+
+STRIP_BYTES = 1 << 19
+"""So much of A is in use at a time if it is cut into strips."""
+
+FAR_ROWS = 256
+"""So many rows are in use at a time if C is fetched: each of them may lie in memory pages of its own."""
 
 FEW_ROWS, FEW_ROW_BYTES = 64, 512
 """B is read where it lies for so few rows, if its own lie no farther from each other than this."""
@@ -37,9 +43,9 @@ STRIP_PANELS = 6
 FAR_BYTES = 1 << 20
 """What is needed soon is fetched if the matrices are as large as this."""
 
-MOST_BYTES = 1 << 28
-"""With few registers, up to so many multiplications, counted in bytes, the products were measured to be faster than
-BLAS; with many, all."""
+MOST_BYTES = {True: 1 << 33, False: 1 << 28}
+"""Up to how many multiplications, counted in bytes, the products were measured to be faster than BLAS; with many
+registers, and with fewer."""
 
 LITTLE_DEPTH = 64
 """At more than this, multiplications count twice where columns of A are contiguous: each is a small part of them."""
@@ -93,16 +99,12 @@ def can_multiply(a: Array, b: Array, out: Array) -> bool:
 
 def suits(a: Array, b: Array, out: Array, processor: Processor) -> bool:
     """Is there native code for `out` = a @ b, and is it faster than BLAS? BLAS is best at vectors."""
-    is_matrix = min(a.shape[-2], b.shape[-1]) > 1
-    return is_matrix and can_multiply(a, b, out) and (processor.registers >= MANY_REGISTERS or _is_small(a, b))
-
-
-def _is_small(a: Array, b: Array) -> bool:
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
     counted = rows * depth * columns * a.itemsize
     if not _is_contiguous(a, -1) and depth > LITTLE_DEPTH:
         counted *= 2
-    return counted <= MOST_BYTES
+    most = MOST_BYTES[processor.registers >= MANY_REGISTERS]
+    return min(rows, columns) > 1 and counted <= most and can_multiply(a, b, out)
 
 
 def _is_contiguous(array: Array, axis: int) -> bool:
@@ -122,11 +124,7 @@ def product(a: Array, b: Array, out: Array, processor: Processor, scratch: Scrat
     variant = variant_for(a, b, processor)
     panel, item = variant.tile.vectors * variant.lanes, a.itemsize
     steps = _steps_at_once(depth, PANEL_BYTES // (panel * item), variant.lanes)
-    if variant.strips or variant.fetches:
-        fitting_rows = STRIP_BYTES // (steps * item)
-    else:
-        fitting_rows = BLOCK_BYTES // ((depth + columns) * item)
-    tiles = -(-_shared_evenly(rows, max(LEAST_BLOCK_ROWS, fitting_rows)) // variant.tile.rows)
+    tiles = -(-_shared_evenly(rows, _rows_at_once(variant, depth, columns, steps)) // variant.tile.rows)
     strip = steps * variant.tile.rows + variant.strip_vectors * variant.lanes
     words = [
         *(a, b, out),
@@ -173,6 +171,16 @@ def _steps_at_once(depth: int, most: int, lanes: int) -> int:
     """How much of the depth is in use at a time. What remains in the end must not be less than a vector."""
     fitting = range(_shared_evenly(depth, most), lanes, -1)
     return next((steps for steps in fitting if not 0 < depth % steps < lanes), depth)
+
+
+def _rows_at_once(variant: Variant, depth: int, columns: int, steps: int) -> int:
+    """How many rows are in use at a time, at most."""
+    item = variant.dtype.itemsize
+    if variant.strips:
+        return max(LEAST_BLOCK_ROWS, STRIP_BYTES // (steps * item))
+    if variant.fetches:
+        return FAR_ROWS
+    return max(LEAST_BLOCK_ROWS, BLOCK_BYTES // ((depth + columns) * item))
 
 
 def _shared_evenly(count: int, most: int) -> int:
