@@ -180,19 +180,19 @@ def test_what_they_cannot_compute() -> None:
 
 
 def test_they_suit_what_is_not_large() -> None:
-    def can(rows: int, depth: int, columns: int, dtype: str = "f4", order: str = "C", registers: int = 32) -> bool:
-        a = np.empty((rows, depth), dtype, order)
-        return suits(a, np.empty((depth, columns), dtype), np.empty((rows, columns), dtype), Processor(64, registers))
+    def can(rows: int, depth: int, columns: int, dtype: str = "f4", orders: str = "CC", registers: int = 32) -> bool:
+        a, b = np.empty((rows, depth), dtype, orders[0]), np.empty((depth, columns), dtype, orders[1])
+        return suits(a, b, np.empty((rows, columns), dtype), Processor(64, registers))
 
     assert not can(1, 64, 64)
     assert not can(64, 64, 1)
     assert can(2, 64, 2)
-    assert [can(1024, 1024, columns) for columns in (2048, 2049)] == [True, False]
+    assert [can(1024, 1024, columns, orders="FC") for columns in (2048, 2049)] == [True, False]
+    assert [can(1024, 1024, columns, orders="CF") for columns in (1024, 1025)] == [True, False]
     assert [can(1024, 1024, columns, "f8") for columns in (1024, 1025)] == [True, False]
-    assert [can(512, 512, columns, registers=16) for columns in (256, 257)] == [True, False]
-    assert [can(512, 512, columns, registers=16, order="F") for columns in (128, 129)] == [True, False]
-    assert [can(1024, 1024, columns, order="F") for columns in (1024, 1025)] == [True, False]
-    assert can(4096, 64, 1024, order="F")
+    assert [can(512, 512, columns, registers=16, orders="CF") for columns in (256, 257)] == [True, False]
+    assert [can(512, 512, columns, registers=16, orders="FC") for columns in (128, 129)] == [True, False]
+    assert can(1024, 64, 1024, registers=16, orders="FC")
 
 
 @pytest.mark.skipif(processor() is None, reason="there is no native code")

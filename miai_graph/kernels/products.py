@@ -48,7 +48,8 @@ MOST_BYTES = {True: 1 << 33, False: 1 << 28}
 registers, and with fewer."""
 
 LITTLE_DEPTH = 64
-"""At more than this, multiplications count twice where columns of A are contiguous: each is a small part of them."""
+"""With few registers, at more than this, multiplications count twice where columns of A are contiguous: each is a small
+part of them. With many, they do where columns of B are, which take longer to lay out anew."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ def can_multiply(a: Array, b: Array, out: Array) -> bool:
 def suits(a: Array, b: Array, out: Array, processor: Processor) -> bool:
     """Is there native code for `out` = a @ b, and is it faster than BLAS? BLAS is best at vectors."""
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
+    has_many = processor.registers >= MANY_REGISTERS
     counted = rows * depth * columns * a.itemsize
-    if not _is_contiguous(a, -1) and depth > LITTLE_DEPTH:
+    if not _is_contiguous(b, -1) if has_many else not _is_contiguous(a, -1) and depth > LITTLE_DEPTH:
         counted *= 2
-    most = MOST_BYTES[processor.registers >= MANY_REGISTERS]
+    most = MOST_BYTES[has_many]
     return min(rows, columns) > 1 and counted <= most and can_multiply(a, b, out)
 
 
