@@ -86,10 +86,10 @@ def test_any_shape_and_layout(
         (5, 12801, 3),
         (70, 513, 40),
         (1200, 9, 5),
-        (900, 260, 300),
+        (900, 460, 401),
         (2, 2, 3000),
         (1201, 37, 390),
-        (9, 600, 803),
+        (9, 1000, 803),
         (3, 5, 400),
     ],
     ids=str,
@@ -114,8 +114,8 @@ def test_large_matrices_are_fetched_and_cut_into_strips() -> None:
         variant = variant_for(np.empty((depth, rows), "f4").T, np.empty((depth, columns), "f4"), Processor(64, 32))
         return variant.fetches, variant.strips
 
-    assert kinds(400, 400, 383) == (True, True)
-    assert kinds(400, 400, 320) == (True, False)
+    assert kinds(1000, 400, 383) == (True, True)
+    assert kinds(1000, 400, 320) == (True, False)
     assert kinds(64, 64, 512) == (False, True)
     assert kinds(64, 64, 320) == (False, False)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,10 @@ class _Matrix:
     column: object
 
 
+AddUp = Callable[[object, object, Sequence[Vector]], list[Vector]]
+"""Adds the products of some of the depth, from a start up to a stop, to sums."""
+
+
 class _Writer:
     def __init__(self, variant: Variant) -> None:
         self._variant, self._dtype, self._lanes = variant, variant.dtype, variant.lanes
@@ -176,23 +180,30 @@ class _Writer:
                     k.following = self._add_products([code.at(source, offset) for source in sources], vectors, k.values)
                 return k.values
 
-            sums = [code.constant(0.0, self._dtype)] * len(places)
+            zeros = [code.constant(0.0, self._dtype)] * len(places)
             if variant.fetches:
-                portion = code.value(f"udiv i64 {code.add(self._depth_here, tile.rows - 1)}, {tile.rows}")
-                with code.loop(0, tile.rows, values=sums) as part:
-                    number = code.add(row.index, part.index)
-                    if tile is not variant.last:
-                        self._fetch_ahead(b, tile, number)
-                    self._fetch_row(code.stepped(c.start, code.least(number, last), c.row), tile)
-                    start = code.times(part.index, portion)
-                    stop = code.least(code.add(start, portion), self._depth_here)
-                    part.following = add_up(start, stop, part.values)
-                sums = part.values
+                sums = self._add_up_and_fetch(add_up, zeros, b, c, tile, row.index)
             else:
-                sums = add_up(0, self._depth_here, sums)
+                sums = add_up(0, self._depth_here, zeros)
             sums = code.changed_when(self._is_later, sums, lambda new: list(map(operator.add, new, self._load(places))))
             for total, (place, mask_there) in reversed([*zip(sums, places, strict=True)]):
                 code.store(total, place, mask_there)
+
+    def _add_up_and_fetch(
+        self, add_up: AddUp, zeros: Sequence[Vector], b: _Matrix, c: _Matrix, tile: Tile, first: str
+    ) -> list[Vector]:
+        """The sums of a tile: a portion of the depth for each row of C that is fetched."""
+        code = self._code
+        last = code.subtract(self._rows_here, 1)
+        portion = code.value(f"udiv i64 {code.add(self._depth_here, tile.rows - 1)}, {tile.rows}")
+        with code.loop(0, tile.rows, values=zeros) as part:
+            number = code.add(first, part.index)
+            if tile is not self._variant.last:
+                self._fetch_ahead(b, tile, number)
+            self._fetch_row(code.stepped(c.start, code.least(number, last), c.row), tile)
+            start = code.times(part.index, portion)
+            part.following = add_up(start, code.least(code.add(start, portion), self._depth_here), part.values)
+        return part.values
 
     def _rows_of_a(self, a: _Matrix, first: str, numbers: Sequence[str]) -> tuple[list[str], object]:
         """Where the rows of a tile begin, and the bytes from a number to the next one."""

@@ -40,7 +40,7 @@ FEW_ROWS, FEW_ROW_BYTES = 64, 512
 STRIP_PANELS = 6
 """A is cut into strips if as many panels of B make use of them."""
 
-FAR_BYTES = 1 << 20
+FAR_BYTES = 3 << 20
 """What is needed soon is fetched if the matrices are as large as this."""
 
 MOST_BYTES = {True: 1 << 33, False: 1 << 28}
