@@ -10,7 +10,7 @@ import miai_graph as mg
 from miai_graph.interpreter import evaluate
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.native import Processor, processor
-from miai_graph.kernels.products import can_multiply, product, stack_of, suits
+from miai_graph.kernels.products import can_multiply, product, stack_of, suits, variant_for
 from miai_graph.kernels.run import native_phases
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
@@ -80,14 +80,44 @@ def test_any_shape_and_layout(
         np.testing.assert_array_equal([memory[0], *memory[1 - GUARD :]], np.full(GUARD, SENTINEL))
 
 
-@pytest.mark.parametrize("shape", [(5, 12801, 3), (70, 513, 40), (1200, 9, 5), (900, 260, 300), (2, 2, 3000)], ids=str)
-@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (5, 12801, 3),
+        (70, 513, 40),
+        (1200, 9, 5),
+        (900, 460, 401),
+        (2, 2, 3000),
+        (1201, 37, 390),
+        (9, 1000, 803),
+        (3, 5, 400),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("a_is_transposed", [False, True])
+@pytest.mark.parametrize("b_is_transposed", [False, True])
 def test_blocks_and_what_remains_of_them(
-    kind: tuple[Processor, str], rng: np.random.Generator, shape: tuple[int, int, int], is_transposed: bool
+    kind: tuple[Processor, str],
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    a_is_transposed: bool,
+    b_is_transposed: bool,
 ) -> None:
     rows, depth, columns = shape
-    b = matrix(rng, kind[1], columns, depth).T if is_transposed else matrix(rng, kind[1], depth, columns)
-    assert_product(kind, matrix(rng, kind[1], rows, depth), b, np.empty((rows, columns), kind[1]))
+    a = matrix(rng, kind[1], depth, rows, 3).T if a_is_transposed else matrix(rng, kind[1], rows, depth)
+    b = matrix(rng, kind[1], columns, depth).T if b_is_transposed else matrix(rng, kind[1], depth, columns)
+    assert_product(kind, a, b, np.empty((rows, columns), kind[1]))
+
+
+def test_large_matrices_are_fetched_and_cut_into_strips() -> None:
+    def kinds(rows: int, depth: int, columns: int) -> tuple[bool, bool]:
+        variant = variant_for(np.empty((depth, rows), "f4").T, np.empty((depth, columns), "f4"), Processor(64, 32))
+        return variant.fetches, variant.strips
+
+    assert kinds(1000, 400, 383) == (True, True)
+    assert kinds(1000, 400, 320) == (True, False)
+    assert kinds(64, 64, 512) == (False, True)
+    assert kinds(64, 64, 320) == (False, False)
 
 
 def test_columns_and_rows_may_lie_anywhere(kind: tuple[Processor, str], rng: np.random.Generator) -> None:
@@ -150,18 +180,19 @@ def test_what_they_cannot_compute() -> None:
 
 
 def test_they_suit_what_is_not_large() -> None:
-    def can(rows: int, depth: int, columns: int, dtype: str = "f4", order: str = "C", registers: int = 32) -> bool:
-        a = np.zeros((rows, depth), dtype, order)
-        return suits(a, np.zeros((depth, columns), dtype), np.zeros((rows, columns), dtype), Processor(64, registers))
+    def can(rows: int, depth: int, columns: int, dtype: str = "f4", orders: str = "CC", registers: int = 32) -> bool:
+        a, b = np.empty((rows, depth), dtype, orders[0]), np.empty((depth, columns), dtype, orders[1])
+        return suits(a, b, np.empty((rows, columns), dtype), Processor(64, registers))
 
     assert not can(1, 64, 64)
     assert not can(64, 64, 1)
     assert can(2, 64, 2)
-    assert [can(512, 512, columns) for columns in (1024, 1025)] == [True, False]
-    assert [can(512, 512, columns, "f8") for columns in (512, 513)] == [True, False]
-    assert [can(512, 512, columns, registers=16) for columns in (256, 257)] == [True, False]
-    assert [can(512, 512, columns, order="F") for columns in (512, 513)] == [True, False]
-    assert can(4096, 64, 1024, order="F")
+    assert [can(1024, 1024, columns, orders="FC") for columns in (2048, 2049)] == [True, False]
+    assert [can(1024, 1024, columns, orders="CF") for columns in (1024, 1025)] == [True, False]
+    assert [can(1024, 1024, columns, "f8") for columns in (1024, 1025)] == [True, False]
+    assert [can(512, 512, columns, registers=16, orders="CF") for columns in (256, 257)] == [True, False]
+    assert [can(512, 512, columns, registers=16, orders="FC") for columns in (128, 129)] == [True, False]
+    assert can(1024, 64, 1024, registers=16, orders="FC")
 
 
 @pytest.mark.skipif(processor() is None, reason="there is no native code")
