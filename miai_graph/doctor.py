@@ -25,7 +25,7 @@ from miai_graph import __version__
 from miai_graph.cores import physical_cores, threads_of_each, usable_cores
 from miai_graph.errors import MiaiGraphError
 from miai_graph.executor import executor_names
-from miai_graph.kernels import native
+from miai_graph.kernels.compiler import native
 
 ENTRY_POINT_GROUP = "miai_graph.doctors"
 PACKAGES = ("numpy", "networkx", "matplotlib", "scikit-learn", "safetensors", "rich", "llvmlite")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from miai_graph.bench.workloads import WORKLOADS
-from miai_graph.kernels import native
+from miai_graph.kernels.compiler import native
 from miai_graph.terminal import print_text
 
 

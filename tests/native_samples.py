@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.native import Processor
+from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS, Request
 from miai_graph.node import Node
 from miai_graph.op import as_node

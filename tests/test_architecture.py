@@ -30,7 +30,12 @@ LAZY_PACKAGES = {
     "llvmlite",
     "tensorboardX",
 }
-LAZY_MODULES = {"importlib.metadata", "resource", "executors.processes.executable", "miai_graph.kernels.native"}
+LAZY_MODULES = {
+    "importlib.metadata",
+    "resource",
+    "executors.processes.executable",
+    "miai_graph.kernels.compiler.native",
+}
 """What is imported where it is used, because it would slow down the start, or is not there on every system."""
 
 CORE = (

@@ -9,7 +9,7 @@ import miai_graph as mg
 from executors import Serial
 from miai_graph.kernels import by_rows
 from miai_graph.kernels.by_rows import ADDED, SHARED
-from miai_graph.kernels.native import processor
+from miai_graph.kernels.compiler.native import processor
 from miai_graph.ops.convolution import conv2d
 from miai_graph.ops.pooling import average_pool2d, max_pool2d
 

@@ -14,7 +14,7 @@ import pytest
 from report_files import data_of
 
 import miai_graph as mg
-from miai_graph.kernels import native
+from miai_graph.kernels.compiler import native
 from miai_graph.timing import Timing
 
 PICTURES = ("model.png", "curves.png", "predictions.png")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import miai_graph as mg
 from executors import Serial
 from executors.threads import blas_threads, can_limit
-from miai_graph.kernels import matrix_product
-from miai_graph.kernels.crew import Crew, crew, spans, together
-from miai_graph.kernels.matrix_product import _shares
+from miai_graph.kernels.products import matrix_product
+from miai_graph.kernels.products.matrix_product import _shares
+from miai_graph.kernels.running.crew import Crew, crew, spans, together
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.sampled_from([1, 16, 64]))

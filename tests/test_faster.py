@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from miai_graph.kernels import faster
-from miai_graph.kernels.faster import (
+from miai_graph.kernels.running import faster
+from miai_graph.kernels.running.faster import (
     CALLS_BEFORE_FIRST_TRIAL,
     CALLS_OF_A_TRIAL,
     FEWEST_BETWEEN_TRIALS,

@@ -16,16 +16,16 @@ from executors.threads import limited_blas
 from miai_graph import layers, losses, optimizers
 from miai_graph.executor import Executor
 from miai_graph.interpreter import evaluate
-from miai_graph.kernels.crew import Together
-from miai_graph.kernels.few_rows import (
+from miai_graph.kernels.kernel import Kernel, Several
+from miai_graph.kernels.products.few_rows import (
     LEAST_ELEMENTS,
     MOST_ROWS,
     Products,
     products,
     products_for,
 )
-from miai_graph.kernels.few_rows_code import Target
-from miai_graph.kernels.kernel import Kernel, Several
+from miai_graph.kernels.products.few_rows_code import Target
+from miai_graph.kernels.running.crew import Together
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import miai_graph as mg
 from executors import Processes, Serial
 from miai_graph.executor import Executor
-from miai_graph.kernels import elementwise_kernels, native
-from miai_graph.kernels.formulas import Step, Total
-from miai_graph.kernels.native import Processor
-from miai_graph.kernels.total_kernels import SummedFormula
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.native import Processor
+from miai_graph.kernels.elementwise import kernels as elementwise_kernels
+from miai_graph.kernels.elementwise.formulas import Step, Total
+from miai_graph.kernels.elementwise.totals import SummedFormula
 from miai_graph.node import Node
 from miai_graph.plan.program import Program, Storage, make_program
 

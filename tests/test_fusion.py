@@ -15,12 +15,13 @@ import miai_graph as mg
 from executors import Processes, Serial
 from miai_graph import layers, losses, optimizers
 from miai_graph.executor import Executor
-from miai_graph.kernels import elementwise_kernels, native
-from miai_graph.kernels.elementwise_code import OPERATIONS, module_text
-from miai_graph.kernels.elementwise_kernels import FormulaKernels
-from miai_graph.kernels.formulas import Formula, Operand, Step
-from miai_graph.kernels.native import Processor, library, processor_with
-from miai_graph.kernels.stretches import Layout, Stretch, shared, shared_each
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.native import Processor, library, processor_with
+from miai_graph.kernels.elementwise import kernels as elementwise_kernels
+from miai_graph.kernels.elementwise.code import OPERATIONS, module_text
+from miai_graph.kernels.elementwise.formulas import Formula, Operand, Step
+from miai_graph.kernels.elementwise.kernels import FormulaKernels
+from miai_graph.kernels.elementwise.stretches import Layout, Stretch, shared, shared_each
 from miai_graph.op import ops
 from miai_graph.plan.program import Storage, make_program
 

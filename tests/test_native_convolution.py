@@ -15,10 +15,10 @@ import pytest
 
 import miai_graph as mg
 from miai_graph.gradient import grad
-from miai_graph.kernels import native
-from miai_graph.kernels.convolution_program import target_for
-from miai_graph.kernels.convolution_tiles import Target
-from miai_graph.kernels.native_convolution import convolution
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.convolution.kernels import convolution
+from miai_graph.kernels.convolution.program import target_for
+from miai_graph.kernels.convolution.tiles import Target
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array

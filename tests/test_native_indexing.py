@@ -11,8 +11,8 @@ import pytest
 from native_samples import PROCESSORS, check, request_for
 
 import miai_graph as mg
-from miai_graph.kernels import native
-from miai_graph.kernels.native import Processor
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
 from miai_graph.op import as_node
 from miai_graph.ops.indexing import _scatter_add

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from native_samples import PROCESSORS, check, native_result, request_for
 
-from miai_graph.kernels import native
-from miai_graph.kernels.native import Processor
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
 from miai_graph.op import as_node, ops
 

@@ -11,9 +11,10 @@ import pytest
 from native_samples import PROCESSORS, check, native_result, request_for
 
 import miai_graph as mg
-from miai_graph.kernels import native, native_reductions
-from miai_graph.kernels.native import Processor
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
+from miai_graph.kernels.rows import reductions as native_reductions
 from miai_graph.op import as_node
 
 LENGTHS = (0, 1, 3, 8, 16, 17, 63, 64, 65, 130, 5000)

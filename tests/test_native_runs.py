@@ -20,17 +20,17 @@ import miai_graph as mg
 from executors import Serial
 from miai_graph import layers, losses
 from miai_graph.errors import ExecutionError
-from miai_graph.kernels.blas import product
-from miai_graph.kernels.crew import together
-from miai_graph.kernels.denormals import FlushedDenormals
-from miai_graph.kernels.elementwise_kernels import FormulaKernels, adding, copying, filling
-from miai_graph.kernels.formulas import Step
+from miai_graph.kernels.compiler.denormals import FlushedDenormals
+from miai_graph.kernels.compiler.native import processor
+from miai_graph.kernels.elementwise.formulas import Step
+from miai_graph.kernels.elementwise.kernels import FormulaKernels, adding, copying, filling
 from miai_graph.kernels.kernel import NOTHING, Kernel, Several, checked
-from miai_graph.kernels.matrix_product import matrix_product
-from miai_graph.kernels.native import processor
-from miai_graph.kernels.run import joined, native_phases
-from miai_graph.kernels.run_code import HELPER_WORDS
-from miai_graph.kernels.team import team
+from miai_graph.kernels.products.blas import product
+from miai_graph.kernels.products.matrix_product import matrix_product
+from miai_graph.kernels.running.crew import together
+from miai_graph.kernels.running.run import joined, native_phases
+from miai_graph.kernels.running.run_code import HELPER_WORDS
+from miai_graph.kernels.running.team import team
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
@@ -334,7 +334,7 @@ FORKING = """
     import os
     import numpy as np
     from test_native_runs import shares
-    from miai_graph.kernels.run import joined
+    from miai_graph.kernels.running.run import joined
 
     x = np.ones(64, "f4")
     ((_, run),) = joined([shares(x, 2), shares(x, 2)], None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import miai_graph as mg
 from miai_graph.errors import ExecutionError
-from miai_graph.kernels.native import processor
+from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.numpy_kernels import ROWS_ADDED_AT_ONCE
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan

@@ -8,10 +8,10 @@ from native_samples import GUARD, PROCESSORS, SENTINEL, beside_others
 
 import miai_graph as mg
 from miai_graph.interpreter import evaluate
+from miai_graph.kernels.compiler.native import Processor, processor
 from miai_graph.kernels.kernel import Kernel
-from miai_graph.kernels.native import Processor, processor
-from miai_graph.kernels.products import can_multiply, product, stack_of, suits, variant_for
-from miai_graph.kernels.run import native_phases
+from miai_graph.kernels.products.blocked import can_multiply, product, stack_of, suits, variant_for
+from miai_graph.kernels.running.run import native_phases
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.kernel import NOTHING
-from miai_graph.kernels.native import processor
-from miai_graph.kernels.run import joined
+from miai_graph.kernels.running.run import joined
 
 pytestmark = [
     pytest.mark.skipif(processor() is None, reason="there is no native code for this processor"),
@@ -22,9 +22,9 @@ BEGINNING = """
     import os, random, resource, signal, threading, time
     import numpy as np
     from test_native_runs import shares
-    from miai_graph.kernels.native import undisturbed
-    from miai_graph.kernels.run import joined
-    from miai_graph.kernels.team import team
+    from miai_graph.kernels.compiler.native import undisturbed
+    from miai_graph.kernels.running.run import joined
+    from miai_graph.kernels.running.team import team
 
     def run_of(x, threads):
         ((_, run),) = joined([shares(x, threads), shares(x, threads)], None)

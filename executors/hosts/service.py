@@ -17,7 +17,7 @@ from executors.hosts.mailbox import Mailbox, StepAborted
 from executors.hosts.probing import PROBE, Prober
 from executors.hosts.stage import HostPlan, HostProgram, Values
 from miai_graph.errors import ArgumentError, ExecutionError, MiaiGraphError
-from miai_graph.kernels.few_rows import products
+from miai_graph.kernels.products.few_rows import products
 from miai_graph.plan.memory import Workspace
 
 FORGET_SECONDS = 60.0

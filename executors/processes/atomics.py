@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from miai_graph.kernels.native import LoadedCode
+    from miai_graph.kernels.compiler.native import LoadedCode
 
 CALIBRATION_SPINS = 2_000
 CALIBRATION_RUNS = 3
@@ -101,7 +101,7 @@ class Atomics:
 def atomics() -> Atomics:
     """The native functions of this process, loaded when they are first asked for, and compiled if they never were."""
     # Here, for what it brings along takes its time, and workers can be started before.
-    from miai_graph.kernels import native
+    from miai_graph.kernels.compiler import native
 
     text = _code_for(native.architecture())
     key, source = native.key_of(text), "Words by which processes wait for one another"

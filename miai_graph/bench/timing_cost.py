@@ -16,7 +16,7 @@ from miai_graph.bench.workloads import workload
 from miai_graph.executor import Executable, executor
 from miai_graph.feeding import Batch, Rows, Table
 from miai_graph.kernels.kernel import Kernel
-from miai_graph.kernels.run import joined
+from miai_graph.kernels.running.run import joined
 from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.timing.booking import Tally, TrainingClock

@@ -4,24 +4,17 @@ To add a kernel, write a function that prepares it, with `kernel_for` naming the
 here.
 """
 
-from miai_graph.kernels import (
-    native_convolution,
-    native_indexing,
-    native_numbers,
-    native_pooling,
-    native_reductions,
-    native_softmax,
-    numpy_kernels,
-    pooling_kernels,
-)
+from miai_graph.kernels import numpy_kernels
+from miai_graph.kernels.convolution import kernels as convolution_kernels
+from miai_graph.kernels.rows import indexing, numbers, numpy_pooling, pooling, reductions, softmax
 
 __all__ = [
-    "native_convolution",
-    "native_numbers",
-    "native_indexing",
-    "native_pooling",
-    "native_reductions",
-    "native_softmax",
+    "convolution_kernels",
+    "indexing",
+    "numbers",
     "numpy_kernels",
-    "pooling_kernels",
+    "numpy_pooling",
+    "pooling",
+    "reductions",
+    "softmax",
 ]

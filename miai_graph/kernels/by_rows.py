@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from miai_graph.kernels.crew import spans, together
-from miai_graph.kernels.elementwise_kernels import adding
+from miai_graph.kernels.compiler.native import processor
+from miai_graph.kernels.elementwise.kernels import adding
 from miai_graph.kernels.kernel import Checked, Kernel, Several
-from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request, prepare
+from miai_graph.kernels.running.crew import spans, together
 from miai_graph.op import Array
 
 SHARED: Mapping[str, tuple[int, ...]] = {

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.elementwise_kernels import copying, filling, in_turn
+from miai_graph.kernels.elementwise.kernels import copying, filling, in_turn
 from miai_graph.kernels.kernel import Kernel, Scratch
-from miai_graph.kernels.matrix_product import matrix_product
+from miai_graph.kernels.products.matrix_product import matrix_product
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp

@@ -15,10 +15,10 @@ import numpy as np
 from miai_graph.errors import MiaiGraphError
 from miai_graph.interpreter import bind_attributes, evaluate_node, execution_error
 from miai_graph.kernels.by_rows import prepare_shared
-from miai_graph.kernels.denormals import FlushedDenormals
+from miai_graph.kernels.compiler.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import NOTHING, Kernel
 from miai_graph.kernels.numpy_kernels import Request
-from miai_graph.kernels.run import is_native, joined
+from miai_graph.kernels.running.run import is_native, joined
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter

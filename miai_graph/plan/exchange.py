@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from miai_graph.kernels.elementwise_kernels import FormulaKernels
-from miai_graph.kernels.formulas import Step
+from miai_graph.kernels.compiler.native import processor
+from miai_graph.kernels.elementwise.formulas import Step
+from miai_graph.kernels.elementwise.kernels import FormulaKernels
 from miai_graph.kernels.kernel import Kernel, Several
-from miai_graph.kernels.native import processor
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array

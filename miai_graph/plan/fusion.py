@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from miai_graph.context import UPDATE
-from miai_graph.kernels.elementwise_code import DTYPES, OPERATIONS, WITH_OPTIONS
-from miai_graph.kernels.elementwise_kernels import FormulaKernels
-from miai_graph.kernels.formulas import Step, Total
+from miai_graph.kernels.elementwise.code import DTYPES, OPERATIONS, WITH_OPTIONS
+from miai_graph.kernels.elementwise.formulas import Step, Total
+from miai_graph.kernels.elementwise.kernels import FormulaKernels
+from miai_graph.kernels.elementwise.totals import SummedFormula
 from miai_graph.kernels.kernel import Kernel, Scratch
-from miai_graph.kernels.total_kernels import SummedFormula
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp

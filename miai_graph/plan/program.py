@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from miai_graph.graph import Graph
-from miai_graph.kernels.native import processor
+from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant

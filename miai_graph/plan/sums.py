@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from miai_graph.kernels.vectors import FLOAT32, FLOAT64
+from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.node import Node
 from miai_graph.ops.parts import _sum_of_part
 from miai_graph.ops.structure import _sum

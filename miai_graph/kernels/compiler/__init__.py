@@ -1,0 +1,1 @@
+"""Native code: written in LLVM's language, compiled, kept, and loaded."""

@@ -1,0 +1,255 @@
+"""LLVM code for tiles of convolutions: sums that are held in registers while their products are added up.
+
+A tile is so many pixels of so many lines, by so many vectors of channels. Its pixels lie equally far from each other,
+and so do their sources; those that a pixel of the source has in common with others, by other taps of the kernel, are
+multiplied with it while it is at hand. That makes up for the loads, of which there are no more than can be done beside
+the multiplications even if there is only one vector of channels.
+
+Taps that lie beyond the image are left out, so that nothing needs to be padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from miai_graph.kernels.compiler.llvm_code import NUMBER_BYTES, Code
+
+TILE_PARAMETERS = (
+    *("A", "B", "C", "ROWS", "A_RUNS", "B_RUNS", "PLACES", "row_count", "run_count", "run_steps"),
+    *("a_step", "b_step", "c_step", "lanes", "adds"),
+)
+"""What the function `tile` of a tile's module is given.
+
+A, B, C : addresses
+ROWS, PLACES : tables of 32 bits: offsets in A and in C of lines
+A_RUNS, B_RUNS : tables of 32 bits: offsets in A and in B of runs of steps
+row_count : how many lines, a multiple of a tile's
+run_count, run_steps : how many runs there are, and how many steps each has
+a_step, b_step : bytes from a step to the next one of its run
+c_step : bytes in C from a pixel to the next one of its line
+lanes : how many numbers of the last vector belong to C
+adds : whether C is added to
+"""
+
+
+MOST_LINES = {1: 8, 2: 8, 3: 8, 4: 6}, {1: 8, 2: 6}
+"""How many rows that lie anywhere a tile has at most, by its vectors; with many registers, and with fewer."""
+
+MOST_ROWS = {1: 30, 2: 12, 3: 8, 4: 6}, {1: 12, 2: 6}
+"""The same of rows that lie side by side, all found from the place of the first one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the code is made for.
+
+    Attributes
+    ----------
+    width : how many numbers a vector holds, a power of two
+    registers : how many vectors the processor holds, at least 16
+    number : "float" or "double"
+    """
+
+    width: int
+    registers: int
+    number: str
+
+    @property
+    def number_bytes(self) -> int:
+        """The size of a number."""
+        return NUMBER_BYTES[self.number]
+
+    @property
+    def has_many_registers(self) -> bool:
+        """Are there as many as AVX-512 and NEON have?"""
+        return self.registers >= 32
+
+    @property
+    def most_lines(self) -> dict[int, int]:
+        """How many rows that lie anywhere a tile has, by its vectors."""
+        return MOST_LINES[not self.has_many_registers]
+
+    @property
+    def most_rows(self) -> dict[int, int]:
+        """How many rows that lie side by side a tile has at most, by its vectors."""
+        return MOST_ROWS[not self.has_many_registers]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of C that is added up in registers.
+
+    Attributes
+    ----------
+    lines : how many there are, which lie anywhere
+    pixels : in each of them
+    vectors : of each pixel
+    pixel_bytes : from a pixel's source to the next one's
+    taps : the bytes from a pixel's source to what each tap multiplies; for each of them B has vectors
+    first, end : sources from here to there, as such bytes, exist; others are left out
+    is_depthwise : whether A is read in vectors, one number for each lane, instead of one number for all of them
+    has_single_steps : whether a run has one step
+    """
+
+    lines: int
+    pixels: int = 1
+    vectors: int = 1
+    pixel_bytes: int = 0
+    taps: tuple[int, ...] = (0,)
+    first: int = 0
+    end: int = 1
+    is_depthwise: bool = False
+    has_single_steps: bool = False
+
+    def sources(self) -> dict[int, list[tuple[int, int]]]:
+        """The (pixel, tap) pairs of each source that exists, in the order of the sources."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for pixel in range(self.pixels):
+            for number, tap in enumerate(self.taps):
+                found.setdefault(pixel * self.pixel_bytes + tap, []).append((pixel, number))
+        return {source: pairs for source, pairs in sorted(found.items()) if self.first <= source < self.end}
+
+    def writer(self, target: Target) -> TileWriter:
+        """What writes its code."""
+        return _PixelWriter(target, self)
+
+
+def declarations(code: Code) -> list[str]:
+    """Those of LLVM's functions for vectors of which only some lanes count."""
+    suffix, mask = suffix_of(code), mask_type(code)
+    return [
+        f"declare {code.vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {code.vector})",
+        f"declare void @llvm.masked.store.{suffix}.p0({code.vector}, ptr, i32, {mask})",
+    ]
+
+
+def suffix_of(code: Code) -> str:
+    """That of LLVM's functions of vectors."""
+    return f"v{code.width}f{8 * code.number_bytes}"
+
+
+def mask_type(code: Code) -> str:
+    """The type that says which lanes count."""
+    return f"<{code.width} x i1>"
+
+
+class TileWriter:
+    """Writes the function of a tile: its sums, and what is done for each run of steps.
+
+    Parameters
+    ----------
+    lines, vectors : how many lines of C a tile has, and how many vectors lie side by side in C
+    """
+
+    def __init__(self, target: Target, lines: int, vectors: int) -> None:
+        self.code = Code(target.width, target.number)
+        self._lines, self._vectors = lines, vectors
+
+    def text(self) -> str:
+        """The module with the function `tile`."""
+        code = self.code
+        mask = self._mask()
+        with code.loop(0, "%row_count", self._lines) as start:
+            lines = [code.at("%A", self._entry("%ROWS", code.add(start, line))) for line in range(self._lines)]
+            starts = [code.at("%C", self._entry("%PLACES", code.add(start, line))) for line in range(self._lines)]
+            places = [place for line in starts for place in self.places(line)]
+            sums = self._sums_so_far(places, mask)
+            with code.carrying_loop(0, "%run_count", 1, sums) as (run, carried, following):
+                offset = self._entry("%A_RUNS", run)
+                vectors = code.at("%B", self._entry("%B_RUNS", run))
+                following += self.add_run([code.at(line, offset) for line in lines], vectors, carried)
+            for number, (value, place) in enumerate(zip(carried, places, strict=True)):
+                self._store_lanes(value, place, mask) if self._is_last(number) else code.store(value, place)
+        function = code.function("tile", " ".join(TILE_PARAMETERS), linkage="dso_local")
+        return "\n".join([*declarations(code), function])
+
+    def places(self, line: str) -> list[str]:
+        """Where the vectors of a line of C lie."""
+        raise NotImplementedError
+
+    def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
+        """The sums and the products of a run, where it begins in each line of A, and in B."""
+        raise NotImplementedError
+
+    def _entry(self, table: str, index: str) -> str:
+        """A table's offset."""
+        code = self.code
+        entry = code.value(f"load i32, ptr {code.at(table, code.times(index, 4))}, align 4")
+        return code.value(f"sext i32 {entry} to i64")
+
+    def _is_last(self, number: int) -> bool:
+        """Is this the last one of vectors that lie side by side?"""
+        return number % self._vectors == self._vectors - 1
+
+    def _sums_so_far(self, places: Sequence[str], mask: str) -> list[str]:
+        """What lies in a tile of C, or 0 if nothing is added to that."""
+        code = self.code
+        start, later, ready = code.block, code.name(), code.name()
+        is_first = code.value("icmp eq i64 %adds, 0")
+        code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
+        code.begin(later)
+        found = [
+            self._load_lanes(place, mask) if self._is_last(number) else code.load(place)
+            for number, place in enumerate(places)
+        ]
+        code.do(f"br label %{ready}")
+        code.begin(ready)
+        return [code.value(f"phi {code.vector} [ zeroinitializer, %{start} ], [ {old}, %{later} ]") for old in found]
+
+    def _mask(self) -> str:
+        """The first lanes, so many of them."""
+        code = self.code
+        numbers = f"<{code.width} x i64>"
+        first = code.value(f"insertelement {numbers} poison, i64 %lanes, i64 0")
+        limit = code.value(f"shufflevector {numbers} {first}, {numbers} poison, <{code.width} x i32> zeroinitializer")
+        lanes = ", ".join(f"i64 {lane}" for lane in range(code.width))
+        return code.value(f"icmp slt {numbers} <{lanes}>, {limit}")
+
+    def _load_lanes(self, pointer: str, mask: str) -> str:
+        code = self.code
+        return code.value(
+            f"call {code.vector} @llvm.masked.load.{suffix_of(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
+            f"{mask_type(code)} {mask}, {code.vector} zeroinitializer)"
+        )
+
+    def _store_lanes(self, vector: str, pointer: str, mask: str) -> None:
+        code = self.code
+        code.do(
+            f"call void @llvm.masked.store.{suffix_of(code)}.p0({code.vector} {vector}, ptr {pointer}, "
+            f"i32 {code.number_bytes}, {mask_type(code)} {mask})"
+        )
+
+
+class _PixelWriter(TileWriter):
+    def __init__(self, target: Target, tile: Tile) -> None:
+        super().__init__(target, tile.lines, tile.vectors)
+        self._tile = tile
+
+    def places(self, line: str) -> list[str]:
+        code, tile = self.code, self._tile
+        pixels = [code.at(line, code.times("%c_step", pixel)) for pixel in range(tile.pixels)]
+        return [place for pixel in pixels for place in code.vectors_at(pixel, tile.vectors)]
+
+    def add_run(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
+        code = self.code
+        if self._tile.has_single_steps:
+            return self._add_products(lines, vectors, sums)
+        with code.carrying_loop(0, "%run_steps", 1, sums) as (step, carried, following):
+            along = code.times(step, "%a_step")
+            sources = [code.at(line, along) for line in lines]
+            following += self._add_products(sources, code.at(vectors, code.times(step, "%b_step")), carried)
+        return carried
+
+    def _add_products(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
+        code, tile, result = self.code, self._tile, list(sums)
+        held = [code.load(place) for place in code.vectors_at(vectors, len(tile.taps) * tile.vectors)]
+        for number, line in enumerate(lines):
+            for source, pairs in tile.sources().items():
+                place = code.at(line, source) if source else line
+                factor = code.load(place) if tile.is_depthwise else code.broadcast(place)
+                for pixel, tap in pairs:
+                    for vector in range(tile.vectors):
+                        goal = (number * tile.pixels + pixel) * tile.vectors + vector
+                        result[goal] = code.multiply_add(factor, held[tap * tile.vectors + vector], result[goal])
+        return result

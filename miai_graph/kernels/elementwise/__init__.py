@@ -1,0 +1,1 @@
+"""Several element-wise operations at once, with sums of what they compute."""

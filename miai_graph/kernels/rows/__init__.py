@@ -1,0 +1,1 @@
+"""What goes over rows: pooling, softmax, sums, lookups; and single numbers."""

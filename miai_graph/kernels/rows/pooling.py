@@ -1,0 +1,74 @@
+"""Pooling by native code, with any padding and strides, for images whose channels lie one behind the other."""
+
+from __future__ import annotations
+
+import math
+
+from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.loops import are_floats, call
+from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.numpy_kernels import Request, native_for
+from miai_graph.kernels.rows.pooling_code import Variant, module_text
+from miai_graph.op import Array
+
+MOST_UNROLLED = 9
+"""The elements of larger windows are gone through by loops."""
+
+
+@native_for("max_pool2d", "average_pool2d")
+def _pool(request: Request) -> Kernel | None:
+    return _kernel(request, request.output, request.inputs[0], request.inputs[0])
+
+
+@native_for("max_pool2d_gradient")
+def _max_pool2d_gradient(request: Request) -> Kernel | None:
+    return _kernel(request, request.inputs[0], request.inputs[1], request.output)
+
+
+@native_for("average_pool2d_gradient")
+def _average_pool2d_gradient(request: Request) -> Kernel | None:
+    return _kernel(request, request.inputs[0], request.output, request.output)
+
+
+def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Kernel | None:
+    """The kernel for the pooled array, the image that is read and the one that is written to."""
+    arrays = (pooled, source, target)
+    processor = native.processor()
+    if processor is None or not are_floats(*arrays) or not all(map(_has_channels_together, arrays)):
+        return None
+    if not request.output.flags.c_contiguous:
+        return None
+    size, steps, padding = (request.attributes[name] for name in ("pool_size", "strides", "padding"))
+    is_padded = any(any(pair) for pair in padding)
+    overlaps = steps[0] < size[0] or steps[1] < size[1]
+    fills = request.output is target and not (steps == size and _is_covered(request, pooled, target))
+    variant = Variant(
+        request.node.op.name,
+        pooled.dtype,
+        None if is_padded or math.prod(size) > MOST_UNROLLED else size,
+        adds=request.output is target and overlaps,
+    )
+    words = [
+        *arrays,
+        *pooled.shape,
+        math.prod(target.shape[1:]) if fills else 0,
+        *(stride for array in arrays for stride in array.strides[:3]),
+        *source.shape[1:3],
+        *(before for before, _ in padding),
+        *steps,
+        *size,
+    ]
+    return call(module_text(variant, processor), words, f"{request.node.op.name} {request.node.name}")
+
+
+def _has_channels_together(array: Array) -> bool:
+    return array.strides[3] == array.itemsize or array.shape[3] == 1
+
+
+def _is_covered(request: Request, pooled: Array, image: Array) -> bool:
+    """Whether windows side by side leave nothing out."""
+    size, padding = request.attributes["pool_size"], request.attributes["padding"]
+    return all(
+        count * length >= pixels + before
+        for count, length, pixels, (before, _) in zip(pooled.shape[1:3], size, image.shape[1:3], padding, strict=True)
+    )

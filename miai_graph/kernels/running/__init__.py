@@ -1,0 +1,1 @@
+"""How kernels run one after another, and in several threads."""
