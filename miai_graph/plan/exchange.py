@@ -184,22 +184,21 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
 
 def _native_reduction(request: Request, rows: Sequence[Array], output: Array) -> Kernel:
     """All rows in one pass, put together in the same order."""
-    operation = OPERATIONS[request.attributes["reduction"]]
     steps: list[Step] = []
-
-    def combined(numbers: Sequence[int]) -> int:
-        """The number of the value that these make together."""
-        if len(numbers) == 1:
-            return numbers[0]
-        middle = (len(numbers) + 1) // 2
-        halves = combined(numbers[:middle]), combined(numbers[middle:])
-        steps.append(Step(operation, halves, output.dtype))
-        return len(rows) + len(steps) - 1
-
-    result = combined(range(len(rows)))
+    result = _combined(range(len(rows)), OPERATIONS[request.attributes["reduction"]], output, len(rows), steps)
     kernels = FormulaKernels(steps, [result], request.scratch, f"{request.node.op.name} {request.node.name}")
     kernels.add(rows, [output])
     return kernels.kernel()
+
+
+def _combined(numbers: Sequence[int], operation: str, output: Array, operands: int, steps: list[Step]) -> int:
+    """The number of the value that the values of these numbers make together, for which steps are added."""
+    if len(numbers) == 1:
+        return numbers[0]
+    middle = (len(numbers) + 1) // 2
+    halves = (_combined(half, operation, output, operands, steps) for half in (numbers[:middle], numbers[middle:]))
+    steps.append(Step(operation, tuple(halves), output.dtype))
+    return operands + len(steps) - 1
 
 
 def _combine(
