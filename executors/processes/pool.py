@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import weakref
@@ -90,6 +91,7 @@ class Pool:
         self._words = Words(self._control, workers)
         connections = [process.connection for process in self.processes]
         self.leader = Leader(connections, self._words, self._heard, bells, is_crowded=is_crowded)
+        _finish_steps_before_forks()
         _pools.add(self)
 
     def _settle(self, segment: Segment) -> None:
@@ -331,8 +333,14 @@ def _leave_pools_to_the_parent() -> None:
     state.lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    # The lock: a step of another thread is finished first, for in the child there is no such thread.
-    os.register_at_fork(
-        before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=_leave_pools_to_the_parent
-    )
+@functools.cache
+def _finish_steps_before_forks() -> None:
+    """A step of another thread is finished first, for in the child there is no such thread.
+
+    To be called when `concurrent.futures` is loaded: before a fork what was registered last is called first, and
+    whoever has its lock must not wait for a step, which may need that lock.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=_leave_pools_to_the_parent
+        )
