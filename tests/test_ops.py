@@ -82,6 +82,8 @@ def test_serial_treats_special_values_as_the_interpreter_does(sample: Sample, fl
         rng.choice(SPECIAL, array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
         for array in sample.arrays(4, floating)
     ]
+    if sample.op in ("conv2d", "conv2d_input_gradient"):  # what meets only the zeros around an image is left out
+        arrays[1] = np.where(np.isfinite(arrays[1]), arrays[1], 0.5).astype(arrays[1].dtype)
     (expected,), _ = evaluate(mg.Graph([node]), dict(zip(inputs, arrays, strict=True)), batch_size=4)
     (found,) = mg.function(inputs, [node])(*arrays)
     if sample.op in ("conv2d", "conv2d_input_gradient"):  # nan may spread to neighbours in the same image
