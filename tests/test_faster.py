@@ -44,7 +44,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> Race:
     return Race(monkeypatch)
 
 
-@pytest.mark.parametrize(("nanoseconds", "calls"), [(199, CALLS_OF_A_TRIAL), (200, 1)])
+@pytest.mark.parametrize(("nanoseconds", "calls"), [(149, CALLS_OF_A_TRIAL), (150, 1)])
 def test_the_first_way_is_used_and_the_other_one_tried_ever_less(race: Race, nanoseconds: int, calls: int) -> None:
     race.nanoseconds[1] = nanoseconds
     groups = [(way, len(list(group))) for way, group in itertools.groupby(race.calls(20 * MOST_BETWEEN_TRIALS))]
@@ -64,7 +64,7 @@ def test_the_second_way_is_used_where_it_is_faster(race: Race) -> None:
 
 def test_a_way_that_has_to_warm_up_is_found_to_be_faster(race: Race) -> None:
     race.calls(CALLS_BEFORE_FIRST_TRIAL)
-    race.nanoseconds[1] = 150
+    race.nanoseconds[1] = 140
     race.calls(1)
     race.nanoseconds[1] = 50
     assert race.calls(10) == [1] * 10

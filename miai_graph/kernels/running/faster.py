@@ -9,13 +9,13 @@ from time import perf_counter_ns
 
 from miai_graph.kernels.kernel import Kernel
 
-CALLS_BEFORE_FIRST_TRIAL, FEWEST_BETWEEN_TRIALS, MOST_BETWEEN_TRIALS = 3, 8, 512
+CALLS_BEFORE_FIRST_TRIAL, FEWEST_BETWEEN_TRIALS, MOST_BETWEEN_TRIALS = 8, 16, 512
 """After so many calls the other way is tried: more and more of them, as long as it turns out to be the slower one."""
 
 CALLS_OF_A_TRIAL = 3
 """At most. The first one may have to wake threads."""
 
-HOPELESS = 2
+HOPELESS = 1.5
 """A trial ends where the other way takes so many times as long."""
 
 CALLS_AVERAGED = 8
