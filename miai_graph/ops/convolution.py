@@ -228,8 +228,8 @@ class Conv2D(Op):
     Cost: 2 · N · OH · OW · KH · KW · C_in/groups · C_out flops.
     Batch: passes along axis 0; one sum still owed may pass. The kernel cannot be split.
     Care: x is padded with zeros first. Where an element is nan or infinite, neighbours in the same image may become nan
-    too: native code takes some pixels together, with zeros in between. It leaves out what meets only the zeros around an
-    image, so nan or inf of the kernel is not seen there.
+    too: native code takes some pixels together, with zeros in between. What meets only the zeros around an image
+    is left out, so nan or inf of the kernel is not seen there.
     Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", relationships 6 and 13.
     """
 
