@@ -35,6 +35,7 @@ LAZY_MODULES = {
     "resource",
     "executors.processes.executable",
     "miai_graph.kernels.compiler.native",
+    "miai_graph.kernels.compiler.pauses",
 }
 """What is imported where it is used, because it would slow down the start, or is not there on every system."""
 

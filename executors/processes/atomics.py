@@ -71,14 +71,6 @@ given_up:
 }}
 """
 
-_PAUSES = {
-    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
-    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
-}
-"""How a processor is told that it spins: declaration and call."""
-
-_OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
-
 
 @dataclass(frozen=True)
 class Atomics:
@@ -101,9 +93,10 @@ class Atomics:
 def atomics() -> Atomics:
     """The native functions of this process, loaded when they are first asked for, and compiled if they never were."""
     # Here, for what it brings along takes its time, and workers can be started before.
-    from miai_graph.kernels.compiler import native
+    from miai_graph.kernels.compiler import native, pauses
 
-    text = _code_for(native.architecture())
+    pause = pauses.pause_for(native.architecture())
+    text = _CODE.format(declaration=pause.declaration, pause=pause.instruction)
     key, source = native.key_of(text), "Words by which processes wait for one another"
     code = native.undisturbed(native.load_code, key, text, source)
     # Every argument is 64 bits wide, and ctypes converts an integer fastest to a void pointer. Only what takes long
@@ -114,12 +107,6 @@ def atomics() -> Atomics:
         wait_until=CFUNCTYPE(c_bool, *[c_void_p] * 5)(code.address("wait_until")),
         _code=code,
     )
-
-
-def _code_for(architecture: str) -> str:
-    processor = architecture.lower()
-    declaration, pause = _PAUSES.get(_OTHER_NAMES.get(processor, processor), ("", ""))
-    return _CODE.format(declaration=declaration, pause=pause)
 
 
 def spins_for(seconds: float) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.c_library import address_in_c
 from miai_graph.kernels.compiler.loops import ELEMENTS, Loops, call
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request, native_for
-from miai_graph.kernels.running.team import address_in_c
 from miai_graph.op import Array
 
 INTEGER = np.dtype(np.int64)

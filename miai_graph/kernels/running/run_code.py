@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.pauses import pause_for
 
 MOST_PARAMETERS = 16
 """Functions with more are called from Python."""
@@ -46,13 +47,6 @@ SERVE_WORDS = ("go", "line", "patience", "clock", "clock_id", "read", "file")
 
 HELPER_WORDS = ("asleep", "table", "seen", "file")
 """The line of a helper: whether it is to be woken, what to work at, the number of its last run, where to write."""
-
-_PAUSES = {
-    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
-    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
-    "arm64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
-}
-"""How a processor is told that it waits: declaration and call."""
 
 _TIME = """
   call i32 %clock({clock_id}, ptr %moment)
@@ -261,7 +255,7 @@ _INTEGERS = {"count", "clock_id", "own", "threads", "barriers", "patience", "fil
 @functools.cache
 def module_text() -> str:
     """The module with the three functions, each of a table of words."""
-    declaration, pause = _PAUSES.get(native.architecture(), ("", ""))
+    declaration, pause = pause_for(native.architecture())
     time = _TIME.format(clock_id="i32 %clock_number", nanoseconds=NANOSECONDS)
     numbers = range(1, MOST_PARAMETERS + 1)
     work = _WORK.format(

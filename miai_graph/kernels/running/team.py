@@ -5,13 +5,12 @@ Between two runs they look out for the next one for a while, in native code, and
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ctypes import c_void_p, cast
+from ctypes import c_void_p
 from itertools import chain
 from threading import Lock, Thread
 from typing import Any
@@ -20,6 +19,7 @@ from weakref import WeakSet
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.c_library import address_in_c
 from miai_graph.kernels.compiler.denormals import FlushedDenormals
 from miai_graph.kernels.running.run_code import HELPER_WORDS, LINE_BYTES, module_text
 from miai_graph.op import Array
@@ -158,13 +158,6 @@ def clock() -> tuple[int, int]:
 def yielding() -> int:
     """The address of ``sched_yield``; 0 if there is none."""
     return address_in_c("sched_yield") or 0
-
-
-@functools.cache
-def address_in_c(name: str) -> int | None:
-    """Where a function of C's library lies, on systems of Unix's kind."""
-    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" and name else None
-    return None if function is None else cast(function, c_void_p).value
 
 
 def _found_in_c(name: str) -> int:
