@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.compiler.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.op import Array
@@ -262,11 +263,7 @@ def call(text: str, words: Sequence[Array | int], source: str, kept: object = No
     source : what is computed, for readers of the code
     kept : what else must live as long as the kernel
     """
-    arrays = [word for word in words if isinstance(word, np.ndarray)]
-    numbers = [word.ctypes.data if isinstance(word, np.ndarray) else word for word in words]
-    table = np.array(numbers, np.int64)
-    address: Any = table.ctypes.data_as(c_void_p)
-    address.kept = arrays, kept
+    address = table_of(words, kept).ctypes.data_as(c_void_p)
     return partial(native.library(text, SIGNATURES, source).functions["run"], address)
 
 

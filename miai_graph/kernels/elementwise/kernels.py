@@ -8,11 +8,11 @@ from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
-from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.kernels.elementwise.code import module_text
 from miai_graph.kernels.elementwise.formulas import Formula, Operand, Step
@@ -216,10 +216,8 @@ def formula_call(
     code = native.library(module_text(formula, processor, streams=streams), SIGNATURES, source)
     rows_before = accumulate((stretch.rows for stretch in stretches), initial=0)
     lines = (stretch.words(before) for stretch, before in zip(stretches, rows_before, strict=False))
-    table = np.array([*head, *chain.from_iterable(lines)], np.int64)
-    address: Any = table.ctypes.data_as(c_void_p)
-    address.arrays = keeps
-    return partial(code.functions["run"], address, c_int64(len(stretches)))
+    table = table_of([*head, *chain.from_iterable(lines)], keeps)
+    return partial(code.functions["run"], table.ctypes.data_as(c_void_p), c_int64(len(stretches)))
 
 
 def _is_aligned(formula: Formula, stretches: Sequence[Stretch], processor: native.Processor) -> bool:

@@ -16,11 +16,12 @@ from functools import partial
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
 from miai_graph.kernels.running.crew import Together
 from miai_graph.kernels.running.faster import Faster
 from miai_graph.kernels.running.run_code import BARRIER, MOST_PARAMETERS, NO_STAMP
-from miai_graph.kernels.running.team import Team, clock, functions, table_of, team
+from miai_graph.kernels.running.team import Team, clock, functions, team
 from miai_graph.op import Array
 
 

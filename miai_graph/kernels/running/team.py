@@ -13,7 +13,6 @@ from contextlib import suppress
 from ctypes import c_void_p
 from itertools import chain
 from threading import Lock, Thread
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.c_library import address_in_c
 from miai_graph.kernels.compiler.denormals import FlushedDenormals
+from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.running.run_code import HELPER_WORDS, LINE_BYTES, module_text
 from miai_graph.op import Array
 
@@ -111,25 +111,6 @@ def _lines(count: int) -> Array:
     words = np.zeros((count + 1) * WORDS_A_LINE, np.int64)
     start = -(words.ctypes.data // 8) % WORDS_A_LINE
     return words[start : start + count * WORDS_A_LINE].reshape(count, WORDS_A_LINE)
-
-
-class Words(np.ndarray[Any, np.dtype[np.int64]]):
-    """A table of words that keeps the arrays whose addresses are in it."""
-
-    kept: object
-
-
-def table_of(words: Sequence[Array | int], kept: object = None) -> Words:
-    """The words; arrays stand for their addresses.
-
-    Parameters
-    ----------
-    kept : what else must live as long as the table
-    """
-    numbers = [word.ctypes.data if isinstance(word, np.ndarray) else word for word in words]
-    table = np.array(numbers, np.int64).view(Words)
-    table.kept = list(words), kept
-    return table
 
 
 @functools.cache
