@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import timeit
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -27,10 +29,11 @@ from miai_graph.kernels.elementwise.kernels import FormulaKernels, adding, copyi
 from miai_graph.kernels.kernel import NOTHING, Kernel, Several, checked
 from miai_graph.kernels.products.blas import product
 from miai_graph.kernels.products.matrix_product import matrix_product
+from miai_graph.kernels.running import team as team_module
 from miai_graph.kernels.running.crew import together
 from miai_graph.kernels.running.run import joined, native_phases
 from miai_graph.kernels.running.run_code import HELPER_WORDS
-from miai_graph.kernels.running.team import team
+from miai_graph.kernels.running.team import functions, has_counter, team
 from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
@@ -59,38 +62,75 @@ class Stamps:
         self.place = np.array([self.times.ctypes.data], np.int64)
 
 
+@pytest.fixture(params=["by the processor's counter", "by the clock"])
+def _timing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are taken in one of two ways."""
+    counts = request.param == "by the processor's counter"
+    if counts and not has_counter():
+        pytest.skip("the processor's counter is not known to be a clock")
+    monkeypatch.setattr(team_module, "has_counter", lambda: counts)
+    functions.cache_clear()
+    yield
+    functions.cache_clear()
+
+
 @in_runs
+@pytest.mark.usefixtures("_timing")
+def test_times_are_as_long_as_the_kernels() -> None:
+    """Of four kernels, two of which take hundreds of times as long."""
+    long, short = np.zeros(2_000_000, "f4"), np.zeros(3, "f4")
+    stamps = Stamps(5)
+    kernels = [doubling(array) for array in (long, short, long, short)]
+    (run,) = joined(kernels, stamps.place)
+    best = np.full(4, np.inf)
+    for _ in range(20):
+        before = perf_counter_ns()
+        run.kernel()
+        after = perf_counter_ns()
+        taken = np.diff(stamps.times)
+        best = np.minimum(best, taken)
+        assert 0 <= stamps.times[0] - before
+        assert 0 <= after - stamps.times[-1]
+        assert np.all(taken >= 0)
+        assert taken.sum() <= after - before
+    alone = min(timeit.repeat(kernels[0], number=1, repeat=20)) * 1e9
+    assert best[0] == pytest.approx(best[2], rel=0.5)
+    assert best[0] == pytest.approx(alone, rel=0.5)
+    assert best[1] < best[0] / 20
+
+
+@in_runs
+@pytest.mark.usefixtures("_timing")
 def test_a_run_computes_in_order_and_is_timed_by_python_s_clock() -> None:
     x, stamps = np.ones(100, "f4"), Stamps(6)
     kernels = [doubling(x), doubling(x), partial(np.add, x, 1, x), doubling(x), Several((doubling(x), doubling(x)))]
     runs = joined(kernels, stamps.place)
-    assert [number for number, _ in runs] == [1, 2, 4]
+    assert [(run.last, run.is_timed) for run in runs] == [(1, True), (2, False), (4, True)]
     before = perf_counter_ns()
-    for _, kernel in runs:
-        kernel()
+    for run in runs:
+        run.kernel()
     after = perf_counter_ns()
     assert np.all(x == 40)
-    written = [stamps.times[1], stamps.times[4]]
-    assert before < written[0] < written[1] < after
-    assert not stamps.times[[0, 2, 3, 5]].any(), "expected no time for the last of a run, nor for Python's kernels"
+    assert [before, *stamps.times, after] == sorted([before, *stamps.times, after])
 
 
 @in_runs
 def test_times_go_where_the_place_says_later() -> None:
     x, stamps, others = np.ones(3, "f4"), Stamps(3), np.zeros(3, np.int64)
-    ((_, run),) = joined([doubling(x), doubling(x)], stamps.place)
+    (run,) = joined([doubling(x), doubling(x)], stamps.place)
     stamps.place[0] = others.ctypes.data
-    run()
-    assert others[1] > 0
+    run.kernel()
+    assert np.all(others > 0)
     assert not stamps.times.any()
 
 
 @in_runs
 def test_a_run_without_times() -> None:
     x = np.ones(3, "f4")
-    ((number, run),) = joined([doubling(x), NOTHING, doubling(x)], None)
-    run()
-    assert number == 2
+    (run,) = joined([doubling(x), NOTHING, doubling(x)], None)
+    run.kernel()
+    assert run.last == 2
+    assert not run.is_timed
     assert np.all(x == 4)
 
 
@@ -102,8 +142,8 @@ def test_what_is_wrong_ends_a_run_and_is_told_each_time() -> None:
         raise ValueError("a label is wrong")
 
     runs = joined([doubling(x), checked(doubling(x), flag, explain), doubling(x)], stamps.place)
-    assert [number for number, _ in runs] == [1, 2]
-    run = runs[0][1]
+    assert [run.last for run in runs] == [1, 2]
+    run = runs[0].kernel
     for _ in range(2):
         flag[0] = 1
         with pytest.raises(ValueError, match="a label is wrong"):
@@ -281,13 +321,13 @@ def test_threads_share_a_run_in_step(threads: int) -> None:
 
     stamps = Stamps(8)
     kernels = [moving(a, b), moving(b, a), doubling(a), doubling(a), moving(a, b), moving(b, a), NOTHING]
-    ((number, run),) = joined(kernels, stamps.place)
-    assert number == 6
+    (run,) = joined(kernels, stamps.place)
+    assert run.last == 6
     for _ in range(200):
         before = perf_counter_ns()
-        run()
-        written = stamps.times[1:7].tolist()
-        assert [before, *written] == sorted([before, *written])
+        run.kernel()
+        written = [before, *stamps.times, perf_counter_ns()]
+        assert written == sorted(written)
         np.testing.assert_array_equal(a, np.arange(count, dtype="f4") * 64)
         a[:] = np.arange(count)
 
@@ -295,7 +335,7 @@ def test_threads_share_a_run_in_step(threads: int) -> None:
 @in_runs
 def test_threads_that_sleep_are_woken() -> None:
     x = np.ones(64, "f4")
-    ((_, run),) = joined([shares(x, 2), shares(x, 2)], None)
+    ((_, run, _),) = joined([shares(x, 2), shares(x, 2)], None)
     own = team(2)
     asleep = own._helpers[1, HELPER_WORDS.index("asleep") :]
     for times in range(1, 6):
@@ -309,7 +349,7 @@ def test_threads_that_sleep_are_woken() -> None:
 @in_runs
 def test_who_finds_the_team_busy_works_alone() -> None:
     x = np.ones(64, "f4")
-    ((_, run),) = joined([shares(x, 2), doubling(x), shares(x, 2)], None)
+    ((_, run, _),) = joined([shares(x, 2), doubling(x), shares(x, 2)], None)
     with team(2).lock:
         run()
     assert np.all(x == 8)
@@ -320,7 +360,7 @@ def test_runs_of_several_threads_at_once() -> None:
     arrays = [np.ones(1000, "f4") for _ in range(4)]
 
     def work(array: np.ndarray) -> None:
-        ((_, run),) = joined([shares(array, 2), doubling(array), shares(array, 2)], None)
+        ((_, run, _),) = joined([shares(array, 2), doubling(array), shares(array, 2)], None)
         for _ in range(300):
             array.fill(1)
             run()
@@ -337,7 +377,7 @@ FORKING = """
     from miai_graph.kernels.running.run import joined
 
     x = np.ones(64, "f4")
-    ((_, run),) = joined([shares(x, 2), shares(x, 2)], None)
+    ((_, run, _),) = joined([shares(x, 2), shares(x, 2)], None)
     run()
     child = os.fork()
     run()

@@ -27,7 +27,7 @@ BEGINNING = """
     from miai_graph.kernels.running.team import team
 
     def run_of(x, threads):
-        ((_, run),) = joined([shares(x, threads), shares(x, threads)], None)
+        ((_, run, _),) = joined([shares(x, threads), shares(x, threads)], None)
         return run
 """
 

@@ -15,8 +15,8 @@ import numpy as np
 from miai_graph.bench.workloads import workload
 from miai_graph.executor import Executable, executor
 from miai_graph.feeding import Batch, Rows, Table
-from miai_graph.kernels.kernel import Kernel
-from miai_graph.kernels.running.run import joined
+from miai_graph.kernels.running.run import Run, joined
+from miai_graph.model.sources import ROWS_DRAWN_AT_ONCE
 from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.timing.booking import Tally, TrainingClock
@@ -50,17 +50,17 @@ class TimingCost:
 class _PlainPlan(BoundPlan):
     """The loop over nodes without a clock."""
 
-    def run(self, step: int, binding: Binding) -> None:
+    def _run(self, step: int, binding: Binding) -> None:
         self._step[...] = step
         with self._flushed_denormals:
-            for _, kernel in _without_clock(binding):
-                kernel()
+            for run in _without_clock(binding):
+                run.kernel()
         for target, source in binding.copies:
             np.copyto(target, source)
 
 
 @functools.cache
-def _without_clock(binding: Binding) -> Sequence[tuple[int, Kernel]]:
+def _without_clock(binding: Binding) -> Sequence[Run]:
     return joined(binding.kernels, None)
 
 
@@ -110,7 +110,7 @@ def _measure(name: str, batch: int, executable: Any, batches: Iterator[Batch], s
 def _run(executable: Executable, batches: Iterator[Batch], *, is_recorded: bool) -> float:
     """Seconds of a step, as `fit` runs them, or without its clock."""
     start, steps = perf_counter_ns(), 0
-    drawn = TrainingClock(start, Tally()).drawing(batches) if is_recorded else batches
+    drawn = TrainingClock(start, Tally()).drawing(batches, ROWS_DRAWN_AT_ONCE) if is_recorded else batches
     for _ in executable.run(drawn):
         steps += 1
     return (perf_counter_ns() - start) / 1e9 / steps

@@ -13,6 +13,9 @@ from miai_graph.op import Array
 
 Batches = Iterator[tuple[Batch, int]]
 
+ROWS_DRAWN_AT_ONCE = 16
+"""Batches that are told as numbers of rows take next to no memory, and nobody notices when they are drawn."""
+
 
 class Source:
     """Gives batches with their sizes, from the beginning at each pass.
@@ -23,6 +26,7 @@ class Source:
     batch_size : that of all batches but perhaps the last
     samples, steps : how many samples and batches there are in a pass, if that is known
     repeatable : whether there can be another pass
+    drawn_at_once : how many batches may be drawn before the first of them is used
     """
 
     targets: Arrays
@@ -31,6 +35,7 @@ class Source:
     samples: int | None = None
     steps: int | None = None
     repeatable: bool = True
+    drawn_at_once: int = 1
 
     def batches(self, order: Array | None = None) -> Batches:
         """One pass; `order` is that of the samples, if they are in memory."""
@@ -51,6 +56,7 @@ class ArraySource(Source):
         self.batch_size = batch_size
         self.samples = dataset.size
         self.steps = -(-dataset.size // batch_size)
+        self.drawn_at_once = ROWS_DRAWN_AT_ONCE if dataset.has_batch_axis else 1
 
     def split(self, fraction: float, batch_size: int) -> tuple[ArraySource, ArraySource]:
         """What is trained on, and the rest, to validate on in batches of `batch_size`."""

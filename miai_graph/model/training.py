@@ -167,7 +167,7 @@ class Training(Evaluation):
         """The figures, and whether there were as many batches as there should be."""
         first = self._iterations
         step.executable.step = first
-        batches, run = clock.drawing(plan.batches(first)), None
+        batches, run = clock.drawing(plan.batches(first), plan.source.drawn_at_once), None
         if step.executable.caller:
             # What this process does in steps is not booked by a worker.
             run = clock.running(step.executable.run)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from miai_graph.kernels.kernel import Kernel
+from miai_graph.kernels.running.run import Run
 from miai_graph.node import Node
 from miai_graph.op import Array
 
@@ -20,7 +21,7 @@ class Binding:
     ----------
     arrays : of all nodes, for each part
     kernels : in order
-    runs : the same, where those of native code that follow each other are one; each with the place of its stamp
+    runs : the same, where those of native code that follow each other are one
     is_native : whether nothing is computed by NumPy, which might warn
     outputs : the arrays in which the results are found after a run
     copies : what is copied, after all kernels: to, from
@@ -28,7 +29,7 @@ class Binding:
 
     arrays: Sequence[Arrays]
     kernels: Sequence[Kernel]
-    runs: Sequence[tuple[int, Kernel]]
+    runs: Sequence[Run]
     is_native: bool
     outputs: Sequence[Array]
     copies: Sequence[tuple[Array, Array]]

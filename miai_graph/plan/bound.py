@@ -18,7 +18,7 @@ from miai_graph.kernels.by_rows import prepare_shared
 from miai_graph.kernels.compiler.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import NOTHING, Kernel
 from miai_graph.kernels.numpy_kernels import Request
-from miai_graph.kernels.running.run import is_native, joined
+from miai_graph.kernels.running.run import Run, is_native, joined
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
@@ -288,7 +288,9 @@ class BoundPlan:
         ]
         outputs, gathered = self._outputs(arrays)
         kernels = [self._kernel(position, arrays[position[1]]) for position in self._positions]
-        runs = [(number + 1, kernel) for number, kernel in joined(kernels, self._stamps_place)]
+        runs = joined(kernels, self._stamps_place)
+        if not runs or not runs[0].is_timed:
+            runs.insert(0, Run(-1, NOTHING, is_timed=False))
         return Binding(arrays, kernels, runs, all(map(is_native, kernels)), outputs, [*copies, *gathered])
 
     def _outputs(self, arrays: Sequence[Arrays]) -> tuple[list[Array], list[tuple[Array, Array]]]:
@@ -376,17 +378,17 @@ class BoundPlan:
 
     def _run(self, step: int, binding: Binding) -> None:
         self._step[...] = step
-        stamps, clock, place = self._stamps, perf_counter_ns, 0
-        stamps[0] = clock()
+        stamps, clock, last = self._stamps, perf_counter_ns, 0
         try:
             with self._flushed_denormals:
-                for place, kernel in binding.runs:
+                for last, kernel, is_timed in binding.runs:
                     kernel()
-                    stamps[place] = clock()
+                    if not is_timed:
+                        stamps[last + 1] = clock()
         except MiaiGraphError:
             raise
         except Exception as error:
-            node, part = self._positions[place - 1]
+            node, part = self._positions[last]
             inputs = [binding.arrays[part][source] for source in self.program.operands_of(node)]
             raise execution_error(node, inputs, error) from error
         for target, source in binding.copies:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
@@ -107,18 +108,22 @@ class TrainingClock:
         """Training is over: what comes after it, such as measuring what the machine can do, is none of its steps."""
         self._stopped_ns = perf_counter_ns()
 
-    def drawing(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches, timed while they are drawn."""
+    def drawing(self, batches: Iterator[T], at_once: int = 1) -> Iterator[T]:
+        """The same batches, timed while they are drawn.
+
+        Parameters
+        ----------
+        at_once : how many are drawn before the first of them is used
+        """
         data = self._data
         while True:
             start_ns = perf_counter_ns()
-            batch = next(batches, None)
-            # Not by `add`: this is done in each step, and must cost next to nothing.
+            drawn = list(islice(batches, at_once))
             data.total_ns += perf_counter_ns() - start_ns
-            if batch is None:
+            if not drawn:
                 return
-            data.calls += 1
-            yield batch
+            data.calls += len(drawn)
+            yield from drawn
 
     def running(self, run: Run[T]) -> Run[T]:
         """The same function, timed while it computes, without the batches that it draws meanwhile."""

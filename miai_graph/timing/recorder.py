@@ -6,8 +6,6 @@ import math
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +14,10 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.timing.records import HISTOGRAM_BINS, OVERHEAD, TimingRecord, merge_calls
+from miai_graph.timing.totals import Step, Times, totals_for
 from miai_graph.timing.traces import Label, StepTrace, WorkerTraces
 
-Times = np.ndarray[Any, np.dtype[np.int64]]
-
-ROWS_BESIDE_NODES = 3
 NO_COST = Cost(0, 0)
-COLLECTED_STAMPS, MOST_STEPS, FEWEST_STEPS = 1 << 15, 512, 8
-"""The stamps of some steps, as many as fit into a core's own cache, are collected and then added up together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +48,6 @@ class Member:
     memory_bytes: int
 
 
-_Step = tuple[int, int, int, int, int, bytes]
-"""Start, what it waited at first and at last, end, number, and stamps."""
-
-
 class Recorder:
     """Adds up the stamps of one plan's steps.
 
@@ -70,27 +60,19 @@ class Recorder:
     def __init__(self, graph: Graph, work: Sequence[Work]) -> None:
         self._graph = graph
         self.work = work
-        self._nodes = list(dict.fromkeys(item.node for item in work))
-        self._groups = None if len(self._nodes) == len(work) else _grouping(self._nodes, work)
-        self._most_pending = min(max(COLLECTED_STAMPS // (len(work) + 1), FEWEST_STEPS), MOST_STEPS)
-        self._bins = np.arange(len(self._nodes) + ROWS_BESIDE_NODES) * HISTOGRAM_BINS
+        numbers = {node: number for number, node in enumerate(dict.fromkeys(item.node for item in work))}
+        self._owners = [numbers[item.node] for item in work]
         self.reset()
 
     def reset(self) -> None:
         """Forget all calls."""
-        self._pending: list[_Step] = []
-        self._latest: _Step | None = None
-        self._kept: dict[int, _Step] = {}
-        self._added_up = 0
-        self._total_ns = np.zeros(len(self._bins), np.int64)
-        self._min_ns = np.full(len(self._bins), np.iinfo(np.int64).max)
-        self._max_ns = np.zeros(len(self._bins), np.int64)
-        self._histogram = np.zeros(len(self._bins) * HISTOGRAM_BINS, np.int64)
+        self._totals = totals_for(self._owners)
+        self._kept: dict[int, Step] = {}
 
     @property
     def calls(self) -> int:
         """How many steps were added."""
-        return self._added_up + len(self._pending)
+        return self._totals.steps
 
     def add(
         self,
@@ -110,51 +92,22 @@ class Recorder:
         number : of the step, for its trace
         is_traced : whether it is kept, even if it is not the last one
         """
-        pending = self._pending
-        # What is done in each step costs as little as can be; the rest is done for many steps at once.
-        pending.append((start_ns, waited_first_ns, waited_last_ns, end_ns, number, stamps.tobytes()))
+        totals = self._totals
+        if stamps is not totals.stamps:
+            totals.read_from(stamps)
+        known = totals.known
+        known[0], known[1], known[2], known[3], known[4] = start_ns, waited_first_ns, waited_last_ns, end_ns, number
+        totals.book()
         if is_traced:
-            self._kept[number] = pending[-1]
-        if len(pending) >= self._most_pending:
-            self._add_up()
-
-    def _add_up(self) -> None:
-        """Add the steps that are pending to the totals."""
-        if not self._pending:
-            return
-        steps, self._pending = self._pending, []
-        self._latest = steps[-1]
-        self._added_up += len(steps)
-        times = self._times_of(steps)
-        self._total_ns += times.sum(axis=0)
-        np.minimum(self._min_ns, times.min(axis=0), out=self._min_ns)
-        np.maximum(self._max_ns, times.max(axis=0), out=self._max_ns)
-        # The exponent is the number of bits.
-        bits = np.frexp(times)[1]
-        np.clip(bits, 1, HISTOGRAM_BINS, out=bits)
-        np.add.at(self._histogram, (bits + (self._bins - 1)).reshape(-1), 1)
-
-    def _times_of(self, steps: Sequence[_Step]) -> Times:
-        """How long each step waited, fed, computed each node, and committed."""
-        stamps = np.frombuffer(b"".join([step[-1] for step in steps]), np.int64).reshape(len(steps), -1)
-        numbers = np.fromiter(chain.from_iterable([step[:4] for step in steps]), np.int64, 4 * len(steps))
-        start, waited_first, waited_last, end = numbers.reshape(-1, 4).T
-        kernels = np.diff(stamps, axis=1)
-        if self._groups is not None:
-            order, starts = self._groups
-            kernels = np.add.reduceat(kernels[:, order], starts, axis=1)
-        times = np.empty((len(steps), len(self._bins)), np.int64)
-        times[:, 0] = waited_first + waited_last
-        times[:, 1] = stamps[:, 0] - start - waited_first
-        times[:, 2:-1] = kernels
-        times[:, -1] = end - stamps[:, -1] - waited_last
-        return times
+            self._kept[number] = totals.latest
 
     @property
     def traces(self) -> list[StepTrace]:
         """The steps that were kept, and the last one."""
-        latest = self._pending[-1] if self._pending else self._latest
-        steps = dict(self._kept) if latest is None else {**self._kept, latest[-2]: latest}
+        steps = dict(self._kept)
+        if self.calls:
+            latest = self._totals.latest
+            steps[latest.number] = latest
         return [_trace_of(step) for step in steps.values()]
 
     @property
@@ -176,9 +129,9 @@ class Recorder:
         """What was booked: one record for each node, however many parts of a batch it is computed for."""
         if not self.calls:
             return []
-        self._add_up()
-        host = socket.gethostname()
-        histograms = self._histogram.reshape(-1, HISTOGRAM_BINS).tolist()
+        totals, host = self._totals, socket.gethostname()
+        totals.settle()
+        histograms = totals.histogram.tolist()
         return [
             TimingRecord(
                 node=part.name,
@@ -188,9 +141,9 @@ class Recorder:
                 worker=worker,
                 host=host,
                 calls=self.calls,
-                seconds=int(self._total_ns[place]) * part.share / 1e9,
-                min_seconds=int(self._min_ns[place]) * part.share / 1e9,
-                max_seconds=int(self._max_ns[place]) * part.share / 1e9,
+                seconds=int(totals.total_ns[place]) * part.share / 1e9,
+                min_seconds=int(totals.min_ns[place]) * part.share / 1e9,
+                max_seconds=int(totals.max_ns[place]) * part.share / 1e9,
                 flops=part.cost.flops * self.calls,
                 bytes=part.cost.bytes * self.calls,
                 memory_bytes=part.memory_bytes,
@@ -199,7 +152,7 @@ class Recorder:
             )
             for place, parts in enumerate(self._described())
             for part in parts
-            if part.phase != WAIT or part.op != WAIT or self._total_ns[place]
+            if part.phase != WAIT or part.op != WAIT or totals.total_ns[place]
         ]
 
     def _described(self) -> Iterator[Sequence[_Part]]:
@@ -255,10 +208,10 @@ def _shifted(histogram: Sequence[int], share: float) -> tuple[int, ...]:
     return sum(histogram[: bins + 1]), *histogram[bins + 1 :], *[0] * min(bins, HISTOGRAM_BINS - 1)
 
 
-def _trace_of(step: _Step) -> StepTrace:
-    start, waited_first, waited_last, end, number, data = step
-    stamps = np.frombuffer(data, np.int64).tolist()
-    return StepTrace(number, (start, start + waited_first, *stamps, stamps[-1] + waited_last, end))
+def _trace_of(step: Step) -> StepTrace:
+    stamps = np.frombuffer(step.stamps, np.int64).tolist()
+    before, after = step.start + step.waited_first, stamps[-1] + step.waited_last
+    return StepTrace(step.number, (step.start, before, *stamps, after, step.end))
 
 
 @dataclass(frozen=True)
@@ -276,11 +229,3 @@ def timed_by(recorders: Iterable[Recorder], worker: int, peak_bytes: int) -> Tim
     records = merge_calls(record for recorder in every for record in recorder.records(worker))
     traces = [WorkerTraces(recorder.labels, recorder.traces, worker) for recorder in every]
     return Timed(records, traces, peak_bytes)
-
-
-def _grouping(nodes: Sequence[Node], work: Sequence[Work]) -> tuple[Times, Times]:
-    """The order in which the kernels of each node stand together, and where each node's begin."""
-    places = {node: place for place, node in enumerate(nodes)}
-    owners = np.array([places[item.node] for item in work])
-    order = np.argsort(owners, kind="stable")
-    return order, np.searchsorted(owners[order], np.arange(len(nodes)))

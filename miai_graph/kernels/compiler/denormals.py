@@ -83,4 +83,5 @@ def _functions() -> Mapping[str, native.Function]:
     code = CODES.get(native.architecture()) if native.processor() is not None else None
     if code is None:
         return {}
-    return native.library(code, {"begin": (c_void_p,), "end": (c_void_p,)}, "Denormal results become 0").functions
+    signatures = {"begin": (c_void_p,), "end": (c_void_p,)}
+    return native.library(code, signatures, "Denormal results become 0", is_brief=True).functions

@@ -254,7 +254,9 @@ def plus(a: Vector, b: Vector) -> Vector:
     return a + b
 
 
-def call(text: str, words: Sequence[Array | int], source: str, kept: object = None) -> Kernel:
+def call(
+    text: str, words: Sequence[Array | int], source: str, kept: object = None, *, is_brief: bool = False
+) -> Kernel:
     """What calls the function of a module.
 
     Parameters
@@ -262,9 +264,10 @@ def call(text: str, words: Sequence[Array | int], source: str, kept: object = No
     words : of the table; an array stands for its address
     source : what is computed, for readers of the code
     kept : what else must live as long as the kernel
+    is_brief : see `native.library`
     """
     address = table_of(words, kept).ctypes.data_as(c_void_p)
-    return partial(native.library(text, SIGNATURES, source).functions["run"], address)
+    return partial(native.library(text, SIGNATURES, source, is_brief=is_brief).functions["run"], address)
 
 
 SIGNATURES: native.Signatures = {"run": (c_void_p,)}

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ctypes import CFUNCTYPE
+from ctypes import CFUNCTYPE, PYFUNCTYPE
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -150,22 +150,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def library(text: str, signatures: Signatures, source: str = "") -> Library:
+def library(text: str, signatures: Signatures, source: str = "", *, is_brief: bool = False) -> Library:
     """The functions of a module, compiled or from the disk. Needs a `processor`.
 
     Parameters
     ----------
     text : the module, in LLVM's language
     source : what it was made from, for readers of the cache folder
+    is_brief : whether calls keep Python's lock, for they take less time than to give it away
     """
     key = key_of(text)
     found = _libraries.get(key)
-    return undisturbed(_load_once, key, text, signatures, source) if found is None else found
+    return undisturbed(_load_once, key, text, signatures, source, is_brief) if found is None else found
 
 
-def _load_once(key: str, text: str, signatures: Signatures, source: str) -> Library:
+def _load_once(key: str, text: str, signatures: Signatures, source: str, is_brief: bool) -> Library:
     if key not in _libraries:
-        _libraries[key] = _load(key, text, signatures, source)
+        _libraries[key] = _load(key, text, signatures, source, is_brief)
     return _libraries[key]
 
 
@@ -208,9 +209,10 @@ def _read(path: Path) -> bytes | None:
     return content[length:] if len(content) > length and content[:length] == _digest(content[length:]) else None
 
 
-def _load(key: str, text: str, signatures: Signatures, source: str) -> Library:
+def _load(key: str, text: str, signatures: Signatures, source: str, is_brief: bool) -> Library:
     loaded = load_code(key, text, source)
-    functions = {name: CFUNCTYPE(None, *types)(loaded.address(name)) for name, types in signatures.items()}
+    prototype = PYFUNCTYPE if is_brief else CFUNCTYPE
+    functions = {name: prototype(None, *types)(loaded.address(name)) for name, types in signatures.items()}
     _addresses.update({id(function): loaded.address(name) for name, function in functions.items()})
     return Library(functions, loaded.seconds, loaded)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ctypes import c_void_p
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,21 @@ class NativeCall:
 
     address: int
     words: tuple[int, ...]
+
+
+class Run(NamedTuple):
+    """Kernels that are called at once.
+
+    Attributes
+    ----------
+    last : the number of the last one
+    kernel : all of them
+    is_timed : whether they write their times
+    """
+
+    last: int
+    kernel: Kernel
+    is_timed: bool
 
 
 Phase = Sequence[Sequence[NativeCall]]
@@ -80,27 +96,28 @@ def _calls_of_one_thread(kernel: Kernel) -> list[NativeCall] | None:
     return None if phases is None else [call for phase in phases for share in phase for call in share]
 
 
-def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[tuple[int, Kernel]]:
-    """The kernels, those of native code that follow each other as one; each with the number of its last one.
+def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[Run]:
+    """The kernels, those of native code that follow each other as one.
 
     Parameters
     ----------
-    stamps : holds the address of times, integers of 64 bits: when kernel i ends, a run writes time i + 1, but for its
-        last kernel, whose end is the end of the call. In nanoseconds of `time.perf_counter_ns`. None: no times
+    stamps : holds the address of times, integers of 64 bits. A run that is timed writes time i when kernel i begins,
+        for its first kernel, and time i + 1 when kernel i ends, for each. In nanoseconds of `time.perf_counter_ns`.
+        None: no times
     """
-    result: list[tuple[int, Kernel]] = []
+    result: list[Run] = []
     links: list[_Link] = []
 
     def end_run() -> None:
         if links:
-            result.append((links[-1].number, _kernel_of(links, stamps)))
+            result.append(_run_of(links, stamps))
             links.clear()
 
     for number, kernel in enumerate(kernels):
         phases = native_phases(kernel.kernel if isinstance(kernel, Checked) else kernel) if _has_clock() else None
         if phases is None:
             end_run()
-            result.append((number, kernel))
+            result.append(Run(number, kernel, is_timed=False))
             continue
         links.append(_Link(number, kernel, phases))
         if isinstance(kernel, Checked):
@@ -110,33 +127,37 @@ def joined(kernels: Sequence[Kernel], stamps: Array | None) -> list[tuple[int, K
     return result
 
 
-def _kernel_of(links: Sequence[_Link], stamps: Array | None) -> Kernel:
-    last = links[-1].kernel
+def _run_of(links: Sequence[_Link], stamps: Array | None) -> Run:
+    last = links[-1]
     threads = max((len(phase) for link in links for phase in link.phases), default=1)
     if len(links) == 1 and threads == 1:
-        return last
+        return Run(last.number, last.kernel, is_timed=False)
     kept = [link.kernel for link in links]
-    alone = _Rows(1)
+    alone = _Rows(1, links[0].number)
     for link in links:
-        alone.add([[[call for share in phase for call in share]] for phase in link.phases], _stamp(link, links))
+        alone.add([[[call for share in phase for call in share]] for phase in link.phases], link.number + 1)
     kernel: Kernel = partial(functions()["work"], alone.table(0, stamps, kept).ctypes.data_as(c_void_p))
     if threads > 1:
-        shared = _Rows(threads)
+        shared = _Rows(threads, links[0].number)
         for link in links:
-            shared.add(link.phases, _stamp(link, links))
+            shared.add(link.phases, link.number + 1)
         kernel = Faster(_Shared(shared, team(threads), kernel, stamps, kept), kernel)
-    return Several((kernel, last.check)) if isinstance(last, Checked) else kernel
-
-
-def _stamp(link: _Link, links: Sequence[_Link]) -> int:
-    return NO_STAMP if link is links[-1] else link.number + 1
+    if isinstance(last.kernel, Checked):
+        kernel = Several((kernel, last.kernel.check))
+    return Run(last.number, kernel, is_timed=stamps is not None)
 
 
 class _Rows:
-    """The rows of a run, for each thread."""
+    """The rows of a run, for each thread, of which the first one takes the times.
 
-    def __init__(self, threads: int) -> None:
+    Parameters
+    ----------
+    first_stamp : the time when it begins
+    """
+
+    def __init__(self, threads: int, first_stamp: int) -> None:
         self.rows: list[list[list[int]]] = [[] for _ in range(threads)]
+        self.rows[0].append([0, 0, 0, first_stamp])
         self._words: list[Array] = []
         self._others_wait = True
         """Whether the other threads know that all before is done."""
@@ -167,7 +188,7 @@ class _Rows:
     def table(self, thread: int, stamps: Array | None, kept: object, own_team: Team | None = None) -> Array:
         """The words for `work`."""
         rows = np.array(self.rows[thread], np.int64).reshape(-1, 4)
-        times: Array | int = 0 if stamps is None else stamps
+        times: Array | int = 0 if stamps is None or thread else stamps
         if stamps is None:
             rows[:, 3] = NO_STAMP
         in_team = (0, 0, 1, 0, 0) if own_team is None else own_team.work_words(thread)
@@ -205,13 +226,13 @@ def _has_clock() -> bool:
     """Whether times that native code writes were seen to be those of Python's clock."""
     if native.processor() is None:
         return False
-    stamps = np.zeros(2, np.int64)
+    stamps = np.zeros(3, np.int64)
     place = np.array([stamps.ctypes.data], np.int64)
     try:
         clock()
     except LookupError:
         return False
-    run = _kernel_of([_Link(0, NOTHING, ()), _Link(1, NOTHING, ())], place)
+    run = _run_of([_Link(0, NOTHING, ()), _Link(1, NOTHING, ())], place)
     before = time.perf_counter_ns()
-    run()
-    return bool(before <= stamps[1] <= time.perf_counter_ns())
+    run.kernel()
+    return bool(before <= stamps[0] <= stamps[1] <= stamps[2] <= time.perf_counter_ns())

@@ -4,6 +4,9 @@
 time that is written afterwards, or -1. In place of the parameters -1 stands for a barrier: all threads wait there for
 each other. `lead` lets the other threads of a team begin, and works; `serve` is what those do, for good: they look out
 for a beginning, for a while, sleep until they are woken, and work.
+
+Where the processor's own counter can be trusted, times are counts, which take less time than to look at the clock. That
+is done at the beginning and at the end, from which it is known what a count is worth.
 """
 
 from __future__ import annotations
@@ -48,13 +51,72 @@ SERVE_WORDS = ("go", "line", "patience", "clock", "clock_id", "read", "file")
 HELPER_WORDS = ("asleep", "table", "seen", "file")
 """The line of a helper: whether it is to be woken, what to work at, the number of its last run, where to write."""
 
-_TIME = """
-  call i32 %clock({clock_id}, ptr %moment)
-  %seconds = load i64, ptr %moment
-  %rest.place = getelementptr i64, ptr %moment, i64 1
-  %rest = load i64, ptr %rest.place
-  %whole = mul i64 %seconds, {nanoseconds}
-  %now = add i64 %whole, %rest
+_CLOCK = """
+  call i32 %clock(i32 %clock_number, ptr %moment)
+  %{name}.seconds = load i64, ptr %moment
+  %{name}.rest.place = getelementptr i64, ptr %moment, i64 1
+  %{name}.rest = load i64, ptr %{name}.rest.place
+  %{name}.whole = mul i64 %{name}.seconds, {nanoseconds}
+  %{name} = add i64 %{name}.whole, %{name}.rest
+"""
+
+_COUNTER = "declare i64 @llvm.readcyclecounter()"
+
+_COUNT = """
+  %cycles = call i64 @llvm.readcyclecounter()
+  %now = add i64 %cycles, %shift
+"""
+"""A count, as if there was one in each nanosecond since the first time."""
+
+_FIRST_TIME = """
+  br i1 %has.times, label %first, label %begin.rows
+first:
+{clock}
+  %first.cycles = call i64 @llvm.readcyclecounter()
+  %first.shift = sub i64 %first.time, %first.cycles
+  br label %begin.rows
+begin.rows:
+  %shift = phi i64 [ 0, %begin ], [ %first.shift, %first ]
+  %first.now = phi i64 [ 0, %begin ], [ %first.time, %first ]
+"""
+
+_LAST_TIME = """
+  br i1 %has.times, label %last, label %return
+last:
+{clock}
+  %last.cycles = call i64 @llvm.readcyclecounter()
+  %last.count = add i64 %last.cycles, %shift
+  %nanoseconds.all = sub i64 %last.time, %first.now
+  %counts.found = sub i64 %last.count, %first.now
+  %counts.all = call i64 @llvm.smax.i64(i64 %counts.found, i64 1)
+  %nanoseconds.float = sitofp i64 %nanoseconds.all to double
+  %counts.float = sitofp i64 %counts.all to double
+  %worth = fdiv double %nanoseconds.float, %counts.float
+  br label %convert.head
+convert.head:
+  %converted = phi i64 [ 0, %last ], [ %converted.next, %convert.next ]
+  %convert.more = icmp slt i64 %converted, %count
+  br i1 %convert.more, label %convert, label %return
+convert:
+  %convert.line = getelementptr [4 x i64], ptr %rows, i64 %converted
+  %convert.stamp.place = getelementptr i64, ptr %convert.line, i64 3
+  %convert.stamp = load i64, ptr %convert.stamp.place
+  %convert.is.timed = icmp sge i64 %convert.stamp, 0
+  br i1 %convert.is.timed, label %convert.one, label %convert.next
+convert.one:
+  %convert.to = getelementptr i64, ptr %times, i64 %convert.stamp
+  %counted = load i64, ptr %convert.to
+  %counts = sub i64 %counted, %first.now
+  %counts.of.it = sitofp i64 %counts to double
+  %scaled = fmul double %counts.of.it, %worth
+  %since.first = fptosi double %scaled to i64
+  %converted.time = add i64 %first.now, %since.first
+  store i64 %converted.time, ptr %convert.to
+  br label %convert.next
+convert.next:
+  %converted.next = add i64 %converted, 1
+  br label %convert.head
+return:
 """
 
 _WORK = """
@@ -76,11 +138,12 @@ load.base:
   br label %begin
 begin:
   %before = phi i64 [ 0, %find.base ], [ %found.before, %load.base ]
+{first_time}
   br label %head
 
 head:
-  %row = phi i64 [ 0, %begin ], [ %row.next, %next ]
-  %passed = phi i64 [ 0, %begin ], [ %passed.next, %next ]
+  %row = phi i64 [ 0, %{begin} ], [ %row.next, %next ]
+  %passed = phi i64 [ 0, %{begin} ], [ %passed.next, %next ]
   %more = icmp slt i64 %row, %count
   br i1 %more, label %body, label %end
 body:
@@ -140,6 +203,7 @@ next:
   %row.next = add i64 %row, 1
   br label %head
 end:
+{last_time}
   ret void
 }}
 """
@@ -253,10 +317,14 @@ _INTEGERS = {"count", "clock_id", "own", "threads", "barriers", "patience", "fil
 
 
 @functools.cache
-def module_text() -> str:
-    """The module with the three functions, each of a table of words."""
+def module_text(*, counts: bool) -> str:
+    """The module with the three functions, each of a table of words.
+
+    Parameters
+    ----------
+    counts : whether `work` counts cycles instead of looking at the clock each time
+    """
     declaration, pause = pause_for(native.architecture())
-    time = _TIME.format(clock_id="i32 %clock_number", nanoseconds=NANOSECONDS)
     numbers = range(1, MOST_PARAMETERS + 1)
     work = _WORK.format(
         words=_loads(WORK_WORDS),
@@ -267,13 +335,22 @@ def module_text() -> str:
         line_bytes=LINE_BYTES,
         spins=SPINS_BEFORE_YIELDING,
         pause=pause,
-        time=time,
+        begin="begin.rows" if counts else "begin",
+        first_time=_FIRST_TIME.format(clock=_clock("first.time")) if counts else "",
+        time=_COUNT if counts else _clock("now"),
+        last_time=_LAST_TIME.format(clock=_clock("last.time")) if counts else "",
     )
     lead = _LEAD.format(words=_loads(LEAD_WORDS), line_bytes=LINE_BYTES)
     serve = _SERVE.format(
-        words=_loads(SERVE_WORDS), pause=pause, looks=SPINS_BETWEEN_LOOKS, time=time, bytes_read=BYTES_READ
+        words=_loads(SERVE_WORDS), pause=pause, looks=SPINS_BETWEEN_LOOKS, time=_clock("now"), bytes_read=BYTES_READ
     )
-    return declaration + work + lead + serve
+    declarations = [declaration, *([_COUNTER, "declare i64 @llvm.smax.i64(i64, i64)"] if counts else [])]
+    return "\n".join([*declarations, work, lead, serve])
+
+
+def _clock(name: str) -> str:
+    """Instructions that give the clock's time a name."""
+    return _CLOCK.format(name=name, nanoseconds=NANOSECONDS)
 
 
 def _loads(names: Sequence[str]) -> str:

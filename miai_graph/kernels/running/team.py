@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import c_void_p
 from itertools import chain
+from pathlib import Path
 from threading import Lock, Thread
 from weakref import WeakSet
 
@@ -29,6 +30,9 @@ PATIENCE_NANOSECONDS = 200_000
 
 CLOCKS = {"clock_gettime(CLOCK_MONOTONIC)": "CLOCK_MONOTONIC", "mach_absolute_time()": "CLOCK_UPTIME_RAW"}
 """What `time.perf_counter_ns` reads, and the same clock for ``clock_gettime``."""
+
+CLOCK_SOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+"""Where Linux says by what it keeps its clock. It looked out for counters of cores that differ."""
 
 WORDS_A_LINE = LINE_BYTES // 8
 
@@ -117,7 +121,7 @@ def _lines(count: int) -> Array:
 def functions() -> dict[str, Callable[..., None]]:
     """`work`, `lead` and `serve`, each of a table of words."""
     signatures = dict.fromkeys(("work", "lead", "serve"), (c_void_p,))
-    return dict(native.library(module_text(), signatures, "Kernels one after another").functions)
+    return dict(native.library(module_text(counts=has_counter()), signatures, "Kernels one after another").functions)
 
 
 @functools.cache
@@ -134,6 +138,14 @@ def clock() -> tuple[int, int]:
     if address is None or not hasattr(time, name):
         raise LookupError("expected a clock of native code that is Python's; found none")
     return address, getattr(time, name)
+
+
+@functools.cache
+def has_counter() -> bool:
+    """Whether the processor counts at one pace, alike on all cores: Linux keeps its own clock by that count then."""
+    with suppress(OSError):
+        return native.architecture() == "x86_64" and CLOCK_SOURCE.read_text().strip() == "tsc"
+    return False
 
 
 def yielding() -> int:
