@@ -269,6 +269,9 @@ def test_a_terminal_that_knows_ascii_only() -> None:
         (["--grow", "depth", "--batch", "4"], ["--grow", "Leave them out"]),
         (["--grow", "depth", "--sizes", "2", "--points", "2"], ["--sizes", "both"]),
         (["--points", "2"], ["--grow", "Add it"]),
+        (["--ops", "--grow", "batch"], ["--ops", "--grow", "Leave them out"]),
+        (["--ops", "--timing"], ["--ops", "--timing", "Leave them out"]),
+        (["--ops", "--hosts"], ["--ops", "--hosts", "Leave them out"]),
         (["--vs", "torch", "--peer-python", "no-such-python"], ["no-such-python", "--peer-python"]),
     ],
 )
@@ -374,3 +377,14 @@ def test_what_recording_times_costs(tmp_path: Path) -> None:
     ended = run("--timing", "--hosts")
     assert ended.returncode != 0
     assert "expected no --hosts" in ended.stderr
+
+
+def test_where_the_time_goes_is_told_for_executors() -> None:
+    ended = run("digits_mlp", "--ops", "--rounds", "1", "--seconds", "0.05", "--executors", f"{SERIAL},serial")
+    assert ended.returncode == 0, ended.stderr
+    *_, first, second = ended.stdout.split("digits_mlp, batch 32, ")
+    for side, table in ((SERIAL, first), ("serial", second)):
+        assert table.startswith(f"{side}, by op:")
+        (matmul,) = [line.split() for line in table.splitlines() if line.startswith("matmul ")]
+        assert int(matmul[1]) > 20
+        assert matmul[-1].endswith("%")

@@ -65,6 +65,7 @@ _POINTS = 5
     help="On two emulated hosts (Linux, as root), with a link of 1 Gbit/s: pipelines of stacked_mlp, and workloads "
     f"data parallel. [default: {', '.join(SCALED)}]",
 )
+@click.option("--ops", is_flag=True, help="Also where the time goes on executors, by op, beside what is possible.")
 @click.option("--timing", is_flag=True, help="What recording times costs on the serial executor, and nothing else.")
 @click.option(
     "--grow",
@@ -84,6 +85,7 @@ def bench(
     seconds: float | None,
     peer_python: str,
     hosts: bool,
+    ops: bool,
     timing: bool,
     grow: str | None,
     points: int | None,
@@ -96,8 +98,10 @@ def bench(
     Each side is a process of its own; they run in turns, so that what else the machine does hits all of them.
     """
     if grow is not None:
-        if names or hosts or timing or batches is not None:
-            raise ArgumentError("expected no workloads, --batch, --hosts or --timing with --grow. Leave them out")
+        if names or hosts or ops or timing or batches is not None:
+            raise ArgumentError(
+                "expected no workloads, --batch, --hosts, --ops or --timing with --grow. Leave them out"
+            )
         if points is not None and grown_sizes is not None:
             raise ArgumentError("expected --points or --sizes; found both. Leave one out")
         at = GROWTHS[grow].sizes(points or _POINTS) if grown_sizes is None else sorted(_sizes(grown_sizes, "sizes"))
@@ -112,16 +116,16 @@ def bench(
     chosen = [workload(name) for name in names or (SCALED if hosts else WORKLOADS)]
     sizes = None if batches is None else _sizes(batches)
     if timing:
-        if hosts or peers or executors is not None or chart is not None:
-            raise ArgumentError("expected no --hosts, --vs, --executors or --chart with --timing. Leave them out")
+        if hosts or ops or peers or executors is not None or chart is not None:
+            raise ArgumentError(
+                "expected no --hosts, --ops, --vs, --executors or --chart with --timing. Leave them out"
+            )
         pairs = [(item.name, batch) for item in chosen for batch in sizes or item.batches[:1]]
         _bench_timing(pairs, rounds * seconds, json_path)
         return
     if hosts:
-        if executors is not None or chart is not None:
-            raise ArgumentError(
-                "expected neither --executors nor --chart with --hosts; found one of them. Leave it out"
-            )
+        if ops or executors is not None or chart is not None:
+            raise ArgumentError("expected no --ops, --executors or --chart with --hosts. Leave them out")
         settings = {"bits_per_second": LINK_BITS_PER_SECOND, "rounds": rounds, "seconds": seconds}
         _bench_hosts([item.name for item in chosen], sizes, settings, peers, peer_python, json_path)
         return
@@ -133,7 +137,7 @@ def bench(
     with _progress(len(pairs)) as begin:
         for name, batch in pairs:
             tell = begin(f"{name}, batch {batch}")
-            results.rows.append(measure_row(name, batch, specs, rounds, seconds, peer_python, tell))
+            results.rows.append(measure_row(name, batch, specs, rounds, seconds, peer_python, tell, with_ops=ops))
     print_rich(partial(print_results, results))
     _write(results.to_json, json_path)
     if chart is not None:

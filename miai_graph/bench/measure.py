@@ -64,6 +64,7 @@ def measure_row(
     tell: Tell,
     *,
     with_memory: bool = True,
+    with_ops: bool = False,
 ) -> Row:
     """Measure a workload at a batch size on all sides.
 
@@ -73,6 +74,7 @@ def measure_row(
     peer_python : which runs the peers
     tell : called with what is being done
     with_memory : whether to find out what memory each side takes
+    with_ops : whether to ask ours where the time went
     """
     results = [SideResult(spec.text) for spec in specs]
     with tempfile.TemporaryDirectory(prefix="miai_bench_") as temporary, ExitStack() as stack:
@@ -103,6 +105,8 @@ def measure_row(
             _measure_peaks(row)
         for turn in turns:
             turn.attempt(_Turn.measure_empty)
+            if with_ops:
+                turn.attempt(_Turn.ask_for_ops)
         for side in sides:
             side.dismiss()
     return row
@@ -162,6 +166,11 @@ class _Turn:
         self._seconds_a_step = statistics.fmean(found)
         self.result.medians.append(statistics.median(found))
         self.result.bests.append(min(found))
+
+    def ask_for_ops(self) -> None:
+        """Where the time of the steps went."""
+        if not self.spec.is_peer:
+            self.result.ops = self.side.order("ops")["table"]
 
     def measure_empty(self) -> None:
         if not self.spec.is_peer:

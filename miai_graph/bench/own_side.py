@@ -25,8 +25,10 @@ from miai_graph.function import function
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import parameter
 from miai_graph.ops.reductions import mean
+from miai_graph.timing.table import format_table
 
 EMPTY_BATCH = 8
+OPS_SHOWN = 12
 COMPUTING = (FORWARD, BACKWARD, UPDATE)
 """The phases in which a worker works."""
 
@@ -139,6 +141,10 @@ class OwnSide:
         """Steps of a graph with next to nothing in it, each timed: what an executor costs by itself."""
         return _run_empty(self._started(), count)
 
+    def ops(self) -> Answer:
+        """A table of where the time of all steps with this model went."""
+        return {"table": format_table(self._executable.timing, "op", "seconds", OPS_SHOWN, width=None)}
+
     def weights(self, path: str) -> Answer:
         """Write the weights to a file."""
         values: dict[str, Any] = dict(zip(self.problem.weights, self._model.get_weights(), strict=True))
@@ -190,7 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     side = OwnSide(arguments.workload, Problem.load(arguments.problem), arguments.executor, arguments.options)
     try:
-        orders = (side.fresh, side.steps, side.compute, side.memory, side.empty, side.weights)
+        orders = (side.fresh, side.steps, side.compute, side.memory, side.empty, side.ops, side.weights)
         serve(side.ready, {order.__name__: order for order in orders})
     finally:
         side.close()

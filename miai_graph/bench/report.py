@@ -21,6 +21,13 @@ def print_results(results: Results, console: Console) -> None:
         console.print(_memory_table(results))
     for note in _notes(results):
         console.print(note, highlight=False, markup=False)
+    for row in results.rows:
+        for side in row.sides:
+            if side.ops:
+                console.print(
+                    f"\n{row.workload}, batch {row.batch}, {side.side}, by op:", highlight=False, markup=False
+                )
+                console.print(side.ops, highlight=False, markup=False)
 
 
 def print_facts(facts: Mapping[str, str], console: Console) -> None:

@@ -39,6 +39,7 @@ class SideResult:
     change_difference : of what the first step changes in all weights, as a share of it, in the Euclidean norm; later
         ones magnify the errors of rounding
     versions : of the libraries that decide, by name
+    ops : a table of where the time went, by op; empty where it was not asked for, and for peers
     problem : why there are no figures, if there are none
     """
 
@@ -57,6 +58,7 @@ class SideResult:
     weight_difference: float | None = None
     change_difference: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    ops: str = ""
     problem: str | None = None
 
     @property
