@@ -25,7 +25,7 @@ from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.binding import Arrays, Binding
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
-from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
+from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, shares_of, split_outputs
 from miai_graph.plan.fusion import fusion_kernel
 from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
@@ -331,7 +331,7 @@ class BoundPlan:
         scratch = Scratch(self._workspace)
         fusion = self.program.fusions.get(node)
         if fusion is not None:
-            kernel = fusion_kernel(fusion, arrays, scratch.take, self.threads or 1)
+            kernel = fusion_kernel(fusion, arrays, self._shares_of, scratch.take, self.threads or 1)
             self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
             return self._exporting(kernel, fusion.results, part)
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
@@ -355,6 +355,11 @@ class BoundPlan:
         types = (self._type(source, part) for source in node.inputs)
         flops: int = node.op.cost(self._type(node, part), *types, **node.attributes).flops
         return flops
+
+    def _shares_of(self, reduction: Node) -> Sequence[Array]:
+        """What all contributors owe to it."""
+        assert self._exchange is not None
+        return shares_of(reduction, self._exchange.owed(self.program.exports[reduction.inputs[0]]))
 
     def _owed(self, export: Node, own: Array) -> Sequence[Array]:
         """What all parts have of an export; a worker without an exchange is alone."""

@@ -13,24 +13,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from miai_graph.kernels.compiler.native import processor
-from miai_graph.kernels.elementwise.formulas import Step
+from miai_graph.kernels.elementwise.formulas import Step, add_tree
 from miai_graph.kernels.elementwise.kernels import FormulaKernels
 from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.ops.communication import EFFECTS, _all_reduce, _receive, _reduce_scatter
+from miai_graph.ops.communication import EFFECTS, _receive
 from miai_graph.placement import REDUCTIONS
+from miai_graph.plan.fusion import MOST_CONTRIBUTORS, OPERATION_OF_REDUCTION, REDUCING
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
 from miai_graph.state import aligned_bytes, arrays_in, block_bytes
 from miai_graph.types import bind_type
-
-MOST_AT_ONCE = 8
-"""So many arrays are reduced in one pass, by native code."""
-
-OPERATIONS = {"sum": "add", "max": "maximum", "min": "minimum"}
-"""The ops of the reductions."""
 
 REDUCED_AT_ONCE_BYTES = 1 << 17
 """Several arrays are reduced piece by piece, so that what is added up stays in a core's own cache."""
@@ -152,7 +147,7 @@ def reductions_of(program: Program) -> dict[int, str]:
     return {
         program.exports[node.inputs[0]]: node.attributes["reduction"]
         for node in program.graph.nodes
-        if node.op in (_all_reduce, _reduce_scatter)
+        if node.op in REDUCING
     }
 
 
@@ -161,13 +156,12 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
 
     The order is that of a binary tree over the parts: the same for all workers and any number of them.
     """
-    start = request.attributes.get("start", 0)
     output = request.output.reshape(-1)
-    rows = [export.reshape(-1)[start : start + output.size] for export in exports]
+    rows = [_slice_of(export, request.node, output.size) for export in exports]
     combine = REDUCTIONS[request.attributes["reduction"]]
     if len(rows) == 1:
         return partial(np.copyto, output, rows[0])
-    if len(rows) <= MOST_AT_ONCE and processor() is not None and output.dtype.kind == "f":
+    if len(rows) <= MOST_CONTRIBUTORS and processor() is not None and output.dtype.kind == "f":
         return _native_reduction(request, rows, output)
     if len(rows) == 2:
         return partial(combine, *rows, out=output)
@@ -182,23 +176,26 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
     return Several(tuple(calls))
 
 
+def shares_of(reduction: Node, exports: Sequence[Array]) -> list[Array]:
+    """What all parts owe to an `all_reduce` or `reduce_scatter`, in the shape of its result."""
+    type = reduction.type
+    return [_slice_of(export, reduction, type.size).reshape(type.shape) for export in exports]
+
+
+def _slice_of(export: Array, reduction: Node, size: int) -> Array:
+    """The elements that are reduced, in one row."""
+    start = reduction.attributes.get("start", 0)
+    return export.reshape(-1)[start : start + size]
+
+
 def _native_reduction(request: Request, rows: Sequence[Array], output: Array) -> Kernel:
     """All rows in one pass, put together in the same order."""
     steps: list[Step] = []
-    result = _combined(range(len(rows)), OPERATIONS[request.attributes["reduction"]], output, len(rows), steps)
+    operation = OPERATION_OF_REDUCTION[request.attributes["reduction"]]
+    result = add_tree(steps, operation, range(len(rows)), output.dtype, len(rows))
     kernels = FormulaKernels(steps, [result], request.scratch, f"{request.node.op.name} {request.node.name}")
     kernels.add(rows, [output])
     return kernels.kernel()
-
-
-def _combined(numbers: Sequence[int], operation: str, output: Array, operands: int, steps: list[Step]) -> int:
-    """The number of the value that the values of these numbers make together, for which steps are added."""
-    if len(numbers) == 1:
-        return numbers[0]
-    middle = (len(numbers) + 1) // 2
-    halves = (_combined(half, operation, output, operands, steps) for half in (numbers[:middle], numbers[middle:]))
-    steps.append(Step(operation, tuple(halves), output.dtype))
-    return operands + len(steps) - 1
 
 
 def _combine(

@@ -8,20 +8,22 @@ outside that reads one of them may stand before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from miai_graph.context import UPDATE
 from miai_graph.kernels.elementwise.code import DTYPES, OPERATIONS, WITH_OPTIONS
-from miai_graph.kernels.elementwise.formulas import Step, Total
+from miai_graph.kernels.elementwise.formulas import Step, Total, add_tree
 from miai_graph.kernels.elementwise.kernels import FormulaKernels
 from miai_graph.kernels.elementwise.totals import SummedFormula
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.node import Node
 from miai_graph.op import Array
+from miai_graph.ops.communication import _all_reduce, _reduce_scatter
 from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.plan.recomputation import Share, with_repetition
 from miai_graph.plan.sums import SummedAxes, summed_axes
@@ -30,6 +32,17 @@ from miai_graph.types import Shape
 
 MOST_NODES = 48
 """In a chain: the more there are, the fewer of their values fit into registers."""
+
+REDUCING = (_all_reduce, _reduce_scatter)
+
+OPERATION_OF_REDUCTION = {"sum": "add", "max": "maximum", "min": "minimum"}
+"""The ops of the reductions."""
+
+MOST_CONTRIBUTORS = 8
+"""So many arrays are reduced in one pass."""
+
+Key = tuple[Node, int | None]
+"""An operand of a formula: a node's value, or what a contributor owes to a reduction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +55,14 @@ class Chain:
     operands : what they read of others
     results : those of them that others read
     repeated : those of them that an earlier chain computes too
+    contributors : how many owe something to each reduction
     """
 
     nodes: tuple[Node, ...]
     operands: tuple[Node, ...]
     results: tuple[Node, ...]
     repeated: frozenset[Node]
+    contributors: int = 0
 
     @property
     def sums(self) -> list[Node]:
@@ -59,35 +74,56 @@ class Chain:
         """Those of the results that are not."""
         return [node for node in self.results if summed_axes(node) is None]
 
-    def _numbers(self) -> dict[Node, int]:
-        """Of the values in a formula."""
-        elements = (node for node in self.nodes if summed_axes(node) is None)
-        return {node: number for number, node in enumerate((*self.operands, *elements))}
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """The operands of the formula."""
+        members, keys = set(self.nodes), dict[Key, None]()
+        for node in self.nodes:
+            if node.op in REDUCING:
+                keys.update(((node, number), None) for number in range(self.contributors))
+            else:
+                keys.update(((source, None), None) for source in node.inputs if source not in members)
+        return tuple(keys)
 
+    @cached_property
+    def _formula(self) -> tuple[tuple[Step, ...], dict[Node, int]]:
+        """The steps, and the numbers of the nodes' values."""
+        keys, steps = self.keys, list[Step]()
+        numbers = {node: number for number, (node, contributor) in enumerate(keys) if contributor is None}
+        for node in self.nodes:
+            if summed_axes(node) is not None:
+                continue
+            if node.op in REDUCING:
+                shares = [number for number, (owner, _) in enumerate(keys) if owner is node]
+                operation = OPERATION_OF_REDUCTION[node.attributes["reduction"]]
+                numbers[node] = add_tree(steps, operation, shares, node.dtype, len(keys))
+            else:
+                operands = tuple(numbers[source] for source in node.inputs)
+                steps.append(Step(node.op.name, operands, node.dtype, _options(node)))
+                numbers[node] = len(keys) + len(steps) - 1
+        return tuple(steps), numbers
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """What is computed, whatever it is computed of."""
-        numbers = self._numbers()
-        return tuple(
-            Step(node.op.name, tuple(numbers[source] for source in node.inputs), node.dtype, _options(node))
-            for node in self.nodes
-            if node in numbers
-        )
+        return self._formula[0]
 
+    @property
     def result_numbers(self) -> tuple[int, ...]:
         """The numbers of the results in a formula, apart from sums."""
-        numbers = self._numbers()
+        _, numbers = self._formula
         return tuple(numbers[result] for result in self.elements)
 
     def summed(self) -> SummedFormula:
         """What is computed where there are sums."""
-        numbers, axes = self._numbers(), [_axes(node) for node in self.sums]
+        (steps, numbers), axes = self._formula, [_axes(node) for node in self.sums]
         totals = [Total(numbers[node.inputs[0]], own.along_rows) for node, own in zip(self.sums, axes, strict=True)]
-        return SummedFormula(self.steps(), self.result_numbers(), totals, axes[0].first_column_axis)
+        return SummedFormula(steps, self.result_numbers, totals, axes[0].first_column_axis)
 
     def signature(self) -> Hashable:
         """Equal for chains that compute the same."""
-        dtypes = tuple(operand.dtype for operand in self.operands)
-        return dtypes, self.steps(), self.result_numbers()
+        dtypes = tuple(operand.dtype for operand, _ in self.keys)
+        return dtypes, self.steps, self.result_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +154,11 @@ class Fusion:
         return [result for chain in self.chains for result in chain.results]
 
 
-def can_be_fused(node: Node) -> bool:
-    """Is it an element-wise op that there is code for, of dtypes that there is code for?"""
+def can_be_fused(node: Node, contributors: int = 0) -> bool:
+    """Is it an element-wise op that there is code for, of dtypes that there is code for? Reductions over a few
+    contributors are such too."""
+    if node.op in REDUCING:
+        return 1 < contributors <= MOST_CONTRIBUTORS and node.dtype.kind == "f" and node.dtype in DTYPES
     if not isinstance(node.op, ElementwiseOp) and node.op.name != "cast":
         return False
     if node.op.name not in OPERATIONS and node.op.name not in WITH_OPTIONS:
@@ -140,18 +179,19 @@ class Iteration(NamedTuple):
     kind: Hashable
 
 
-def iteration_of(node: Node, kind: Hashable) -> Iteration | None:
+def iteration_of(node: Node, kind: Hashable, contributors: int = 0) -> Iteration | None:
     """How a node is computed element by element; None for nodes that are computed alone.
 
     Parameters
     ----------
     kind : nodes for which it differs are not computed together; nodes for which it is None are computed alone
+    contributors : how many owe something to each reduction; 0: reductions are computed alone
     """
     if kind is None:
         return None
     if summed_axes(node) is not None:
         return Iteration(node.inputs[0].type.shape, kind)
-    return Iteration(node.type.shape, kind) if can_be_fused(node) else None
+    return Iteration(node.type.shape, kind) if can_be_fused(node, contributors) else None
 
 
 def find_fusions(
@@ -160,6 +200,7 @@ def find_fusions(
     roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
     iterations: Mapping[Node, Iteration | None],
+    contributors: int = 0,
 ) -> dict[Node, Fusion]:
     """The fusions of a program, by leader.
 
@@ -170,14 +211,17 @@ def find_fusions(
     roots : the node whose memory a node's value lies in
     is_stored : whether a node's value must be in memory whoever reads it
     iterations : of each of the steps
+    contributors : how many owe something to each reduction
     """
     found = _Finder(steps, uses, iterations).chains()
-    chains = [_chain(share) for share in with_repetition(found, uses, roots, is_stored, iterations, MOST_NODES)]
+    shares = with_repetition(found, uses, roots, is_stored, iterations, MOST_NODES)
+    chains = [_chain(share, contributors) for share in shares if any(node.op not in REDUCING for node in share.nodes)]
     return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, iterations)}
 
 
-def _is_update(node: Node) -> bool:
-    return node.phase == UPDATE
+def _phases(nodes: Iterable[Node]) -> set[str]:
+    """Those of nodes that are computed together; reductions are computed in any."""
+    return {node.phase for node in nodes if node.op not in REDUCING}
 
 
 class _Finder:
@@ -210,7 +254,7 @@ class _Finder:
 
     def _join(self, node: Node, neighbour: Node, place: int) -> None:
         chain, own = self._chains.get(neighbour), self._chains[node]
-        if chain is None or chain is own or neighbour.phase != node.phase:
+        if chain is None or chain is own or len(_phases((*chain, *own))) > 1:
             return
         if self._iterations[neighbour] != self._iterations[node]:
             return
@@ -233,10 +277,10 @@ def _can_be_summed(nodes: Sequence[Node]) -> bool:
     return not axes or (len(axes) == 1 and len({value.dtype for value in values if value.dtype.kind == "f"}) == 1)
 
 
-def _chain(share: Share) -> Chain:
+def _chain(share: Share, contributors: int) -> Chain:
     members = set(share.nodes)
     operands = dict.fromkeys(source for node in share.nodes for source in node.inputs if source not in members)
-    return Chain(tuple(share.nodes), tuple(operands), tuple(share.results), share.repeated)
+    return Chain(tuple(share.nodes), tuple(operands), tuple(share.results), share.repeated, contributors)
 
 
 def _merged(
@@ -249,7 +293,7 @@ def _merged(
     places = {node: place for place, node in enumerate(steps)}
     alike: dict[Hashable, list[Chain]] = {}
     for chain in chains:
-        if _is_update(chain.nodes[0]) and chain.nodes[0].dtype.kind == "f" and not chain.sums:
+        if _phases(chain.nodes) == {UPDATE} and chain.nodes[0].dtype.kind == "f" and not chain.sums:
             iteration = iterations[chain.nodes[0]]
             assert iteration is not None
             alike.setdefault((chain.signature(), iteration.kind), []).append(chain)
@@ -270,17 +314,32 @@ def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
     return min((use.place for node in chain.nodes for use in uses[node] if use.reader not in members), default=np.inf)
 
 
-def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch, threads: int) -> Kernel:
-    """What computes a fusion, with its operands and results in these arrays, in up to so many threads."""
+def fusion_kernel(
+    fusion: Fusion,
+    arrays: Mapping[Node, Array],
+    shares_of: Callable[[Node], Sequence[Array]],
+    scratch: Scratch,
+    threads: int,
+) -> Kernel:
+    """What computes a fusion.
+
+    Parameters
+    ----------
+    arrays : of operands and results
+    shares_of : gives what all contributors owe to a reduction
+    threads : how many it may use at most
+    """
     first = fusion.chains[0]
+
+    def operands_of(chain: Chain) -> list[Array]:
+        return [arrays[node] if number is None else shares_of(node)[number] for node, number in chain.keys]
+
     if first.sums:
-        operands, results, sums = (
-            [arrays[node] for node in nodes] for nodes in (first.operands, first.elements, first.sums)
-        )
-        return first.summed().kernel(operands, results, sums, scratch, describe_chain(first), threads)
-    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first))
+        results, sums = ([arrays[node] for node in nodes] for nodes in (first.elements, first.sums))
+        return first.summed().kernel(operands_of(first), results, sums, scratch, describe_chain(first), threads)
+    kernels = FormulaKernels(first.steps, first.result_numbers, scratch, describe_chain(first))
     for chain in fusion.chains:
-        kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
+        kernels.add(operands_of(chain), [arrays[node] for node in chain.results])
     return kernels.kernel(threads)
 
 

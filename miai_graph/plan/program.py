@@ -109,6 +109,7 @@ def make_program(
     adds_up_alone: bool = False,
     copied_bytes: int = 0,
     kind: Callable[[Node], Hashable] = type,
+    contributors: int = 0,
 ) -> Program:
     """Decide all that does not depend on the batch size. The graph should be simplified already.
 
@@ -119,6 +120,7 @@ def make_program(
     copied_bytes : new values up to this size are copied to where they belong when all else is done: counters are raised
         early in a step, and must not be seen before it may change anything
     kind : nodes for which it differs are not computed by one kernel
+    contributors : how many owe something to each reduction, if that lies in memory as long as the step takes; else 0
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
     numbers = {node: number for number, node in enumerate(exports)}
@@ -130,7 +132,7 @@ def make_program(
             storage[update.value] = Storage.NEXT
             prepared[update.value] = update
     computed = [node for node in graph.nodes if storage[node] in COMPUTED]
-    every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind)
+    every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind, contributors)
     steps, computed_at = _with_fusions(every, fusions)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
     takes_over = _takeovers(storage, roots, steps, last_use, per_part, fusions)
@@ -155,7 +157,9 @@ def make_worker_program(
 ) -> Program:
     """The program of one of several workers; see `passes.partition`."""
     own = partition(graph, worker, workers, is_reproducible=is_reproducible, analysis=analysis)
-    return make_program(own.graph, own.exports, own.per_part)
+    # Reproducible ones have parts of which the number depends on the batch.
+    contributors = 0 if is_reproducible else workers
+    return make_program(own.graph, own.exports, own.per_part, contributors=contributors)
 
 
 def _update(target: Node, value: Node) -> Update:
@@ -236,6 +240,7 @@ def _fuse(
     prepared: Mapping[Node, Update],
     per_part: frozenset[Node],
     kind: Callable[[Node], Hashable],
+    contributors: int,
 ) -> tuple[Sequence[Node], dict[Node, Fusion]]:
     """The steps in a better order, and what is computed by one kernel. Values that nothing else reads are stored
     nowhere from now on."""
@@ -246,12 +251,12 @@ def _fuse(
         is_exported = storage[node] is Storage.EXPORT
         return None if is_exported and summed_axes(node) is None else (node in per_part, kind(node))
 
-    iterations = {node: iteration_of(node, kind_of(node)) for node in steps}
+    iterations = {node: iteration_of(node, kind_of(node), contributors) for node in steps}
     uses = uses_of(steps, roots, _kept(graph))
     ordered = with_sums_early(steps, uses, iterations)
     if any(node is not before for node, before in zip(ordered, steps, strict=True)):
         uses = uses_of(ordered, roots, _kept(graph))
-    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations)
+    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations, contributors)
     for fusion in fusions.values():
         for node in set(fusion.nodes).difference(fusion.results):
             storage[node] = Storage.PASSING

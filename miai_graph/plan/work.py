@@ -9,6 +9,7 @@ from functools import partial
 from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.ops.communication import _receive, _send
+from miai_graph.plan.fusion import REDUCING
 from miai_graph.plan.order import Position
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage
@@ -69,9 +70,12 @@ def _members(program: Program, node: Node, type_of: Callable[[Node], TensorType]
         for member in chain.nodes:
             if member in chain.repeated:
                 continue
-            moved = [source for source in member.inputs if source in unread]
+            if member.op in REDUCING:
+                moved = [member] * chain.contributors
+            else:
+                moved = [source for source in member.inputs if source in unread]
+                unread.difference_update(member.inputs)
             moved += [member] if member in results else []
-            unread.difference_update(member.inputs)
             moved_bytes = sum(type_of(value).size_bytes for value in moved)
             result.append(
                 Member(member, Cost(cost(member).flops, moved_bytes), _memory_bytes(program, member, type_of(member)))

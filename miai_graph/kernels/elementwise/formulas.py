@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,23 @@ class Step:
     operands: tuple[int, ...]
     dtype: np.dtype[Any]
     options: tuple[float, ...] = ()
+
+
+def add_tree(steps: list[Step], operation: str, values: Sequence[int], dtype: np.dtype[Any], operands: int) -> int:
+    """Add the steps that put values together as a binary tree does; the number of the result.
+
+    Parameters
+    ----------
+    operation : of two values
+    values : their numbers
+    operands : how many the formula has
+    """
+    if len(values) == 1:
+        return values[0]
+    middle = (len(values) + 1) // 2
+    halves = (add_tree(steps, operation, half, dtype, operands) for half in (values[:middle], values[middle:]))
+    steps.append(Step(operation, tuple(halves), dtype))
+    return operands + len(steps) - 1
 
 
 @dataclass(frozen=True)

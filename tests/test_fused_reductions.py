@@ -1,0 +1,94 @@
+"""Gradients of several workers are put together by the kernel that updates with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import miai_graph as mg
+from executors import Processes, Serial
+from miai_graph import layers, losses, optimizers
+from miai_graph.context import COMMUNICATION
+from miai_graph.kernels.compiler.native import processor
+from miai_graph.passes.simplify import simplify
+from miai_graph.plan.fusion import MOST_CONTRIBUTORS, REDUCING, Fusion
+from miai_graph.plan.program import Program, Storage, make_worker_program
+
+pytestmark = pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")
+
+
+def training_graph() -> mg.Graph:
+    """Of a small network; the updates of its parameters are shared out among the workers."""
+    model = mg.Sequential([layers.Input((300,)), layers.Dense(200, "relu"), layers.Dense(3)])
+    x, y = mg.input("x", (None, 300)), mg.input("y", (None, 3))
+    loss = mg.mean(mg.square(model(x) - y))
+    parameters = model.trainable_variables
+    updates = {node: node - 0.1 * g for node, g in zip(parameters, mg.grad(loss, parameters), strict=True)}
+    return simplify(mg.Graph([loss], updates))
+
+
+def fusions_with_reductions(program: Program) -> list[Fusion]:
+    return [fusion for fusion in program.fusions.values() if any(node.op in REDUCING for node in fusion.nodes)]
+
+
+@pytest.mark.parametrize("workers", [2, 3, MOST_CONTRIBUTORS])
+def test_a_reduction_and_the_update_are_one_kernel(workers: int) -> None:
+    program = make_worker_program(training_graph(), 0, workers, is_reproducible=False)
+    assert fusions_with_reductions(program)
+    for node in program.graph.nodes:
+        if node.op in REDUCING and node.type.shape:
+            assert program.storage[node] is Storage.PASSING
+
+
+@pytest.mark.parametrize(("workers", "is_reproducible"), [(2, True), (MOST_CONTRIBUTORS + 1, False)])
+def test_others_are_reduced_by_themselves(workers: int, is_reproducible: bool) -> None:
+    program = make_worker_program(training_graph(), 0, workers, is_reproducible=is_reproducible)
+    assert not fusions_with_reductions(program)
+    assert any(node.op in REDUCING and program.storage[node] is Storage.OWN for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: optimizers.SGD(0.1, momentum=0.9),
+        lambda: optimizers.Adam(0.01),
+        lambda: optimizers.RMSprop(0.01, global_clipnorm=0.5),
+    ],
+    ids=["momentum", "adam", "clipped"],
+)
+def test_training_is_that_of_one_process(optimizer, workers: int, dtype: str, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((36, 300)).astype(dtype), rng.standard_normal((36, 3)).astype(dtype)
+
+    def trained(who: mg.Executor) -> list[np.ndarray]:
+        mg.set_seed(3)
+        model = mg.Sequential(
+            [layers.Input((300,), dtype=dtype), layers.Dense(200, "relu", dtype=dtype), layers.Dense(3, dtype=dtype)]
+        )
+        model.compile(optimizer(), losses.MeanSquaredError())
+        with who:
+            model.fit(x, y, 12, epochs=2, verbose=0, executor=who)
+        return model.get_weights()
+
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    for found, expected in zip(trained(Processes(workers)), trained(Serial()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_reducing_is_booked_as_communication(rng: np.random.Generator) -> None:
+    model = mg.Sequential([layers.Input((300,)), layers.Dense(200, "relu"), layers.Dense(3)])
+    model.compile(optimizers.SGD(0.1), losses.MeanSquaredError())
+    x, y = rng.standard_normal((32, 300)).astype("f4"), rng.standard_normal((32, 3)).astype("f4")
+    with Processes(2) as two:
+        history = model.fit(x, y, 32, epochs=3, verbose=0, executor=two)
+    reduced = [
+        record for record in history.timing.records if record.op in {op.name for op in REDUCING} and record.kernel
+    ]
+    assert reduced
+    for record in reduced:
+        assert record.phase == COMMUNICATION
+        assert record.seconds > 0
+        # What both workers owe is read, and nothing is written.
+        assert record.bytes % (2 * record.calls) == 0
+        assert record.memory_bytes == 0
