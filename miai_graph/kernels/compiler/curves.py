@@ -42,18 +42,17 @@ class _Circle(NamedTuple):
 
     Attributes
     ----------
-    quarter_high, quarter_low : a quarter of a turn in two parts
+    quarter : of a turn, in parts
     terms : of each of the power series
     """
 
-    quarter_high: float
-    quarter_low: float
+    quarter: tuple[float, ...]
     terms: int
 
 
 _CIRCLES = {
-    FLOAT32: _Circle(1.57079637050628662, -4.37113900018624283e-8, 5),
-    FLOAT64: _Circle(1.57079632679489662, 6.12323399573676604e-17, 9),
+    FLOAT32: _Circle((1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15), 5),
+    FLOAT64: _Circle((1.5707963267948966, 6.123233995736766e-17), 9),
 }
 
 _FORMATS = {
@@ -134,7 +133,9 @@ def cosine_and_sine(x: Vector) -> tuple[Vector, Vector]:
     shift = x.as_same(_FORMATS[x.dtype].shift)
     shifted = x.multiply_add(2 / math.pi, shift)
     quarters, count = shifted.bits(), shifted - shift
-    rest = count.multiply_add(-circle.quarter_low, count.multiply_add(-circle.quarter_high, x))
+    rest = x
+    for part in circle.quarter:
+        rest = count.multiply_add(-part, rest)
     square = rest * rest
     signs = [(-1.0) ** power for power in range(circle.terms, 0, -1)]
     places = range(2 * circle.terms, 0, -2)
