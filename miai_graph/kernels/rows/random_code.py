@@ -44,7 +44,7 @@ def module_text(variant: Variant, processor: Processor) -> str:
 
     - the addresses of the step and of the first row, integers of 64 bits; of the result; and of the parameters. These
       are high - low, low and the greatest number for random_uniform; stddev and mean for random_normal: floats, of the
-      result's dtype; for random_bernoulli the greatest word that gives 1, an integer of 64 bits
+      result's dtype; for random_bernoulli the greatest word that gives 1, an integer of 32 bits
     - seed, stream, and rows a sample
     - the number of the first row, beside that of the samples before, and of the first block in each row
     - how many rows there are, how many numbers in each, and bytes from row to row
