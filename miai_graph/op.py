@@ -157,12 +157,17 @@ def as_node(value: Any, dtype: Any = None) -> Node:
     return apply(constant, [], {"value": array})
 
 
-def as_array(value: Any, dtype: Any = None) -> Array:
-    """A new array of what users give as a constant or a first value; see `as_node`."""
+def as_array(value: Any, dtype: Any = None, *, is_new: bool = True) -> Array:
+    """An array of what users give as a constant or a first value; see `as_node`.
+
+    Parameters
+    ----------
+    is_new : whether it must not be the one that was given
+    """
     if type(value) is float and dtype is None:
         dtype = np.float32
     try:
-        array = np.array(value, dtype=dtype, order="C")
+        array = (np.array if is_new else np.asarray)(value, dtype=dtype, order="C")
     except (ValueError, TypeError, OverflowError) as error:
         raise DTypeError(f"expected a node, an array or a number; found {value!r} ({error})") from None
     if array.dtype.kind not in "fiubc":

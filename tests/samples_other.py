@@ -208,13 +208,16 @@ def words(seed, stream, step, row, count):
     return np.array(found[:count], np.uint32)
 
 
-def uniform(row, count):
+def uniform(row, count, dtype="float32"):
     """Numbers of the first random node after `set_seed(0)`, at step 0."""
+    if dtype == "float64":
+        high, low = words(0, 1, 0, row, 2 * count).reshape(-1, 2).T
+        return ((high >> 5) * 2.0**26 + (low >> 6)) * 2.0**-53
     return (words(0, 1, 0, row, count) >> 8).astype("float32") * np.float32(2**-24)
 
 
-def normal(row, count):
-    u = uniform(row, -(-count // 2) * 2)
+def normal(row, count, dtype):
+    u = uniform(row, -(-count // 2) * 2, dtype)
     radius, angle = np.sqrt(-2 * np.log(1 - u[::2])), 2 * math.pi * u[1::2]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()[:count]
 
@@ -230,10 +233,9 @@ RANDOM = [
     ),
     Sample(
         "random_normal",
-        lambda m, x: add(x, random.normal((None, 3), 1.0, 2.0)),
+        lambda m, x: add(x, random.normal((None, 3), 1.0, 2.0, x.dtype)),
         [f(None, 3)],
-        reference=lambda x: x + np.stack([1 + 2 * normal(row, 3) for row in range(len(x))]),
-        numpy_dtype=False,
+        reference=lambda x: x + np.stack([1 + 2 * normal(row, 3, x.dtype) for row in range(len(x))]),
     ),
     Sample(
         "random_bernoulli",

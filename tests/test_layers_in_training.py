@@ -120,6 +120,21 @@ class TestDropout:
         assert len(set(masks)) == len(masks)
         np.testing.assert_array_equal(found[0], found[2])
 
+    def test_gradients_pass_where_elements_do(self) -> None:
+        x = mg.input("x", (None, 50))
+        y = layers.Dropout(0.25)(x, training=True)
+        (gradient,) = mg.grad(mg.sum(mg.square(y)), [x])
+        values = normal(7, 50).astype("f4")
+        found, derivative = evaluate(Graph([y, gradient]), {x: values}, batch_size=7)[0]
+        scale = np.float32(1 / 0.75)
+        np.testing.assert_array_equal(found, np.where(found == 0, 0, values * scale))
+        np.testing.assert_array_equal(derivative, 2 * found * scale)
+
+    def test_the_mask_takes_a_byte_an_element(self) -> None:
+        y = layers.Dropout(0.5)(mg.input("x", (None, 50)), training=True)
+        masks = [node for node in Graph([y]).nodes if node.op.name == "random_bernoulli"]
+        assert [mask.dtype for mask in masks] == [bool]
+
     def test_set_seed_starts_masks_anew(self) -> None:
         found = []
         for seed in (1, 1, 2):

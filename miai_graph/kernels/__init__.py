@@ -6,7 +6,7 @@ here.
 
 from miai_graph.kernels import numpy_kernels
 from miai_graph.kernels.convolution import kernels as convolution_kernels
-from miai_graph.kernels.rows import indexing, numbers, numpy_pooling, pooling, reductions, softmax
+from miai_graph.kernels.rows import indexing, numbers, numpy_pooling, pooling, random, reductions, softmax
 
 __all__ = [
     "convolution_kernels",
@@ -15,6 +15,7 @@ __all__ = [
     "numpy_kernels",
     "numpy_pooling",
     "pooling",
+    "random",
     "reductions",
     "softmax",
 ]

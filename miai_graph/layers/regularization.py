@@ -10,6 +10,7 @@ from miai_graph.layers.core import positive
 from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
+from miai_graph.ops.elementwise import where
 from miai_graph.ops.random import as_seed, bernoulli
 from miai_graph.ops.structure import zeros_like
 from miai_graph.types import Shape, broadcast_shapes
@@ -47,8 +48,8 @@ class Dropout(Layer):
             return values
         if self.rate == 1:
             return zeros_like(values)
-        kept = bernoulli(self._mask_shape(values.type.shape), 1.0 - self.rate, values.dtype, self.seed)
-        return values * (kept * (1.0 / (1.0 - self.rate)))
+        kept = bernoulli(self._mask_shape(values.type.shape), 1.0 - self.rate, seed=self.seed)
+        return where(kept, values * (1.0 / (1.0 - self.rate)), 0.0)
 
     def _mask_shape(self, shape: Shape) -> Shape:
         if self.noise_shape is None:

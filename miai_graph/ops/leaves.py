@@ -207,7 +207,7 @@ def _new_variable(value: Any, name: str | None, dtype: Any, *, trainable: bool) 
     _check_name(name)
     if isinstance(value, Node):
         raise ArgumentError(f"expected an array or a number as first value of {name!r}; found node {value.name}")
-    array = as_array(value, None if dtype is None else as_dtype(dtype))
+    array = as_array(value, None if dtype is None else as_dtype(dtype), is_new=False)
     if trainable and array.dtype.kind != "f":
         raise DTypeError(
             f"expected floats as value of parameter {name!r}, which is to be trained; found {array.dtype}. "

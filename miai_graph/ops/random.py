@@ -36,8 +36,11 @@ BLOCKS_PER_CHUNK = 16384  # few calls of NumPy, and what they work on stays in a
 LONGEST_TAIL = 9  # standard deviations, which no normal number is away from the mean
 FLOPS_PER_BLOCK = ROUNDS * 8  # two products, four exclusive ors and two sums a round
 
-_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-_KEY_INCREMENTS = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+
+_MULTIPLIERS = np.array(MULTIPLIERS, np.uint64)[:, np.newaxis]
+_KEY_INCREMENTS = np.array(KEY_INCREMENTS, np.uint64)[:, np.newaxis]
 _LOW_WORD = np.uint64(2**32 - 1)
 _RUN_NUMBER = TensorType(np.dtype(np.int64), ())
 
@@ -130,7 +133,7 @@ class RandomOp(Op):
         rows_per_sample: int,
         **parameters: float,
     ) -> Array:
-        count, length = _rows_and_length(shape, rows_per_sample)
+        count, length = rows_and_length(shape, rows_per_sample)
         start = int(first_row) * rows_per_sample
         words = random_words(
             seed, stream, int(step), range(start, start + count), length * self.words_per_element(dtype)
@@ -139,7 +142,7 @@ class RandomOp(Op):
         return np.ascontiguousarray(drawn[:, :length]).reshape(shape)
 
     def cost(self, output: TensorType, *types: TensorType, rows_per_sample: int, **_: Any) -> Cost:
-        count, length = _rows_and_length(int_dims(output.shape), rows_per_sample)
+        count, length = rows_and_length(int_dims(output.shape), rows_per_sample)
         blocks = count * -(-length * self.words_per_element(output.dtype) // WORDS_PER_BLOCK)
         flops = FLOPS_PER_BLOCK * blocks + self.flops_per_element * output.size
         return Cost(flops, moved_bytes(output, *types))
@@ -153,7 +156,7 @@ class RandomOp(Op):
         return 2 if dtype == np.float64 else 1
 
 
-def _rows_and_length(shape: tuple[int, ...], rows_per_sample: int) -> tuple[int, int]:
+def rows_and_length(shape: tuple[int, ...], rows_per_sample: int) -> tuple[int, int]:
     """The number of rows, and of elements in each."""
     return (shape[0], math.prod(shape[1:])) if rows_per_sample else (1, math.prod(shape))
 

@@ -1,4 +1,4 @@
-"""Exponentials, logarithms and their kin on vectors, to within two units in the last place.
+"""Exponentials, logarithms, sines and their kin on vectors, to within two units in the last place.
 
 Arguments are reduced to a small range by exact steps, and a power series is summed there (Muller, "Elementary
 Functions", chapter 11; the logarithm follows fdlibm's e_log.c).
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64, Vector, polynomial
+from miai_graph.kernels.compiler.vectors import BOOL, FLOAT32, FLOAT64, Vector, polynomial
 
 
 class _Format(NamedTuple):
@@ -36,6 +36,24 @@ class _Format(NamedTuple):
     mantissa: int
     bias: int
 
+
+class _Circle(NamedTuple):
+    """What sines and cosines depend on.
+
+    Attributes
+    ----------
+    quarter : of a turn, in parts
+    terms : of each of the power series
+    """
+
+    quarter: tuple[float, ...]
+    terms: int
+
+
+_CIRCLES = {
+    FLOAT32: _Circle((1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15), 5),
+    FLOAT64: _Circle((1.5707963267948966, 6.123233995736766e-17), 9),
+}
 
 _FORMATS = {
     FLOAT32: _Format(7, 5, 0.693359375, -2.12194440e-4, -104.0, 89.0, 10.0, 1.5 * 2**23, 23, 127),
@@ -107,6 +125,36 @@ def log(x: Vector) -> Vector:
     result = x.compare("oeq", 0.0).choose(x.as_same(-math.inf), result)
     result = x.compare("oeq", math.inf).choose(x, result)
     return x.compare("ult", 0.0).choose(x.as_same(math.nan), result)
+
+
+def cosine_and_sine(x: Vector) -> tuple[Vector, Vector]:
+    """Of angles of up to a few turns."""
+    circle, sign_place = _CIRCLES[x.dtype], 8 * x.dtype.itemsize - 2
+    shift = x.as_same(_FORMATS[x.dtype].shift)
+    shifted = x.multiply_add(2 / math.pi, shift)
+    quarters, count = shifted.bits(), shifted - shift
+    rest = x
+    for part in circle.quarter:
+        rest = count.multiply_add(-part, rest)
+    square = rest * rest
+    signs = [(-1.0) ** power for power in range(circle.terms, 0, -1)]
+    places = range(2 * circle.terms, 0, -2)
+    of_cosine = [sign / math.factorial(place) for sign, place in zip(signs, places, strict=True)]
+    of_sine = [sign / math.factorial(place + 1) for sign, place in zip(signs, places, strict=True)]
+    cosine = polynomial(square, of_cosine).multiply_add(square, 1.0)
+    sine = (polynomial(square, of_sine) * square).multiply_add(rest, rest)
+    odd = x.integer("icmp ne", x.integer("and", quarters, 1), 0)
+    is_odd = Vector(x.lines, odd, BOOL)
+
+    def with_sign(vector: Vector, turned: str) -> Vector:
+        """Negative in the second half of a turn."""
+        sign = x.integer("shl", x.integer("and", turned, 2), sign_place)
+        return x.from_bits(x.integer("xor", vector.bits(), sign))
+
+    return (
+        with_sign(is_odd.choose(sine, cosine), x.integer("add", quarters, 1)),
+        with_sign(is_odd.choose(cosine, sine), quarters),
+    )
 
 
 def _reduced(x: Vector) -> tuple[str, Vector]:

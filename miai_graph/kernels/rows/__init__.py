@@ -1,1 +1,1 @@
-"""What goes over rows: pooling, softmax, sums, lookups; and single numbers."""
+"""What goes over rows: pooling, softmax, sums, lookups, random numbers; and single numbers."""
