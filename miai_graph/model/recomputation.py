@@ -1,0 +1,256 @@
+"""Which layers of a model are computed again in the backward pass: those that `compile` names, or as many as it takes
+to keep within a limit of memory.
+
+Layers that are called one after another are put together in runs. Of a run only what it reads, and what others read of
+it, is kept; with about √n runs of n layers, and that many layers in each, what is kept and what is there at a time of a
+run that is computed again are about the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isqrt
+from typing import Any
+
+from miai_graph.context import BACKWARD, FORWARD, RECOMPUTE
+from miai_graph.errors import ArgumentError, ModelError
+from miai_graph.graph import Graph
+from miai_graph.interpreter import bind_attributes
+from miai_graph.node import Node
+from miai_graph.op import Cost
+from miai_graph.passes.reasons import in_words, readable_size
+from miai_graph.passes.simplify import simplify
+from miai_graph.plan.footprint import footprint_bytes
+from miai_graph.plan.program import make_program
+from miai_graph.recompute import SegmentOf, as_group, segments_of_scopes
+from miai_graph.types import ElementCount, bind_type
+
+ALL = "all"
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_UNITS)})", re.IGNORECASE)
+
+Build = Callable[[SegmentOf | None], Graph]
+"""Makes the training step in which so much is computed again."""
+
+
+def as_recompute(value: Any) -> Any:
+    """What `compile` was told, as plain data: None, "all", a number of bytes, or a list of lists of names.
+
+    Raises
+    ------
+    ArgumentError
+        for anything else.
+    """
+    if value is None or value is False:
+        return None
+    if value is True or value == ALL:
+        return ALL
+    size = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if size is not None:
+        units = {name.lower(): size_bytes for name, size_bytes in _UNITS.items()}
+        return int(float(size[1]) * units[size[2].lower()])
+    if isinstance(value, int) and value > 0:
+        return value
+    parts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+    groups = [list(as_group(part)) for part in parts]
+    if not groups or not all(group and all(isinstance(name, str) for name in group) for group in groups):
+        raise ArgumentError(
+            "expected recompute=None, 'all', names of layers, or a limit of memory such as 64_000_000 or '64 MB'; "
+            f"found {value!r}"
+        )
+    return groups
+
+
+def is_limit(recompute: Any) -> bool:
+    """Whether it is a number of bytes, so that what is computed again depends on the batch."""
+    return isinstance(recompute, int)
+
+
+def chosen_segments(recompute: Any, nodes: Sequence[Node], build: Build, batch_size: int) -> SegmentOf | None:
+    """What is to be computed again.
+
+    Parameters
+    ----------
+    recompute : what `as_recompute` gave
+    nodes : those that the loss is computed from
+    build : see `Build`
+    batch_size : that a limit is for
+
+    Raises
+    ------
+    ArgumentError
+        for names of layers that there are not.
+    ModelError
+        if more memory is needed than the limit, whatever is computed again.
+    """
+    own = [node for node in nodes if node.call is not None and node.phase == FORWARD]
+    if recompute is None:
+        return None
+    if is_limit(recompute):
+        return _Fitting(own, build, recompute, batch_size).segments()
+    if recompute == ALL:
+        return _Runs.of(own, _usual_length(own)).segment_of
+    return segments_of_scopes(recompute, own)
+
+
+def _usual_length(nodes: Sequence[Node]) -> int:
+    return max(isqrt(len({node.call for node in nodes})), 1)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of layers, by number.
+
+    Attributes
+    ----------
+    numbers : of the run, by the call of a layer
+    chosen : those that are computed again
+    """
+
+    numbers: Mapping[Hashable, int]
+    chosen: frozenset[int]
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node], length: int) -> _Runs:
+        """Runs of about so many layers each, and of about as many bytes."""
+        sizes: dict[Hashable, int] = {}
+        for node in nodes:
+            count = ElementCount.of(node.type.shape)
+            size_bytes = count.factor * node.dtype.itemsize if count.power else 0
+            sizes[node.call] = sizes.get(node.call, 0) + size_bytes
+        share = length * sum(sizes.values()) / max(len(sizes), 1)
+        numbers, before = {}, 0
+        for call, size_bytes in sizes.items():
+            numbers[call] = int((before + size_bytes / 2) / share) if share else 0
+            before += size_bytes
+        return cls(numbers, frozenset(numbers.values()))
+
+    def segment_of(self, node: Node) -> int | None:
+        """See `SegmentOf`."""
+        number = self.numbers.get(node.call) if node.phase == FORWARD else None
+        return number if number in self.chosen else None
+
+    def only(self, chosen: Iterable[int]) -> _Runs:
+        """With some of the runs computed again."""
+        return _Runs(self.numbers, frozenset(chosen))
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What a training step computes again, and what that costs and saves.
+
+    Attributes
+    ----------
+    layers : by name, in order
+    flops : that are done again
+    saved_bytes : of values that are not kept from the forward pass to the backward pass
+    """
+
+    layers: Sequence[str]
+    flops: int
+    saved_bytes: int
+
+    @classmethod
+    def of(cls, graph: Graph, batch_size: int) -> Recomputed:
+        """What a graph computes again for a batch."""
+        costs = sorted(_costs(graph, batch_size), key=lambda cost: cost[0].origin)
+        return cls(
+            list(dict.fromkeys(node.scope for node, _, _ in costs)),
+            sum(flops for _, flops, _ in costs),
+            sum(size_bytes for _, _, size_bytes in costs),
+        )
+
+    def __str__(self) -> str:
+        if not self.layers:
+            return "nothing is computed again in the backward pass"
+        return (
+            f"computed again in the backward pass: {in_words(list(self.layers))}; {self.flops:,} flops and "
+            f"{readable_size(self.saved_bytes)} less to keep"
+        )
+
+
+def _costs(graph: Graph, batch_size: int) -> Iterator[tuple[Node, int, int]]:
+    """The nodes that are computed again, with their flops, and the bytes of those that the backward pass reads."""
+    read: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node.phase == BACKWARD or (node in read and node.op.is_view):
+            read.update(node.inputs)
+    for node in graph.nodes:
+        if node.phase == RECOMPUTE and not node.op.is_view:
+            types = [bind_type(source.type, batch_size) for source in node.inputs]
+            output = bind_type(node.type, batch_size)
+            cost: Cost = node.op.cost(output, *types, **bind_attributes(node, batch_size))
+            yield node, cost.flops, output.size_bytes if node in read else 0
+
+
+class _Fitting:
+    """Has as little computed again as will do for a limit.
+
+    Longer and longer runs are tried, for those read less from memory that is kept, but more is there at a time while
+    one is computed again. Of runs of one length, those that save most for their flops are taken first.
+    """
+
+    def __init__(self, nodes: Sequence[Node], build: Build, limit_bytes: int, batch_size: int) -> None:
+        self._nodes, self._build = nodes, build
+        self._limit_bytes, self._batch_size = limit_bytes, batch_size
+
+    def segments(self) -> SegmentOf | None:
+        """What is computed again; None: nothing has to be."""
+        before = least = self._needed_bytes(self._plain)
+        if before <= self._limit_bytes:
+            return None
+        for length in self._lengths():
+            runs = _Runs.of(self._nodes, length)
+            graph = self._graph(runs.segment_of)
+            needed = self._needed_bytes(graph)
+            if needed <= self._limit_bytes:
+                return self._fewest(runs, self._ranked(graph, runs)).segment_of
+            least = min(least, needed)
+        raise ModelError(
+            f"expected a step on {self._batch_size} samples within recompute={self._limit_bytes:,} bytes of memory; "
+            f"found that it takes {before:,}, and with layers computed again {least:,} at the least. "
+            "Raise the limit, or give a smaller batch_size"
+        )
+
+    @cached_property
+    def _plain(self) -> Graph:
+        return self._graph(None)
+
+    def _graph(self, segment_of: SegmentOf | None) -> Graph:
+        return simplify(self._build(segment_of))
+
+    def _needed_bytes(self, graph: Graph) -> int:
+        return footprint_bytes(make_program(graph), self._batch_size)
+
+    def _lengths(self) -> list[int]:
+        """Of runs to try: 1, 2, 4 … and about √n."""
+        count = len({node.call for node in self._nodes})
+        doubled = (1 << power for power in range(count.bit_length()) if 2 << power <= count)
+        return sorted({1, *doubled, _usual_length(self._nodes)})
+
+    def _ranked(self, graph: Graph, runs: _Runs) -> list[int]:
+        """The runs that save anything, those that save most for their flops first."""
+        numbers = {node.origin: runs.segment_of(node) for node in self._nodes}
+        flops: dict[int, int] = defaultdict(int)
+        saved: dict[int, int] = defaultdict(int)
+        for node, own_flops, size_bytes in _costs(graph, self._batch_size):
+            number = numbers.get(node.origin)
+            if number is not None:
+                flops[number] += own_flops
+                saved[number] += size_bytes
+        return sorted(saved, key=lambda number: (-saved[number] / (1 + flops[number]), number))
+
+    def _fewest(self, runs: _Runs, ranked: Sequence[int]) -> _Runs:
+        """So many of the runs as will do, by halving."""
+        low, high = 0, len(ranked)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._needed_bytes(self._graph(runs.only(ranked[:middle]).segment_of)) <= self._limit_bytes:
+                high = middle
+            else:
+                low = middle
+        return runs.only(ranked[:high])
