@@ -8,6 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from miai_graph.context import UPDATE, build_context, current_seed, warn_user
 from miai_graph.errors import ModelError
@@ -304,24 +306,30 @@ def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node
     So a model draws the same numbers whenever its step is built, and after it was loaded from a file. A seed that is
     not the one of `set_seed`, but a layer's own, stays.
     """
-    drawing = [node for node in ancestors(nodes) if isinstance(node.op, RandomOp)]
-    replacements, numbers = {}, {}
-    for node in drawing:
-        own_seed = node.attributes["seed"]
-        # What is drawn again must be what was drawn before.
-        number = numbers.setdefault((own_seed, node.attributes["stream"]), len(numbers))
-        changes = {
-            "seed": seed if own_seed == current_seed() else own_seed,
-            "stream": (stream * STREAMS_A_STEP + number) % 2**32,
-        }
-        replacements[node] = reapply(node, node.inputs, {**node.attributes, **changes})
-    return _with_replaced(nodes, replacements)
+    attributes: dict[Node, Mapping[str, Any]] = {}
+    numbers: dict[tuple[int, int], int] = {}
+    for node in ancestors(nodes):
+        if isinstance(node.op, RandomOp):
+            own_seed = node.attributes["seed"]
+            # What is drawn again must be what was drawn before.
+            number = numbers.setdefault((own_seed, node.attributes["stream"]), len(numbers))
+            attributes[node] = {
+                **node.attributes,
+                "seed": seed if own_seed == current_seed() else own_seed,
+                "stream": (stream * STREAMS_A_STEP + number) % 2**32,
+            }
+    return _with_replaced(nodes, {}, attributes)
 
 
-def _with_replaced(nodes: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:
-    """The nodes computed from others, by node."""
+def _with_replaced(
+    nodes: Sequence[Node],
+    replacements: Mapping[Node, Node],
+    attributes: Mapping[Node, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Node]:
+    """The nodes computed from others, by node, and with other attributes."""
     replaced = dict(replacements)
-    for node in ancestors(nodes) if replacements else ():
-        if node not in replaced and any(source in replaced for source in node.inputs):
-            replaced[node] = reapply(node, [replaced.get(source, source) for source in node.inputs])
+    for node in ancestors(nodes) if replacements or attributes else ():
+        if node not in replaced and (node in attributes or any(source in replaced for source in node.inputs)):
+            inputs = [replaced.get(source, source) for source in node.inputs]
+            replaced[node] = reapply(node, inputs, attributes.get(node))
     return [replaced.get(node, node) for node in nodes]
