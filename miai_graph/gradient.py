@@ -62,9 +62,7 @@ def grad(
     return tuple(_result(loss, target, g, unconnected) for target, g in zip(targets, found, strict=True))
 
 
-def derivatives(
-    loss: Node, targets: Sequence[Node], cotangent: Any = None, recompute: Any = None
-) -> list[Node | None]:
+def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None, recompute: Any = None) -> list[Node | None]:
     """What `grad` gives, with None for nodes on which the loss does not depend."""
     _check_arguments(loss, targets)
     every = ancestors([loss])

@@ -13,7 +13,6 @@ from typing import Any
 
 from miai_graph.context import FORWARD, RECOMPUTE, building_on_behalf_of
 from miai_graph.errors import ArgumentError
-from miai_graph.graph import ancestors
 from miai_graph.node import Node, apply
 from miai_graph.op import constant
 from miai_graph.ops.again import _again
@@ -44,7 +43,9 @@ def as_segments(recompute: Any, nodes: Sequence[Node]) -> SegmentOf:
         chosen = set(parts)
         return chosen.__contains__
     if parts is None or not all(isinstance(name, str) for part in parts for name in as_group(part)):
-        raise ArgumentError(f"expected names of layers, nodes, or a function of a node to recompute; found {recompute!r}")
+        raise ArgumentError(
+            f"expected names of layers, nodes, or a function of a node to recompute; found {recompute!r}"
+        )
     return segments_of_scopes([as_group(part) for part in parts], nodes)
 
 
@@ -77,9 +78,7 @@ def segments_of_scopes(groups: Iterable[Sequence[str]], nodes: Iterable[Node]) -
         for pattern in group:
             found = [scope for scope in scopes if fnmatchcase(scope, pattern)]
             if not found:
-                raise ArgumentError(
-                    f"expected layers to recompute among {', '.join(scopes)}; found {pattern!r}"
-                )
+                raise ArgumentError(f"expected layers to recompute among {', '.join(scopes)}; found {pattern!r}")
             for scope in found:
                 segments.setdefault(scope, number if len(group) > 1 else scope)
 

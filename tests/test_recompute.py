@@ -296,7 +296,7 @@ def test_unknown_layers_are_told_with_those_there_are() -> None:
 
 def test_grad_refuses_what_it_does_not_know() -> None:
     x, loss, _ = chain()
-    with pytest.raises(ArgumentError, match="among part_0, .* found 'nowhere'"):
+    with pytest.raises(ArgumentError, match=r"among part_0, .* found 'nowhere'"):
         mg.grad(loss, x, recompute=["nowhere"])
     with pytest.raises(ArgumentError, match="names of layers, nodes, or a function"):
         mg.grad(loss, x, recompute=3)
@@ -320,7 +320,7 @@ def test_timing_tells_it_apart() -> None:
     model = deep("all")
     model.fit(*deep_data(), batch_size=32, epochs=2, verbose=0)
     timing = model.history.timing
-    seconds = {phase: 0.0 for phase in (FORWARD, RECOMPUTE, BACKWARD)}
+    seconds = dict.fromkeys((FORWARD, RECOMPUTE, BACKWARD), 0.0)
     flops = dict.fromkeys(seconds, 0)
     for record in timing.records:
         if record.phase in seconds:

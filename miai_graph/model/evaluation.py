@@ -97,9 +97,7 @@ class Evaluation(Layer):
             for names that are not known; the model stays as it was.
         """
         seed, stream = current_seed(), next_stream()
-        made = Compiled(
-            optimizer, loss, loss_weights, metrics, weighted_metrics, executor, seed, stream, recompute
-        )
+        made = Compiled(optimizer, loss, loss_weights, metrics, weighted_metrics, executor, seed, stream, recompute)
         self._compiled = check_compiled(made, None if self._input_structure is None else self.output_names)
         self._steps = None
 
@@ -221,7 +219,7 @@ class Evaluation(Layer):
         who, cache = self._executor(executor), self._step_cache
         cache.predict(who)
         if self._compiled is not None and self._compiled.loss is not None:
-            cache.usual(self._compiled, batch_size, who)
+            cache.usual(self._compiled, who, batch_size)
         for step in cache.of(who):
             step.executable.warmup(batch_size)
 

@@ -53,15 +53,20 @@ class StepCache:
         compiled: Compiled,
         targets: Sequence[Array],
         weights: Sequence[Array],
-        batch_size: int,
         executor: Executor,
+        batch_size: int = 1,
     ) -> Step:
-        """The training step for batches up to a size; its random numbers go on where the optimizer stands."""
-        step = self._train(compiled, _specs(targets), _specs(weights), batch_size, executor)
+        """The training step; its random numbers go on where the optimizer stands.
+
+        Parameters
+        ----------
+        batch_size : the largest, for which memory may be limited
+        """
+        step = self._train(compiled, _specs(targets), _specs(weights), executor, batch_size)
         step.executable.step = int(compiled.optimizer.iterations.value)
         return step
 
-    def usual(self, compiled: Compiled, batch_size: int, executor: Executor) -> list[Step]:
+    def usual(self, compiled: Compiled, executor: Executor, batch_size: int) -> list[Step]:
         """The steps for targets as they mostly are, without weights."""
         names = self._builder.output_names
         loss_list = compiled.losses_for(names)
@@ -72,7 +77,7 @@ class StepCache:
             target = FeedSpec((), "int64").input(names[place], output)
             specs.append(usual_target(losses.for_output(loss_list[place], target, output), output))
         return [
-            self._train(compiled, tuple(specs), (), batch_size, executor),
+            self._train(compiled, tuple(specs), (), executor, batch_size),
             self._test(compiled, tuple(specs), (), executor),
         ]
 
@@ -95,8 +100,8 @@ class StepCache:
         compiled: Compiled,
         targets: tuple[FeedSpec, ...],
         weights: tuple[FeedSpec, ...],
-        batch_size: int,
         executor: Executor,
+        batch_size: int,
     ) -> Step:
         now = self._weights_now()
         self._largest_batch = max(self._largest_batch, batch_size)
