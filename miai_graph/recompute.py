@@ -118,10 +118,10 @@ class Recomputation:
         self._segments: dict[Node, Hashable] = {}
         self._members: dict[Hashable, list[Node]] = {}
         for node in nodes:
-            segment = segment_of(node) if self._can_be_repeated(node) else None
+            segment = segment_of(node)
             if segment is not None and segment is not False:
                 self._segments[node] = segment
-                self._members.setdefault(segment, []).append(node)
+                self._members.setdefault(segment, []).extend([node] if self._can_be_repeated(node) else [])
         self._kept = {loss}
         for node in nodes:
             own = self._segments.get(node)

@@ -86,10 +86,11 @@ class Evaluation(Layer):
         run_eagerly, steps_per_execution, jit_compile, auto_scale_loss : change nothing; scripts for Keras may have them
         executor : the name of one, or one: who runs the steps
         recompute : which values are computed again in the backward pass instead of being kept for it, so that a step
-            takes less memory and more time. None: none. "all": those inside runs of about √n of the n layers. Names of
-            layers, or of layers in them such as "encoder/dense", or patterns with ``*``: those inside each of them; in
-            a list within the list, those inside several together. A number of bytes, or "64 MB": so few that the
-            values of a step, on a whole batch, take no more. Names and limits are checked when training begins.
+            takes less memory and more time. None: none. "all": those inside runs of about √n of the n layers, but not
+            those of the last run, with which the backward pass begins. Names of layers, or of layers in them such as
+            "encoder/dense", or patterns with ``*``: those inside each of them; in a list within the list, those inside
+            several together. A number of bytes, or "64 MB": so few that the values of a step take no more, if one
+            process has the whole batch. Names and limits are checked when training begins.
 
         Raises
         ------

@@ -2,8 +2,8 @@
 to keep within a limit of memory.
 
 Layers that are called one after another are put together in runs. Of a run only what it reads, and what others read of
-it, is kept; with about √n runs of n layers, and that many layers in each, what is kept and what is there at a time of a
-run that is computed again are about the same.
+it, is kept. With about √n runs of as many of the n layers, what is kept of all of them, and what is there at a time of
+the one that is computed again, are about as much.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import isqrt
 from typing import Any
 
@@ -87,18 +88,19 @@ def chosen_segments(recompute: Any, nodes: Sequence[Node], build: Build, batch_s
     ModelError
         if more memory is needed than the limit, whatever is computed again.
     """
-    own = [node for node in nodes if node.call is not None and node.phase == FORWARD]
     if recompute is None:
         return None
+    forward = [node for node in nodes if node.phase == FORWARD]
+    layers = _layers_in_order(forward)
     if is_limit(recompute):
-        return _Fitting(own, build, recompute, batch_size).segments()
+        return _Fitting(layers, build, recompute, batch_size).segments()
     if recompute == ALL:
-        return _Runs.of(own, _usual_length(own)).segment_of
-    return segments_of_scopes(recompute, own)
+        return _Runs.of(layers, _usual_length(layers)).segment_of
+    return segments_of_scopes(recompute, [node for node in forward if node.call is not None])
 
 
-def _usual_length(nodes: Sequence[Node]) -> int:
-    return max(isqrt(len({node.call for node in nodes})), 1)
+def _usual_length(layers: Sequence[Sequence[Node]]) -> int:
+    return max(isqrt(len(layers)), 1)
 
 
 @dataclass(frozen=True)
@@ -107,36 +109,54 @@ class _Runs:
 
     Attributes
     ----------
-    numbers : of the run, by the call of a layer
+    numbers : of the run, by node
     chosen : those that are computed again
     """
 
-    numbers: Mapping[Hashable, int]
+    numbers: Mapping[Node, int]
     chosen: frozenset[int]
 
     @classmethod
-    def of(cls, nodes: Sequence[Node], length: int) -> _Runs:
-        """Runs of about so many layers each, and of about as many bytes."""
-        sizes: dict[Hashable, int] = {}
-        for node in nodes:
-            count = ElementCount.of(node.type.shape)
-            size_bytes = count.factor * node.dtype.itemsize if count.power else 0
-            sizes[node.call] = sizes.get(node.call, 0) + size_bytes
-        share = length * sum(sizes.values()) / max(len(sizes), 1)
-        numbers, before = {}, 0
-        for call, size_bytes in sizes.items():
-            numbers[call] = int((before + size_bytes / 2) / share) if share else 0
-            before += size_bytes
-        return cls(numbers, frozenset(numbers.values()))
+    def of(cls, layers: Sequence[Sequence[Node]], length: int) -> _Runs:
+        """Runs of about so many layers each, and of about as many bytes. What is in the last one is needed as soon as
+        the backward pass begins, so it is kept."""
+        sizes = [sum(map(_bytes_a_sample, nodes)) for nodes in layers]
+        share = length * sum(sizes) / max(len(sizes), 1) or 1
+        middles = [before + size / 2 for before, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
+        numbers = [int(middle / share) for middle in middles]
+        by_node = {node: number for nodes, number in zip(layers, numbers, strict=True) for node in nodes}
+        return cls(by_node, frozenset(numbers[:-1]) - {*numbers[-1:]})
 
     def segment_of(self, node: Node) -> int | None:
         """See `SegmentOf`."""
-        number = self.numbers.get(node.call) if node.phase == FORWARD else None
+        number = self.numbers.get(node)
         return number if number in self.chosen else None
 
     def only(self, chosen: Iterable[int]) -> _Runs:
         """With some of the runs computed again."""
         return _Runs(self.numbers, frozenset(chosen))
+
+
+def _bytes_a_sample(node: Node) -> int:
+    count = ElementCount.of(node.type.shape)
+    return count.factor * node.dtype.itemsize if count.power else 0
+
+
+def _layers_in_order(nodes: Sequence[Node]) -> list[list[Node]]:
+    """The nodes of each call of a layer, with those behind it that are of none, in the order of the calls; nothing of
+    what is behind the last one."""
+    found: dict[Hashable, list[Node]] = {}
+    waiting: list[Node] = []
+    call = None
+    for node in nodes:
+        if node.call is None:
+            waiting.append(node)
+            continue
+        if call is not None:
+            found[call] += waiting
+        call, waiting = node.call, []
+        found.setdefault(call, []).append(node)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -194,8 +214,8 @@ class _Fitting:
     one is computed again. Of runs of one length, those that save most for their flops are taken first.
     """
 
-    def __init__(self, nodes: Sequence[Node], build: Build, limit_bytes: int, batch_size: int) -> None:
-        self._nodes, self._build = nodes, build
+    def __init__(self, layers: Sequence[Sequence[Node]], build: Build, limit_bytes: int, batch_size: int) -> None:
+        self._layers, self._build = layers, build
         self._limit_bytes, self._batch_size = limit_bytes, batch_size
 
     def segments(self) -> SegmentOf | None:
@@ -204,7 +224,7 @@ class _Fitting:
         if before <= self._limit_bytes:
             return None
         for length in self._lengths():
-            runs = _Runs.of(self._nodes, length)
+            runs = _Runs.of(self._layers, length)
             graph = self._graph(runs.segment_of)
             needed = self._needed_bytes(graph)
             if needed <= self._limit_bytes:
@@ -228,13 +248,13 @@ class _Fitting:
 
     def _lengths(self) -> list[int]:
         """Of runs to try: 1, 2, 4 … and about √n."""
-        count = len({node.call for node in self._nodes})
+        count = len(self._layers)
         doubled = (1 << power for power in range(count.bit_length()) if 2 << power <= count)
-        return sorted({1, *doubled, _usual_length(self._nodes)})
+        return sorted({1, *doubled, _usual_length(self._layers)})
 
     def _ranked(self, graph: Graph, runs: _Runs) -> list[int]:
         """The runs that save anything, those that save most for their flops first."""
-        numbers = {node.origin: runs.segment_of(node) for node in self._nodes}
+        numbers = {node.origin: runs.segment_of(node) for nodes in self._layers for node in nodes}
         flops: dict[int, int] = defaultdict(int)
         saved: dict[int, int] = defaultdict(int)
         for node, own_flops, size_bytes in _costs(graph, self._batch_size):
