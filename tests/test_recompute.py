@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def test_a_limit_of_memory_is_kept_to() -> None:
     for share in (2.0, 0.9, 0.7, 0.5):
         model = deep(int(plain * share))
         assert values_bytes(model) <= plain * share
-        flops.append(Recomputed.of(step_of(model).graph, BATCH).flops)
+        flops.append(Recomputed.of(step_of(model).graph).flops)
     assert flops[0] == 0
     assert flops == sorted(flops)
     assert len(set(flops)) == 4
@@ -328,8 +329,8 @@ def test_timing_tells_it_apart() -> None:
             flops[record.phase] += record.flops
     assert all(value > 0 for value in seconds.values())
     assert 0.5 * flops[FORWARD] < flops[RECOMPUTE] < flops[FORWARD]
-    told = Recomputed.of(step_of(model).graph, 32)
-    assert abs(flops[RECOMPUTE] / timing.steps / told.flops - 1) < 0.01
+    told = Recomputed.of(step_of(model).graph)
+    assert abs(flops[RECOMPUTE] / timing.steps / 32 / told.flops - 1) < 0.01
     assert "recompute" in str(timing.verdict())
 
 
@@ -342,12 +343,20 @@ def test_the_summary_tells_layers_and_cost() -> None:
     model = deep([["hidden_3", "hidden_4", "hidden_5"]])
     assert "once training has begun" in summary()
     train_once(model)
-    told = Recomputed.of(step_of(model).graph, 1)
+    told = Recomputed.of(step_of(model).graph)
     assert list(told.layers) == ["hidden_3", "hidden_4"]
     assert told.saved_bytes == 2 * WIDTH * 4
     assert summary().rstrip() == (
-        f"computed again in the backward pass: hidden_3 and hidden_4; {told.flops:,} flops and 512 B less to keep"
+        "computed again in the backward pass: hidden_3 and hidden_4; "
+        f"for each sample {told.flops:,} flops more and 512 B less to keep"
     )
+
+
+def test_the_summary_shortens_many_layers() -> None:
+    model = deep("all")
+    train_once(model)
+    told = str(Recomputed.of(step_of(model).graph))
+    assert re.search(r": \d\d layers, hidden_0, hidden_1, hidden_2, hidden_3, hidden_4 … hidden_\d\d; ", told)
 
 
 def test_pictures_and_exports_show_it(tmp_path: Path) -> None:

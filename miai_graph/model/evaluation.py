@@ -229,7 +229,7 @@ class Evaluation(Layer):
         if self._compiled is None or self._compiled.recompute is None:
             return []
         steps = () if self._steps is None else self._steps.trained()
-        found = dict.fromkeys(str(Recomputed.of(step.graph, 1)) for step in steps)
+        found = dict.fromkeys(str(Recomputed.of(step.graph)) for step in steps)
         return list(found) or [f"recompute={self._compiled.recompute!r}; what it costs is told once training has begun"]
 
     # What these have in common

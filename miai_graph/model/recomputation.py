@@ -31,6 +31,9 @@ from miai_graph.recompute import SegmentOf, as_group, segments_of_scopes
 from miai_graph.types import ElementCount, bind_type
 
 ALL = "all"
+_MOST_NAMES = 6
+"""That are told of layers."""
+
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_UNITS)})", re.IGNORECASE)
 
@@ -161,7 +164,7 @@ def _layers_in_order(nodes: Sequence[Node]) -> list[list[Node]]:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """What a training step computes again, and what that costs and saves.
+    """What a training step computes again for each sample, and what that costs and saves.
 
     Attributes
     ----------
@@ -175,9 +178,9 @@ class Recomputed:
     saved_bytes: int
 
     @classmethod
-    def of(cls, graph: Graph, batch_size: int) -> Recomputed:
-        """What a graph computes again for a batch."""
-        costs = sorted(_costs(graph, batch_size), key=lambda cost: cost[0].origin)
+    def of(cls, graph: Graph) -> Recomputed:
+        """What a graph computes again."""
+        costs = sorted(_costs(graph, batch_size=1), key=lambda cost: cost[0].origin)
         return cls(
             list(dict.fromkeys(node.scope for node, _, _ in costs)),
             sum(flops for _, flops, _ in costs),
@@ -187,8 +190,12 @@ class Recomputed:
     def __str__(self) -> str:
         if not self.layers:
             return "nothing is computed again in the backward pass"
+        names = list(self.layers)
+        told = in_words(names)
+        if len(names) > _MOST_NAMES:
+            told = f"{len(names)} layers, {', '.join(names[: _MOST_NAMES - 1])} … {names[-1]}"
         return (
-            f"computed again in the backward pass: {in_words(list(self.layers))}; {self.flops:,} flops and "
+            f"computed again in the backward pass: {told}; for each sample {self.flops:,} flops more and "
             f"{readable_size(self.saved_bytes)} less to keep"
         )
 
