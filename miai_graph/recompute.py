@@ -17,7 +17,7 @@ from miai_graph.node import Node, apply
 from miai_graph.op import constant
 from miai_graph.ops.again import _again
 from miai_graph.ops.leaves import is_variable
-from miai_graph.ops.structure import _broadcast_to
+from miai_graph.ops.structure import BroadcastTo
 
 SegmentOf = Callable[[Node], Hashable]
 """In which segment a node is computed again; None or False: its value is kept."""
@@ -38,7 +38,7 @@ def as_segments(recompute: Any, nodes: Sequence[Node]) -> SegmentOf:
     """
     if callable(recompute):
         return recompute
-    parts = [recompute] if isinstance(recompute, str) else list(recompute) if _is_list(recompute) else None
+    parts = [recompute] if isinstance(recompute, str | Node) else list(recompute) if _is_list(recompute) else None
     if parts is not None and parts and all(isinstance(part, Node) for part in parts):
         chosen = set(parts)
         return chosen.__contains__
@@ -155,7 +155,7 @@ class Recomputation:
         return bool(node.type.batch_axes) or not self._has_batch
 
     def _is_view_of_small(self, node: Node) -> bool:
-        return node.op is _broadcast_to and not self._is_large(node.inputs[0])
+        return isinstance(node.op, BroadcastTo) and not self._is_large(node.inputs[0])
 
     def _can_be_repeated(self, node: Node) -> bool:
         return bool(node.inputs) and self._is_large(node) and not self._is_view_of_small(node)

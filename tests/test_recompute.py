@@ -24,10 +24,15 @@ from miai_graph.graph import Graph, ancestors
 from miai_graph.interpreter import evaluate
 from miai_graph.model.recomputation import Recomputed, as_recompute
 from miai_graph.model.steps import Step
+from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.passes.pipeline import Pipeline
 from miai_graph.passes.simplify import simplify
+from miai_graph.passes.stage_recomputation import recompute_within_stages
+from miai_graph.passes.stages import lay_out
 from miai_graph.plan.footprint import footprint_bytes
 from miai_graph.plan.program import make_program
 from miai_graph.timing import Timing
+from miai_graph.types import bind_type
 
 # Batch normalization in micro-batches gives the right numbers, and is slow.
 pytestmark = pytest.mark.filterwarnings("ignore:expected micro-batches that go through the stages")
@@ -218,6 +223,46 @@ def test_what_others_read_is_kept() -> None:
         z = mg.exp(y)
     (gradient,) = mg.grad(mg.sum(y * z), x, recompute=["inside"])
     assert not any(node.phase == RECOMPUTE for node in Graph(gradient).nodes if node.op.name in ("tanh", "exp"))
+
+
+# Stages
+
+
+def cut(graph: Graph, stages: int) -> dict[mg.Node, int | None]:
+    """The stages of nodes, if the forward pass is cut into as many items for each."""
+    row = lay_out(graph, analyse_batch(graph))
+    return row.stages([len(row.items) * stage // stages for stage in range(stages + 1)])
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5])
+@pytest.mark.parametrize("make", [convolutional, transformer])
+def test_stages_compute_again_for_themselves(make: Callable[[], tuple[mg.Model, Any, Any]], stages: int) -> None:
+    sent, sweeps, values = [], [], []
+    for recompute in (None, "all"):
+        mg.set_seed(0)
+        model, x, y = make()
+        model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True), recompute=recompute)
+        model.train_on_batch(x, y)
+        model.set_weights([np.full_like(weight, 0.1) for weight in model.get_weights()])
+        plain = simplify(step_of(model).graph)
+        graph, stage_of = recompute_within_stages(plain, cut(plain, stages))
+        mg.check_graph(graph)
+        pipeline = Pipeline(graph, stage_of, stages)
+        sent.append(sum(bind_type(node.type, len(x)).size_bytes for node, _ in pipeline.values))
+        sweeps.append([{level: max(found) for level, found in pipeline.sweeps(s).items()} for s in range(stages)])
+        outputs, updates = evaluate(graph, dict(zip(graph.inputs, (x, y), strict=True)), batch_size=len(x))
+        values.append([*outputs, *updates.values()])
+    assert sent[1] <= sent[0]
+    assert sweeps[0] == sweeps[1]
+    for expected, found in zip(*values, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_that_is_cut_between_segments_stays_as_it_is() -> None:
+    model = deep([["hidden_1", "hidden_2"], ["hidden_30", "hidden_31"]])
+    train_once(model)
+    graph = simplify(step_of(model).graph)
+    assert recompute_within_stages(graph, cut(graph, 2))[0] is graph
 
 
 # Memory
