@@ -9,10 +9,10 @@ the one that is computed again, are about as much.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from math import isqrt
 from typing import Any
@@ -214,11 +214,21 @@ def _costs(graph: Graph, batch_size: int) -> Iterator[tuple[Node, int, int]]:
             yield node, cost.flops, output.size_bytes if node in read else 0
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """Runs of a length, and the step in which all of them are computed again."""
+
+    length: int
+    runs: _Runs
+    graph: Graph
+    needed_bytes: int
+
+
 class _Fitting:
     """Has as little computed again as will do for a limit.
 
-    Longer and longer runs are tried, for those read less from memory that is kept, but more is there at a time while
-    one is computed again. Of runs of one length, those that save most for their flops are taken first.
+    The longer runs are, the less is kept; but more is computed again, and is there at a time. So the shortest that will
+    do are taken, and of them first those that save most for their flops.
     """
 
     def __init__(self, layers: Sequence[Sequence[Node]], build: Build, limit_bytes: int, batch_size: int) -> None:
@@ -227,25 +237,43 @@ class _Fitting:
 
     def segments(self) -> SegmentOf | None:
         """What is computed again; None: nothing has to be."""
-        before = least = self._needed_bytes(self._plain)
+        before = least = self._needed_bytes(self._graph(None))
         if before <= self._limit_bytes:
             return None
-        for length in self._lengths():
-            runs = _Runs.of(self._layers, length)
-            graph = self._graph(runs.segment_of)
-            needed = self._needed_bytes(graph)
-            if needed <= self._limit_bytes:
-                return self._fewest(runs, self._ranked(graph, runs)).segment_of
-            least = min(least, needed)
+        shorter, longer = self._lengths()
+        for length in (*reversed(shorter), *longer):
+            trial = self._trial(length)
+            if trial.needed_bytes <= self._limit_bytes:
+                return self._fewest(self._with_shortest_runs(trial, shorter)).segment_of
+            least = min(least, trial.needed_bytes)
         raise ModelError(
             f"expected a step on {self._batch_size} samples within recompute={self._limit_bytes:,} bytes of memory; "
             f"found that it takes {before:,}, and with layers computed again {least:,} at the least. "
             "Raise the limit, or give a smaller batch_size"
         )
 
-    @cached_property
-    def _plain(self) -> Graph:
-        return self._graph(None)
+    def _with_shortest_runs(self, fitting: _Trial, lengths: Sequence[int]) -> _Trial:
+        """The shortest runs with which a step is small enough, by halving.
+
+        Parameters
+        ----------
+        fitting : runs that will do
+        lengths : shorter ones among those to try
+        """
+        low, high = 0, bisect_left(lengths, fitting.length)
+        while low < high:
+            middle = (low + high) // 2
+            trial = self._trial(lengths[middle])
+            if trial.needed_bytes <= self._limit_bytes:
+                fitting, high = trial, middle
+            else:
+                low = middle + 1
+        return fitting
+
+    def _trial(self, length: int) -> _Trial:
+        runs = _Runs.of(self._layers, length)
+        graph = self._graph(runs.segment_of)
+        return _Trial(length, runs, graph, self._needed_bytes(graph))
 
     def _graph(self, segment_of: SegmentOf | None) -> Graph:
         return simplify(self._build(segment_of))
@@ -253,11 +281,11 @@ class _Fitting:
     def _needed_bytes(self, graph: Graph) -> int:
         return footprint_bytes(make_program(graph), self._batch_size)
 
-    def _lengths(self) -> list[int]:
-        """Of runs to try: 1, 2, 4 … and about √n."""
-        count = len(self._layers)
-        doubled = (1 << power for power in range(count.bit_length()) if 2 << power <= count)
-        return sorted({1, *doubled, _usual_length(self._layers)})
+    def _lengths(self) -> tuple[list[int], list[int]]:
+        """Of runs to try: 1, 2, 4 … up to about √n, with which least memory is needed as a rule; and longer ones."""
+        count, usual = len(self._layers), _usual_length(self._layers)
+        doubled = [1 << power for power in range(count.bit_length()) if 2 << power <= count]
+        return [length for length in doubled if length < usual] + [usual], [n for n in doubled if n > usual]
 
     def _ranked(self, graph: Graph, runs: _Runs) -> list[int]:
         """The runs that save anything, those that save most for their flops first."""
@@ -271,8 +299,9 @@ class _Fitting:
                 saved[number] += size_bytes
         return sorted(saved, key=lambda number: (-saved[number] / (1 + flops[number]), number))
 
-    def _fewest(self, runs: _Runs, ranked: Sequence[int]) -> _Runs:
+    def _fewest(self, trial: _Trial) -> _Runs:
         """So many of the runs as will do, by halving."""
+        runs, ranked = trial.runs, self._ranked(trial.graph, trial.runs)
         low, high = 0, len(ranked)
         while high - low > 1:
             middle = (low + high) // 2
