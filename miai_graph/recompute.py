@@ -137,7 +137,7 @@ class Recomputation:
         ----------
         g : the cotangent of the node; the first of a segment is what computing it again waits for
         """
-        if g.type.batch_axes or self._latest is None:
+        if self._is_large(g) or self._latest is None:
             self._latest = g
         segment = self._segments.get(node)
         if segment is None:

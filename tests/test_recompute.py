@@ -209,8 +209,9 @@ def test_a_function_deals_nodes_out_to_segments() -> None:
     assert {node.scope for node in again if node.op.name == "tanh"} == {"part_0", "part_1"}
 
 
-def test_what_is_computed_again_follows_the_gradient_that_needs_it() -> None:
-    x, loss, _ = chain()
+@pytest.mark.parametrize("shape", [(None, 4), (3, 4)])
+def test_what_is_computed_again_follows_the_gradient_that_needs_it(shape: tuple[int | None, ...]) -> None:
+    x, loss, _ = chain(shape=shape)
     (gradient,) = mg.grad(loss, x, recompute=[["part_0", "part_1"], ["part_3", "part_4"]])
     scopes = [(node.phase, node.scope) for node in simplify(Graph(gradient)).nodes]
     assert scopes.index((RECOMPUTE, "part_0")) > scopes.index((BACKWARD, "part_3"))
