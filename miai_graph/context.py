@@ -24,6 +24,7 @@ import numpy as np
 from miai_graph.errors import ArgumentError
 
 FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT = "forward", "backward", "update", "communication", "wait"
+RECOMPUTE = "recompute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class BuildContext:
     """What new nodes take from their surroundings.
 
     scope : the layers being called, outermost first, joined by "/"
-    phase : "forward", "backward", "update" or "communication"
+    phase : "forward", "recompute", "backward", "update" or "communication"
     source : the line to blame; None: look for it on the stack
     call : the outermost layer call that builds the node, if any
     origin : the index of the node on behalf of which others are built, if any

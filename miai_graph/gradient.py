@@ -20,6 +20,7 @@ from miai_graph.ops.casting import cast
 from miai_graph.ops.joining import SlicesToAdd
 from miai_graph.ops.slicing import _scatter_slice
 from miai_graph.ops.structure import full, zeros_like
+from miai_graph.recompute import Recomputation, as_segments
 
 
 def grad(
@@ -28,6 +29,7 @@ def grad(
     cotangent: Any = None,
     *,
     unconnected: Literal["zeros", "error"] = "zeros",
+    recompute: Any = None,
 ) -> tuple[Node, ...]:
     """The derivatives of a loss with respect to nodes, as nodes.
 
@@ -38,6 +40,10 @@ def grad(
     cotangent : for a loss that is not a scalar: its weights, of the loss's shape. The result is then the derivative of
         ``sum(cotangent * loss)``: a vector-Jacobian product.
     unconnected : what to do about a node on which the loss does not depend: give "zeros", or raise an "error"
+    recompute : nodes whose values are not kept for the gradient, but computed again when it needs them, together; or
+        names of scopes such as layers', or patterns of names, each of which is computed again by itself, and in lists
+        those that are together; or a function from a node to what it is computed again with: None for those to be kept.
+        What others read is kept in any case, and what does not grow with the batch.
 
     Returns
     -------
@@ -52,22 +58,25 @@ def grad(
     targets = [wrt] if isinstance(wrt, Node) else list(wrt)
     if unconnected not in ("zeros", "error"):
         raise ArgumentError(f"expected unconnected='zeros' or 'error'; found {unconnected!r}")
-    found = derivatives(loss, targets, cotangent)
+    found = derivatives(loss, targets, cotangent, recompute)
     return tuple(_result(loss, target, g, unconnected) for target, g in zip(targets, found, strict=True))
 
 
-def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None) -> list[Node | None]:
+def derivatives(loss: Node, targets: Sequence[Node], cotangent: Any = None, recompute: Any = None) -> list[Node | None]:
     """What `grad` gives, with None for nodes on which the loss does not depend."""
     _check_arguments(loss, targets)
-    between = _nodes_between(loss, targets)
+    every = ancestors([loss])
+    between = _nodes_between(every, targets)
+    again = None if recompute is None else Recomputation(every, loss, as_segments(recompute, every))
     sums = {loss: _Sum(loss, _seed(loss, cotangent))}
     # Cotangents of a node are complete when all its users, which have greater indices, are done.
     for node in sorted(between, key=lambda node: node.index, reverse=True):
         if node not in sums or not any(source in between for source in node.inputs):
             continue
         g = sums[node].total()
+        output, inputs = (node, node.inputs) if again is None else again.seen(node, g)
         with building_on_behalf_of(node, BACKWARD):
-            for source, contribution in zip(node.inputs, _vjp(node, g), strict=True):
+            for source, contribution in zip(node.inputs, _vjp(node, g, output, inputs), strict=True):
                 if contribution is None or source not in between:
                     continue
                 if source in sums:
@@ -125,11 +134,11 @@ def _check_arguments(loss: Any, targets: Sequence[Any]) -> None:
             raise GradientError(f"expected nodes of floats to differentiate with respect to; found {describe(target)}")
 
 
-def _nodes_between(loss: Node, targets: Sequence[Node]) -> set[Node]:
-    """Those on the way from the targets to the loss, both included."""
+def _nodes_between(nodes: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
+    """Those of the nodes that a loss is computed from that are on the way from the targets to it, both included."""
     wanted = set(targets)
     between: set[Node] = set()
-    for node in ancestors([loss]):
+    for node in nodes:
         if node in wanted or any(source in between for source in node.inputs):
             between.add(node)
     return between
@@ -154,8 +163,9 @@ def _seed(loss: Node, cotangent: Any) -> Node:
         return cast(seed, loss.dtype)
 
 
-def _vjp(node: Node, g: Node) -> Sequence[Node | None]:
-    contributions = list(node.op.vjp(g, node, *node.inputs, **node.attributes))
+def _vjp(node: Node, g: Node, output: Node, inputs: Sequence[Node]) -> Sequence[Node | None]:
+    """The op's vjp with the values of a node and of its inputs."""
+    contributions = list(node.op.vjp(g, output, *inputs, **node.attributes))
     if len(contributions) != len(node.inputs):
         raise GradientError(
             f"expected a cotangent or None for each of {len(node.inputs)} inputs from the vjp of {node.op.name}; "

@@ -49,8 +49,8 @@ class Node:
     dtype : NumPy's
     name : unique among the nodes built since `set_seed`, with its scope: ``dense/matmul``
     scope : the layer that built it, such as ``encoder/dense``, or ""
-    phase : "forward", "backward" (made by `grad`), "update" (made by an optimizer) or "communication" and
-        "wait" (made by partitioning)
+    phase : "forward", "backward" and "recompute" (made by `grad`), "update" (made by an optimizer) or "communication"
+        and "wait" (made by partitioning)
     source : the line of the user's code that built it
     call : the layer call that it is part of, or None
     index : grows in the order in which nodes are built, so inputs have smaller ones

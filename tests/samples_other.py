@@ -9,7 +9,7 @@ import numpy as np
 from sampling import REPLICATED, SUM, Sample, f, i
 
 from miai_graph.node import apply
-from miai_graph.ops import communication, convolution, leaves, parts, pooling, random, softmax
+from miai_graph.ops import again, communication, convolution, leaves, parts, pooling, random, softmax
 from miai_graph.ops.arithmetic import add
 
 LOGITS = {"low": -5.0, "high": 5.0}
@@ -382,4 +382,17 @@ PARTS = [
     ),
 ]
 
-SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES, *COMMUNICATION, *PARTS]
+AGAIN = [
+    Sample("again", lambda m, x, after: again._again(x, after), [f(None, 3), f(None, 2)], reference=lambda x, after: x),
+    Sample("again", lambda m, x, after: again._again(x, after), [f(2), f()], REPLICATED, reference=lambda x, after: x),
+    Sample(
+        "again",
+        lambda m, x, after: again._again(m.sum(x, 0), after),
+        [f(None, 3), f()],
+        REPLICATED,
+        reference=lambda x, after: x.sum(0),
+        note="of a sum owed",
+    ),
+]
+
+SAMPLES = [*LOSSES, *IMAGES, *RANDOM, *LEAVES, *COMMUNICATION, *PARTS, *AGAIN]

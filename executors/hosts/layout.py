@@ -22,6 +22,7 @@ from miai_graph.passes.cutting import Links, stage_seconds
 from miai_graph.passes.named_stages import cut_by_names
 from miai_graph.passes.pipeline import Pipeline, StageGraph
 from miai_graph.passes.replicas import GridCut, cut_grid, grid, rows, shares
+from miai_graph.passes.stage_recomputation import recompute_within_stages
 from miai_graph.passes.stages import Row, lay_out
 from miai_graph.plan.parts import Part, cut_batch, parts_of
 from miai_graph.plan.schedule import Task, schedules
@@ -169,7 +170,8 @@ class Planner:
 
     def pipeline(self, bounds: Sequence[int], *, is_reproducible: bool) -> Pipeline:
         """The graph as stages with these bounds."""
-        return Pipeline(self._graph, self._row.stages(bounds), len(bounds) - 1, is_reproducible=is_reproducible)
+        graph, stages = recompute_within_stages(self._graph, self._row.stages(bounds))
+        return Pipeline(graph, stages, len(bounds) - 1, is_reproducible=is_reproducible)
 
     @property
     def most_stages(self) -> int:

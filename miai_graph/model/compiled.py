@@ -13,6 +13,7 @@ from miai_graph.executor import Executor, as_executor, executor_names
 from miai_graph.layers.nesting import mapped
 from miai_graph.metrics import Metric
 from miai_graph.model.rebuild import flat_nodes
+from miai_graph.model.recomputation import as_recompute
 from miai_graph.node import Node
 from miai_graph.ops.casting import cast
 
@@ -27,6 +28,7 @@ class Compiled:
 
     loss, loss_weights, metrics, weighted_metrics : one for all outputs, a list, or a dictionary by output name
     seed, stream : where dropout and the shuffling take their numbers from
+    recompute : what is computed again in the backward pass; see `recomputation.as_recompute`
     optimized : the parameters that the optimizer was built for, in that order
     """
 
@@ -38,6 +40,7 @@ class Compiled:
     executor: str | Executor
     seed: int
     stream: int
+    recompute: Any = None
     optimized: list[Node] = field(default_factory=list)
 
     def losses_for(self, names: Sequence[str]) -> list[Any]:
@@ -80,6 +83,7 @@ def check_compiled(compiled: Compiled, names: Sequence[str] | None) -> Compiled:
     for weight in flat_nodes(compiled.loss_weights):
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ArgumentError(f"expected numbers as loss_weights; found {weight!r}")
+    compiled.recompute = as_recompute(compiled.recompute)
     if not isinstance(compiled.executor, str) or compiled.executor not in executor_names():
         as_executor(compiled.executor)
     if names is not None:

@@ -21,6 +21,7 @@ from miai_graph.model.data import Dataset, is_batches, unpack_batch
 from miai_graph.model.intake import Intake, input_names, inputs_like
 from miai_graph.model.loop import RunningTotals, run_batches, run_epoch
 from miai_graph.model.rebuild import flat_nodes, packed
+from miai_graph.model.recomputation import Recomputed
 from miai_graph.model.sources import ArraySource, IterableSource, Source
 from miai_graph.model.step_cache import StepCache
 from miai_graph.model.steps import Step, StepBuilder
@@ -70,6 +71,7 @@ class Evaluation(Layer):
         auto_scale_loss: bool = True,
         *,
         executor: str | Executor = "serial",
+        recompute: Any = None,
     ) -> None:
         """Say how the model is trained. Keras's arguments, and the executor.
 
@@ -83,15 +85,20 @@ class Evaluation(Layer):
         metrics, weighted_metrics : names or objects, in a list; by output for several. The latter take sample weights.
         run_eagerly, steps_per_execution, jit_compile, auto_scale_loss : change nothing; scripts for Keras may have them
         executor : the name of one, or one: who runs the steps
+        recompute : which values are computed again in the backward pass instead of being kept for it, so that a step
+            takes less memory and more time. None: none. "all": those inside runs of about √n of the n layers, but not
+            those of the last run, with which the backward pass begins. Names of layers, or of layers in them such as
+            "encoder/dense", or patterns with ``*``: those inside each of them; in a list within the list, those inside
+            several together. A number of bytes, or "64 MB": so few that the values of a step take no more, if one
+            process has the whole batch. Names and limits are checked when training begins.
 
         Raises
         ------
         ArgumentError, ExecutorError
             for names that are not known; the model stays as it was.
         """
-        made = Compiled(
-            optimizer, loss, loss_weights, metrics, weighted_metrics, executor, current_seed(), next_stream()
-        )
+        seed, stream = current_seed(), next_stream()
+        made = Compiled(optimizer, loss, loss_weights, metrics, weighted_metrics, executor, seed, stream, recompute)
         self._compiled = check_compiled(made, None if self._input_structure is None else self.output_names)
         self._steps = None
 
@@ -213,9 +220,17 @@ class Evaluation(Layer):
         who, cache = self._executor(executor), self._step_cache
         cache.predict(who)
         if self._compiled is not None and self._compiled.loss is not None:
-            cache.usual(self._compiled, who)
+            cache.usual(self._compiled, who, batch_size)
         for step in cache.of(who):
             step.executable.warmup(batch_size)
+
+    def _recomputed(self) -> list[str]:
+        """What is computed again in training, and what that costs and saves, as text."""
+        if self._compiled is None or self._compiled.recompute is None:
+            return []
+        steps = () if self._steps is None else self._steps.trained()
+        found = dict.fromkeys(str(Recomputed.of(step.graph)) for step in steps)
+        return list(found) or [f"recompute={self._compiled.recompute!r}; what it costs is told once training has begun"]
 
     # What these have in common
 

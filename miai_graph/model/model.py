@@ -211,14 +211,15 @@ class Model(Training):
     # Looking at it, and files
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
-        """Print the layers with their output shapes, parameters and flops for one sample.
+        """Print the layers with their output shapes, parameters and flops for one sample; and what `compile` had
+        computed again in the backward pass, for one sample, once training has begun.
 
         Parameters
         ----------
         line_length : the width of the table; that of the terminal by default
         print_fn : called with the text instead of printing it
         """
-        print_summary(self, line_length, print_fn)
+        print_summary(self, line_length, print_fn, self._recomputed())
 
     def _repr_png_(self) -> Any:
         """What notebooks show; None: nothing, before the model is built."""

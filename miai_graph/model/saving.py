@@ -76,6 +76,7 @@ def _compiled_config(model: Any) -> dict[str, Any]:
             "metrics": serialized(compiled.metrics, metrics.serialize),
             "weighted_metrics": serialized(compiled.weighted_metrics, metrics.serialize),
             "executor": who if isinstance(who, str) else who.name,
+            "recompute": compiled.recompute,
         },
         "seed": compiled.seed,
         "stream": compiled.stream,

@@ -12,6 +12,7 @@ from miai_graph.garbage import no_search_for_garbage
 from miai_graph.layers.layer import Layer
 from miai_graph.model.compiled import Compiled
 from miai_graph.model.labels import usual_target
+from miai_graph.model.recomputation import is_limit
 from miai_graph.model.steps import FeedSpec, Step, StepBuilder, StepKey
 from miai_graph.node import Node
 from miai_graph.op import Array
@@ -23,7 +24,7 @@ class StepCache:
     """Steps by what they depend on, and by executor.
 
     Changing which layers are trainable builds another step, and changing back finds the first one; the learning rate
-    and batch sizes do not matter.
+    and batch sizes do not matter, unless memory is limited: then a larger batch than before builds another one.
 
     Parameters
     ----------
@@ -37,6 +38,7 @@ class StepCache:
         self._builder = builder
         self._outputs = outputs
         self._steps: dict[tuple[Any, Executor], Step] = {}
+        self._largest_batch = 0
         self._layers: list[Layer] | None = None
         self._weights: dict[tuple[bool, ...], _Weights] = {}
 
@@ -46,13 +48,25 @@ class StepCache:
     def test(self, compiled: Compiled, targets: Sequence[Array], weights: Sequence[Array], executor: Executor) -> Step:
         return self._test(compiled, _specs(targets), _specs(weights), executor)
 
-    def train(self, compiled: Compiled, targets: Sequence[Array], weights: Sequence[Array], executor: Executor) -> Step:
-        """The training step; its random numbers go on where the optimizer stands."""
-        step = self._train(compiled, _specs(targets), _specs(weights), executor)
+    def train(
+        self,
+        compiled: Compiled,
+        targets: Sequence[Array],
+        weights: Sequence[Array],
+        executor: Executor,
+        batch_size: int = 1,
+    ) -> Step:
+        """The training step; its random numbers go on where the optimizer stands.
+
+        Parameters
+        ----------
+        batch_size : the largest, for which memory may be limited
+        """
+        step = self._train(compiled, _specs(targets), _specs(weights), executor, batch_size)
         step.executable.step = int(compiled.optimizer.iterations.value)
         return step
 
-    def usual(self, compiled: Compiled, executor: Executor) -> list[Step]:
+    def usual(self, compiled: Compiled, executor: Executor, batch_size: int) -> list[Step]:
         """The steps for targets as they mostly are, without weights."""
         names = self._builder.output_names
         loss_list = compiled.losses_for(names)
@@ -63,9 +77,13 @@ class StepCache:
             target = FeedSpec((), "int64").input(names[place], output)
             specs.append(usual_target(losses.for_output(loss_list[place], target, output), output))
         return [
-            self._train(compiled, tuple(specs), (), executor),
+            self._train(compiled, tuple(specs), (), executor, batch_size),
             self._test(compiled, tuple(specs), (), executor),
         ]
+
+    def trained(self) -> list[Step]:
+        """The training steps that are there, for any executor."""
+        return [step for step in self._steps.values() if step.parameters]
 
     def of(self, executor: Executor) -> list[Step]:
         """All steps that are there for an executor."""
@@ -78,10 +96,17 @@ class StepCache:
         return self._step(("test", key), executor, lambda who: self._builder.test_step(compiled, key, who))
 
     def _train(
-        self, compiled: Compiled, targets: tuple[FeedSpec, ...], weights: tuple[FeedSpec, ...], executor: Executor
+        self,
+        compiled: Compiled,
+        targets: tuple[FeedSpec, ...],
+        weights: tuple[FeedSpec, ...],
+        executor: Executor,
+        batch_size: int,
     ) -> Step:
         now = self._weights_now()
-        key = StepKey(targets, weights, now.trained, now.modes)
+        self._largest_batch = max(self._largest_batch, batch_size)
+        limited_batch = self._largest_batch if is_limit(compiled.recompute) else None
+        key = StepKey(targets, weights, now.trained, now.modes, limited_batch)
         return self._step(
             ("train", key),
             executor,

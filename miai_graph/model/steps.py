@@ -5,8 +5,11 @@ A training step is one graph: forward, backward and the optimizer's updates, tho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from miai_graph.context import UPDATE, build_context, current_seed, warn_user
 from miai_graph.errors import ModelError
@@ -17,6 +20,7 @@ from miai_graph.graph import Graph, ancestors
 from miai_graph.layers.layer import Trace, collect_updates_and_losses
 from miai_graph.messages import describe
 from miai_graph.model.compiled import Compiled, PlacedMetric, distinct, output_losses, place_metrics
+from miai_graph.model.recomputation import chosen_segments
 from miai_graph.node import Node, apply, reapply
 from miai_graph.op import Array
 from miai_graph.ops.casting import cast
@@ -24,6 +28,7 @@ from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import is_variable, variable_of
 from miai_graph.ops.random import RandomOp
 from miai_graph.ops.structure import zeros_like
+from miai_graph.recompute import SegmentOf
 from miai_graph.state import Variable
 from miai_graph.types import BATCH, BatchDim
 
@@ -57,12 +62,14 @@ class StepKey:
     targets, weights : for each output with a target
     trained : the variables that count: those that are trained, or those with penalties
     modes : which layers are trainable, where that matters besides
+    limited_batch : the size of the batch for which memory is limited, if it is
     """
 
     targets: tuple[FeedSpec, ...]
     weights: tuple[FeedSpec, ...]
     trained: tuple[Variable, ...]
     modes: tuple[bool, ...] = ()
+    limited_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,21 +164,23 @@ class StepBuilder:
         Raises
         ------
         ModelError
-            if there is nothing to train, or no loss.
+            if there is nothing to train, no loss, or not enough memory.
+        ArgumentError
+            if layers are to be computed again that there are not.
         """
         if not parameters:
             raise ModelError("expected a model with weights to train; found none. Set trainable = True on some layer")
         figures = self._figures(compiled, key, training=True)
-        optimizer = compiled.optimizer
-        gradients = gradients_of(optimizer.scale_loss(figures.losses["loss"]), parameters)
-        updates = {**figures.trace.updates, **optimizer.updates(gradients, parameters)}
-        with build_context(phase=UPDATE):
-            for weight, rule in constraints.items():
-                if weight in updates:
-                    updates[weight] = rule(updates[weight])
-        nodes = with_own_streams([*figures.outputs, *updates.values()], compiled.seed, compiled.stream)
-        outputs = nodes[: len(figures.outputs)]
-        updates = dict(zip(updates, nodes[len(outputs) :], strict=True))
+        loss = compiled.optimizer.scale_loss(figures.losses["loss"])
+
+        def build(segment_of: SegmentOf | None) -> Graph:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs, updates = _trained(compiled, figures, loss, parameters, constraints, segment_of)
+            return Graph(*with_distinct_variables(outputs, updates))
+
+        chosen = chosen_segments(compiled.recompute, ancestors([loss]), build, key.limited_batch or 1)
+        outputs, updates = _trained(compiled, figures, loss, parameters, constraints, chosen)
         step = _compiled(figures.inputs, outputs, updates, executor)
         compiled.optimized += [node for node in parameters if node not in set(compiled.optimized)]
         return replace(step, losses=list(figures.losses), metrics=figures.metrics, parameters=tuple(parameters))
@@ -213,13 +222,46 @@ class StepBuilder:
         return targets, weights, fed
 
 
+def _trained(
+    compiled: Compiled,
+    figures: _Figures,
+    loss: Node,
+    parameters: Sequence[Node],
+    constraints: Mapping[Node, Callable[[Node], Node]],
+    recompute: SegmentOf | None,
+) -> tuple[list[Node], dict[Node, Node]]:
+    """The outputs and updates of a training step.
+
+    Parameters
+    ----------
+    loss : what is differentiated
+    recompute : which values are computed again for that
+    """
+    gradients = gradients_of(loss, parameters, recompute)
+    updates = {**figures.trace.updates, **compiled.optimizer.updates(gradients, parameters)}
+    with build_context(phase=UPDATE):
+        for weight, rule in constraints.items():
+            if weight in updates:
+                updates[weight] = rule(updates[weight])
+    nodes = with_own_streams([*figures.outputs, *updates.values()], compiled.seed, compiled.stream)
+    count = len(figures.outputs)
+    return nodes[:count], dict(zip(updates, nodes[count:], strict=True))
+
+
 def _compiled(
     inputs: Sequence[Node], outputs: Sequence[Node], updates: Mapping[Node, Node], executor: Executor
 ) -> Step:
+    made = function(inputs, *with_distinct_variables(outputs, updates), executor)
+    return Step(made.graph, made.executable)
+
+
+def with_distinct_variables(
+    outputs: Sequence[Node], updates: Mapping[Node, Node]
+) -> tuple[list[Node], dict[Node, Node]]:
+    """Outputs and updates in which no two variables have one name; see `with_distinct_names`."""
     nodes = with_distinct_names([*outputs, *updates, *updates.values()])
     targets, values = nodes[len(outputs) :][: len(updates)], nodes[len(outputs) + len(updates) :]
-    made = function(inputs, nodes[: len(outputs)], dict(zip(targets, values, strict=True)), executor)
-    return Step(made.graph, made.executable)
+    return nodes[: len(outputs)], dict(zip(targets, values, strict=True))
 
 
 def with_distinct_names(nodes: Sequence[Node]) -> list[Node]:
@@ -238,7 +280,7 @@ def with_distinct_names(nodes: Sequence[Node]) -> list[Node]:
     return _with_replaced(nodes, replacements)
 
 
-def gradients_of(loss: Node, parameters: Sequence[Node]) -> list[Node]:
+def gradients_of(loss: Node, parameters: Sequence[Node], recompute: SegmentOf | None = None) -> list[Node]:
     """The gradients of a model's loss; a warning for parameters on which it does not depend.
 
     Raises
@@ -246,7 +288,7 @@ def gradients_of(loss: Node, parameters: Sequence[Node]) -> list[Node]:
     ModelError
         if it depends on none of them.
     """
-    found = derivatives(loss, parameters)
+    found = derivatives(loss, parameters, recompute=recompute)
     idle = [node.name for node, gradient in zip(parameters, found, strict=True) if gradient is None]
     if len(idle) == len(parameters):
         raise ModelError(
@@ -264,22 +306,30 @@ def with_own_streams(nodes: Sequence[Node], seed: int, stream: int) -> list[Node
     So a model draws the same numbers whenever its step is built, and after it was loaded from a file. A seed that is
     not the one of `set_seed`, but a layer's own, stays.
     """
-    drawing = [node for node in ancestors(nodes) if isinstance(node.op, RandomOp)]
-    replacements = {}
-    for number, node in enumerate(drawing):
-        own_seed = node.attributes["seed"]
-        changes = {
-            "seed": seed if own_seed == current_seed() else own_seed,
-            "stream": (stream * STREAMS_A_STEP + number) % 2**32,
-        }
-        replacements[node] = reapply(node, node.inputs, {**node.attributes, **changes})
-    return _with_replaced(nodes, replacements)
+    attributes: dict[Node, Mapping[str, Any]] = {}
+    numbers: dict[tuple[int, int], int] = {}
+    for node in ancestors(nodes):
+        if isinstance(node.op, RandomOp):
+            own_seed = node.attributes["seed"]
+            # What is drawn again must be what was drawn before.
+            number = numbers.setdefault((own_seed, node.attributes["stream"]), len(numbers))
+            attributes[node] = {
+                **node.attributes,
+                "seed": seed if own_seed == current_seed() else own_seed,
+                "stream": (stream * STREAMS_A_STEP + number) % 2**32,
+            }
+    return _with_replaced(nodes, {}, attributes)
 
 
-def _with_replaced(nodes: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:
-    """The nodes computed from others, by node."""
+def _with_replaced(
+    nodes: Sequence[Node],
+    replacements: Mapping[Node, Node],
+    attributes: Mapping[Node, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Node]:
+    """The nodes computed from others, by node, and with other attributes."""
     replaced = dict(replacements)
-    for node in ancestors(nodes) if replacements else ():
-        if node not in replaced and any(source in replaced for source in node.inputs):
-            replaced[node] = reapply(node, [replaced.get(source, source) for source in node.inputs])
+    for node in ancestors(nodes) if replacements or attributes else ():
+        if node not in replaced and (node in attributes or any(source in replaced for source in node.inputs)):
+            inputs = [replaced.get(source, source) for source in node.inputs]
+            replaced[node] = reapply(node, inputs, attributes.get(node))
     return [replaced.get(node, node) for node in nodes]

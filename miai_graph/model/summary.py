@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from miai_graph.graph import ancestors
@@ -14,8 +15,13 @@ from miai_graph.terminal import print_text
 from miai_graph.types import bind_type
 
 
-def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
-    """See `Model.summary`."""
+def print_summary(model: Any, line_length: int | None, print_fn: Any, recomputed: Sequence[str] = ()) -> None:
+    """See `Model.summary`.
+
+    Parameters
+    ----------
+    recomputed : what is computed again in training, as text
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -48,6 +54,8 @@ def print_summary(model: Any, line_length: int | None, print_fn: Any) -> None:
         f"{sum(flops.values()):,} flops a sample",
         highlight=False,
     )
+    for text in recomputed:
+        console.print(text, highlight=False)
     (print_fn or print_text)(buffer.getvalue().rstrip())
 
 

@@ -114,7 +114,7 @@ class Training(Evaluation):
         if class_weight is not None:
             source = source.weighted_by_class(class_weight)
         check_repeatable(source, steps_per_epoch, epochs - initial_epoch, "steps_per_epoch")
-        step = self._step_cache.train(compiled, source.targets, source.weights, who)
+        step = self._step_cache.train(compiled, source.targets, source.weights, who, source.batch_size)
         validation = None
         if rest is not None:
             tested = self._step_cache.test(compiled, rest.targets, rest.weights, who)
@@ -216,7 +216,7 @@ class Training(Evaluation):
         """
         compiled = self.compiled_arguments
         data = self._intake(x).dataset(x, y, sample_weight).weighted_by_class(class_weight)
-        step = self._step_cache.train(compiled, data.targets, data.weights, self._executor(None))
+        step = self._step_cache.train(compiled, data.targets, data.weights, self._executor(None), data.size)
         return figures_of_batch(step, data.arrays, data.size, return_dict)
 
 

@@ -21,6 +21,7 @@ from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.kernels.running.run import Run, is_native, joined
 from miai_graph.node import Node
 from miai_graph.op import Array
+from miai_graph.ops.again import _again
 from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.binding import Arrays, Binding
@@ -225,7 +226,9 @@ class BoundPlan:
     def _evaluate(self, node: Node, part: int, arrays: Arrays) -> Array:
         """A value that is there as soon as its inputs have a place."""
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
-        return evaluate_node(node, [arrays[source] for source in node.inputs], size)
+        # What is computed again waits for a value that it does not read, and that may be in no memory.
+        sources = node.inputs[:1] if node.op is _again else node.inputs
+        return evaluate_node(node, [arrays[source] for source in sources], size)
 
     def _place_own(self, purpose: str, part: int, nodes: Sequence[Node]) -> Arrays:
         """Memory for the values of these nodes that have some of their own."""

@@ -16,6 +16,7 @@ from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
+from miai_graph.ops.again import _again
 from miai_graph.ops.communication import _all_gather, _all_reduce
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
@@ -191,7 +192,7 @@ def _store(
             storage[node] = _storage_of(node, storage, contiguous)
         is_view = storage[node] is Storage.VIEW
         roots[node] = roots[node.inputs[0]] if is_view else node
-        contiguous[node] = not is_view or (node.op in (_reshape, _all_reduce) and contiguous[node.inputs[0]])
+        contiguous[node] = not is_view or (node.op in (_reshape, _all_reduce, _again) and contiguous[node.inputs[0]])
     return storage, roots
 
 
@@ -341,7 +342,7 @@ def _same_layout(source: Node, root: Node, node: Node) -> bool:
     if source.type != node.type:
         return False
     while source is not root:
-        if source.op is not _reshape:
+        if source.op not in (_reshape, _again):
             return False
         source = source.inputs[0]
     return True

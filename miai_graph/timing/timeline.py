@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.grouping import BESIDE_NODES
 from miai_graph.timing.records import IDLE, Slice
@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from miai_graph.timing.timing import Timing
 
 _BESIDE = "beside"
-_MARKS = {FORWARD: "█", BACKWARD: "▓", UPDATE: "▒", COMMUNICATION: "━", _BESIDE: "░", WAIT: "·", IDLE: " "}
+_MARKS = {
+    FORWARD: "█",
+    RECOMPUTE: "▞",
+    BACKWARD: "▓",
+    UPDATE: "▒",
+    COMMUNICATION: "━",
+    _BESIDE: "░",
+    WAIT: "·",
+    IDLE: " ",
+}
 _LEGEND = {
     FORWARD: "forward",
+    RECOMPUTE: "forward once more",
     BACKWARD: "backward",
     UPDATE: "update",
     COMMUNICATION: "sending and reducing",

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.timing.account import COMPUTING, Account, theoretical_bubble
 from miai_graph.timing.rates import Rates
 from miai_graph.timing.records import CALLBACKS, DATA, IDLE, OVERHEAD, VALIDATION, TimingRecord
@@ -66,7 +66,7 @@ def _whole(account: Account) -> str:
 
 
 def _phases(account: Account) -> str:
-    seconds = {FORWARD: 0.0, BACKWARD: 0.0, UPDATE: 0.0}
+    seconds = {FORWARD: 0.0, RECOMPUTE: 0.0, BACKWARD: 0.0, UPDATE: 0.0}
     for record in account.computing:
         seconds[record.phase] = seconds.get(record.phase, 0.0) + record.seconds
     shares = {phase: value / account.total_seconds for phase, value in seconds.items()}

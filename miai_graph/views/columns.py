@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from miai_graph.context import BACKWARD, FORWARD, UPDATE
+from miai_graph.context import BACKWARD, FORWARD, RECOMPUTE, UPDATE
 from miai_graph.views.folding import Piece
 
 FORWARD_COLUMN, BACKWARD_COLUMN, UPDATE_COLUMN = 0, 1, 2
@@ -13,7 +13,12 @@ FORWARD_COLUMN, BACKWARD_COLUMN, UPDATE_COLUMN = 0, 1, 2
 MOST_LINKS = 8
 """Where more come together, as in an optimizer, there are no lines: they would hide all else."""
 
-_COLUMNS = {FORWARD: FORWARD_COLUMN, BACKWARD: BACKWARD_COLUMN, UPDATE: UPDATE_COLUMN}
+_COLUMNS = {
+    FORWARD: FORWARD_COLUMN,
+    RECOMPUTE: BACKWARD_COLUMN,
+    BACKWARD: BACKWARD_COLUMN,
+    UPDATE: UPDATE_COLUMN,
+}
 
 
 def columns_of(pieces: Sequence[Piece], links: Sequence[tuple[int, int]]) -> list[int]:

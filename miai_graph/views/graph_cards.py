@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from miai_graph.context import BACKWARD, FORWARD, UPDATE
+from miai_graph.context import BACKWARD, FORWARD, RECOMPUTE, UPDATE
 from miai_graph.graph import Graph, format_attribute
 from miai_graph.node import Node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable
@@ -139,7 +139,7 @@ def legend(cards: Sequence[Card], kinds: Sequence[str], filled: bool) -> list[Sa
     if not filled and FORWARD in samples:
         # They would look alike.
         samples.pop(SMALL, None)
-    known = [INPUT, VARIABLE, FORWARD, BACKWARD, UPDATE, SMALL]
+    known = [INPUT, VARIABLE, FORWARD, RECOMPUTE, BACKWARD, UPDATE, SMALL]
     order = [*known, *sorted(set(samples) - set(known))]
     shown = [samples[kind] for kind in order if kind in samples]
     if any(card.frame_width > 1 for card in cards):

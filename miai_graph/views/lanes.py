@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.timing import Slice, Timing, TimingRecord
 from miai_graph.timing.records import IDLE
 from miai_graph.views import style
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NO_LAYER, SEVERAL_OPS = "no layer", "several ops at once"
-COMPUTING = (FORWARD, BACKWARD, UPDATE)
+COMPUTING = (FORWARD, RECOMPUTE, BACKWARD, UPDATE)
 
 _BLOCK, _STRIP, _LANE, _TOP = 24.0, 11.0, 46.0, 4.0
 _MOST_LANES_OF_FULL_HEIGHT, _LOW = 12, 0.6

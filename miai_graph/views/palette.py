@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
 
@@ -22,7 +22,7 @@ class Palette:
 
     paper, text, faint_text, line, grid : behind everything, and in every picture
     region, region_line : behind boxes that belong together
-    blue … grey : fills; blue_line … yellow_line : their frames
+    blue … grey : fills; blue_line … yellow_line : their frames; deep_blue and its line of what is blue once more
     wrong, wrong_fill : for what is not as it should be
     phase_fills, phase_frames, phase_lines : of boxes of a phase, and of edges to them
     time_fills : for time spent in a phase
@@ -39,12 +39,14 @@ class Palette:
     region: str
     region_line: str
     blue: str
+    deep_blue: str
     orange: str
     green: str
     purple: str
     yellow: str
     grey: str
     blue_line: str
+    deep_blue_line: str
     orange_line: str
     green_line: str
     purple_line: str
@@ -62,11 +64,16 @@ class Palette:
 
     @property
     def phase_fills(self) -> Mapping[str, str]:
-        return {FORWARD: self.blue, BACKWARD: self.orange, UPDATE: self.green}
+        return {FORWARD: self.blue, RECOMPUTE: self.deep_blue, BACKWARD: self.orange, UPDATE: self.green}
 
     @property
     def phase_frames(self) -> Mapping[str, str]:
-        return {FORWARD: self.blue_line, BACKWARD: self.orange_line, UPDATE: self.green_line}
+        return {
+            FORWARD: self.blue_line,
+            RECOMPUTE: self.deep_blue_line,
+            BACKWARD: self.orange_line,
+            UPDATE: self.green_line,
+        }
 
 
 LIGHT = Palette(
@@ -78,21 +85,24 @@ LIGHT = Palette(
     region="#f4f5f7",
     region_line="#d5d9df",
     blue="#dbe9f8",
+    deep_blue="#b7d0ec",
     orange="#fde2c4",
     green="#d2eee2",
     purple="#ebdff5",
     yellow="#fdf6c3",
     grey="#eceff2",
     blue_line="#1f6fb5",
+    deep_blue_line="#173f73",
     orange_line="#b85c00",
     green_line="#00795c",
     purple_line="#7a4b9e",
     yellow_line="#8f7a00",
     wrong="#b3261e",
     wrong_fill="#fbdcd8",
-    phase_lines={FORWARD: "#5b7c9c", BACKWARD: "#c08a52", UPDATE: "#5a9c86"},
+    phase_lines={FORWARD: "#5b7c9c", RECOMPUTE: "#41597a", BACKWARD: "#c08a52", UPDATE: "#5a9c86"},
     time_fills={
         FORWARD: "#5b9bd5",
+        RECOMPUTE: "#1d3c66",
         BACKWARD: "#f0a348",
         UPDATE: "#4fae7c",
         COMMUNICATION: "#b8322a",
@@ -121,21 +131,24 @@ DARK = Palette(
     region="#1b2026",
     region_line="#363e47",
     blue="#1c3a58",
+    deep_blue="#2c3f8a",
     orange="#553512",
     green="#144034",
     purple="#3f2e53",
     yellow="#474012",
     grey="#2b3138",
     blue_line="#6cb0ea",
+    deep_blue_line="#93a8ff",
     orange_line="#f0a24f",
     green_line="#52c7a3",
     purple_line="#c29de6",
     yellow_line="#d6c440",
     wrong="#ff8178",
     wrong_fill="#5c1f1b",
-    phase_lines={FORWARD: "#7fa3c6", BACKWARD: "#c89259", UPDATE: "#62a890"},
+    phase_lines={FORWARD: "#7fa3c6", RECOMPUTE: "#8c9fd8", BACKWARD: "#c89259", UPDATE: "#62a890"},
     time_fills={
         FORWARD: "#76baf2",
+        RECOMPUTE: "#3558e0",
         BACKWARD: "#f0b04a",
         UPDATE: "#3fa87d",
         COMMUNICATION: "#e2523d",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.errors import ArgumentError
 from miai_graph.timing import Timing
 from miai_graph.timing.account import Account
@@ -125,7 +125,7 @@ def _runs(timings: Mapping[str, Timing], samples: int) -> list[_Run]:
 def _shares(timing: Timing) -> dict[str, float]:
     sums = dict.fromkeys(_PARTS, 0.0)
     for record in Account(timing).records:
-        part = _COMPUTE if record.phase in (FORWARD, BACKWARD, UPDATE) else record.phase
+        part = _COMPUTE if record.phase in (FORWARD, RECOMPUTE, BACKWARD, UPDATE) else record.phase
         sums[part if part in sums else "other"] += record.seconds
     total = sum(sums.values()) or 1.0
     return {part: value / total for part, value in sums.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, UPDATE, WAIT
+from miai_graph.context import BACKWARD, COMMUNICATION, FORWARD, RECOMPUTE, UPDATE, WAIT
 from miai_graph.timing import Timing
 from miai_graph.timing.account import Account
 from miai_graph.timing.records import CALLBACKS, DATA, IDLE, LOOP, OVERHEAD, VALIDATION
@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PHASES = (FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT, OVERHEAD, DATA, CALLBACKS, VALIDATION, LOOP, IDLE)
+PHASES = (
+    FORWARD,
+    RECOMPUTE,
+    BACKWARD,
+    UPDATE,
+    COMMUNICATION,
+    WAIT,
+    OVERHEAD,
+    DATA,
+    CALLBACKS,
+    VALIDATION,
+    LOOP,
+    IDLE,
+)
 """In the order in which they are stacked."""
 
 MARGIN = 16.0

@@ -4,7 +4,7 @@
 const WAIT = "wait", COMMUNICATION = "communication";
 // What is no work at a node: it has no part in the time of a box.
 const ASIDE = new Set(["wait", "idle", "overhead", "data", "callbacks", "validation", "loop"]);
-const PHASE_ORDER = ["forward", "backward", "update", "communication", "wait", "overhead", "data", "callbacks", "validation", "loop", "idle"];
+const PHASE_ORDER = ["forward", "recompute", "backward", "update", "communication", "wait", "overhead", "data", "callbacks", "validation", "loop", "idle"];
 const NO_LAYER = "(no layer)";
 const MOST_LISTED = 6;
 
