@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from guarded_memory import is_guarded
 
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS, Request
@@ -18,10 +20,20 @@ GUARD = 40
 TOLERANCES = {np.dtype(np.float32): 3e-6, np.dtype(np.float64): 1e-14}
 
 
+def among_others(shape: Sequence[int], dtype: Any, before: int = 1, behind: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """An array, and the memory in which it has so many others before and behind it; all are `SENTINEL`.
+
+    Where arrays are guarded, nobody else lies beside it.
+    """
+    size = math.prod(shape)
+    memory = np.full(before + size + behind, SENTINEL, dtype)
+    array = np.full(size, SENTINEL, dtype) if is_guarded() else memory[before : before + size]
+    return array.reshape(shape), memory
+
+
 def beside_others(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy one element beyond where memory begins, and that memory, which has others before and behind."""
-    memory = np.full(array.size + GUARD, SENTINEL, array.dtype)
-    result = memory[1 : 1 + array.size].reshape(array.shape)
+    """A copy one element beyond where memory begins, and that memory."""
+    result, memory = among_others(array.shape, array.dtype, 1, GUARD - 1)
     result[...] = array
     return result, memory
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from guarded_memory import placed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_samples import SENTINEL, among_others
 
 import miai_graph as mg
 from executors import Processes, Serial
@@ -27,8 +28,6 @@ FLOATS = (np.dtype("f4"), np.dtype("f8"))
 PROCESSORS = [Processor(64, 32), Processor(32, 16), Processor(16, 32)]
 """LLVM takes vectors apart that this processor does not have."""
 
-SENTINEL = 7.0
-
 SHAPES = [(1, 1), (1, 40), (300, 1), (7, 5), (65, 16), (64, 130), (129, 6), (2, 3, 4, 33), (3, 1, 5, 2), (70, 2, 1500)]
 
 
@@ -36,12 +35,6 @@ SHAPES = [(1, 1), (1, 40), (300, 1), (7, 5), (65, 16), (64, 130), (129, 6), (2, 
 def made_for(request, monkeypatch: pytest.MonkeyPatch) -> Processor:
     monkeypatch.setattr(native, "processor", lambda: request.param)
     return request.param
-
-
-def guarded(shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Memory, and an array in the middle of it."""
-    memory = np.full(math.prod(shape) + 2, SENTINEL, dtype)
-    return memory, memory[1:-1].reshape(shape)
 
 
 class Products:
@@ -52,8 +45,10 @@ class Products:
         steps = [Step("multiply", (0, 1), dtype), Step("add", (2, 0), dtype)]
         totals = [Total(2, False), Total(3, True), Total(0, False), Total(1, False)]
         places = [shape, shape[axis:], shape[:axis], shape[axis:], shape[axis:]]
-        memories, arrays = zip(*(guarded(place, dtype) for place in places), strict=True)
-        kernel = SummedFormula(steps, [2], totals, axis).kernel([x, y], arrays[:1], arrays[1:], np.empty, "", threads)
+        arrays, memories = zip(*(among_others(place, dtype) for place in places), strict=True)
+        kernel = SummedFormula(steps, [2], totals, axis).kernel(
+            [placed(x), placed(y)], arrays[:1], arrays[1:], np.empty, "", threads
+        )
         kernel()
         kernel()
         assert all(memory[0] == memory[-1] == SENTINEL for memory in memories)
@@ -122,7 +117,7 @@ def test_sums_over_rows_alone(rows: int, columns: int, threads: int, seed: int) 
     formula = SummedFormula(
         [Step("subtract", (0, 1), x.dtype), Step("square", (2,), x.dtype)], [], [Total(3, False)], 1
     )
-    memory, total = guarded((columns,), x.dtype)
+    total, memory = among_others((columns,), x.dtype)
     formula.kernel([x, np.broadcast_to(row, x.shape)], [], [total], np.empty, "", threads)()
     expected = np.square(x - row).sum(0, "f8")
     np.testing.assert_allclose(total, expected, rtol=1e-6)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from drawn_graphs import DrawnGraph, drawn_graphs
+from guarded_memory import placed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_samples import SENTINEL, among_others
 
 import miai_graph as mg
 from executors import Processes, Serial
@@ -28,7 +30,6 @@ from miai_graph.plan.program import Storage, make_program
 pytestmark = pytest.mark.skipif(native.processor() is None, reason="there is no native code for this processor")
 
 FLOATS = (np.dtype("f4"), np.dtype("f8"))
-SENTINEL = 7.0
 PROCESSORS = [Processor(64, 32), Processor(32, 16), Processor(16, 32)]
 """LLVM takes vectors apart that this processor does not have."""
 
@@ -58,11 +59,9 @@ def inputs_of(name: str, dtype: np.dtype, shape: tuple[int, ...], rng: np.random
 
 def computed(step: Step, operands: Sequence[np.ndarray], shape: tuple[int, ...], threads: int = 1) -> np.ndarray:
     """What the kernel of one step gives; the memory around the result stays as it is."""
-    size = int(np.prod(shape))
-    memory = np.full(size + 2, SENTINEL).astype(step.dtype)
-    result = memory[1:-1].reshape(shape)
+    result, memory = among_others(shape, step.dtype)
     kernels = FormulaKernels([step], [len(operands)], np.empty, "")
-    kernels.add(operands, [result])
+    kernels.add([placed(each) for each in operands], [result])
     kernels.kernel(threads)()
     assert memory[0] == memory[-1] == np.asarray(SENTINEL).astype(step.dtype)
     return result

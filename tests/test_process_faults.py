@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from faulty_ops import Training, batch, has_ended, meanwhile, process_state, sam
 import miai_graph as mg
 from executors import Processes
 from executors.processes import choice
+from executors.processes.pool import Pool
 from miai_graph.errors import ExecutionError, ExecutorError, WorkerLostError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks into /proc")
@@ -226,6 +228,20 @@ def test_opening_and_closing_leaves_nothing(training: Training) -> None:
         if repetition == 3:
             before = what_is_left()
     assert_no_more(what_is_left(), before)
+
+
+def test_a_closed_pool_is_gone_without_a_search_for_garbage() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        pool = Pool(2, 1)
+        pool.block("values", 1000)
+        gone = [weakref.ref(each) for each in (pool, pool.leader)]
+        pool.stop()
+        del pool
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_functions_and_plans_that_are_gone_leave_nothing(training: Training, fast_executor: Processes) -> None:

@@ -51,14 +51,14 @@ class Pool:
     ----------
     is_open : False after `stop`, or when a worker failed
     processes : the workers but this one
-    describe_work : what a worker that is gone was doing, from its number: for messages
+    describe_work : what a worker that is gone was doing, from its number: for messages; None between two steps
     """
 
     def __init__(self, workers: int, threads: int, kind: Kind = DEFAULT_KIND, has_bells: bool = HAS_BELLS) -> None:
         self.is_open = True
         self.workers = workers
         self.processes: list[WorkerProcess] = []
-        self.describe_work: Callable[[int], str] = self._describe_task
+        self.describe_work: Callable[[int], str] | None = None
         self._task = IDLE
         self._pid = os.getpid()
         self._kind: Kind = kind
@@ -90,7 +90,7 @@ class Pool:
             raise
         self._words = Words(self._control, workers)
         connections = [process.connection for process in self.processes]
-        self.leader = Leader(connections, self._words, self._heard, bells, is_crowded=is_crowded)
+        self.leader = Leader(connections, self._words, _hearing(self), bells, is_crowded=is_crowded)
         _finish_steps_before_forks()
         _pools.add(self)
 
@@ -199,9 +199,6 @@ class Pool:
         finally:
             self._task = IDLE
 
-    def _describe_task(self, _: int) -> str:
-        return self._task
-
     def require_idle(self) -> None:
         """Raise ExecutorError within a step."""
         if self._is_stepping:
@@ -222,7 +219,7 @@ class Pool:
             raise
         finally:
             self._is_stepping = False
-            self.describe_work = self._describe_task
+            self.describe_work = None
 
     def order(self, active: int, plan: int, step: int, table: int, now_ns: int, number: int, is_traced: bool) -> None:
         """Let workers begin a step. All that it needs is in shared memory or in messages sent before."""
@@ -266,7 +263,7 @@ class Pool:
 
     def _lost(self, worker: int) -> NoReturn:
         process = self.processes[worker - 1]
-        doing = self.describe_work(worker)
+        doing = self._task if self.describe_work is None else self.describe_work(worker)
         found = process.describe_exit()
         self.kill()
         raise WorkerLostError(
@@ -308,6 +305,18 @@ class Pool:
         """In a fork of the process that the workers belong to: leave them and their memory alone."""
         self.is_open = False
         self._release()
+
+
+def _hearing(pool: Pool) -> Callable[[int, bytes | None], None]:
+    """What a pool does when its leader hears of a worker. The leader does not keep the pool: the pool keeps it."""
+    own = weakref.ref(pool)
+
+    def hear(worker: int, message: bytes | None) -> None:
+        listening = own()
+        assert listening is not None
+        listening._heard(worker, message)
+
+    return hear
 
 
 class _Leaving:

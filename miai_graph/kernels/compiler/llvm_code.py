@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from miai_graph.kernels.compiler.instructions import Instructions
+
 FLOAT_BYTES = 4
 
 NUMBER_BYTES = {"float": FLOAT_BYTES, "double": 8}
 """The types of numbers that vectors are made of, by LLVM's names."""
 
 
-class Code:
-    """The instructions of a function, one after another. Values are given by name; numbers are 64 bits wide.
+class Code(Instructions):
+    """The instructions of a function, with vectors of one width and type.
 
     Parameters
     ----------
@@ -23,49 +25,14 @@ class Code:
     ----------
     vector : the type of a vector
     number_bytes : the size of a number in it
-    block : the basic block that is being written
     """
 
     def __init__(self, width: int, number: str = "float") -> None:
+        super().__init__()
         self.width = width
         self.number, self.number_bytes = number, NUMBER_BYTES[number]
         self.vector = f"<{width} x {number}>"
-        self.block = "start"
-        self._lines: list[str] = []
         self._pointers: set[str] = set()
-        self._names = 0
-
-    def name(self) -> str:
-        """One that is not in use."""
-        self._names += 1
-        return f"v{self._names}"
-
-    def do(self, instruction: str) -> None:
-        """Write an instruction that gives nothing."""
-        self._lines.append(f"  {instruction}")
-
-    def value(self, instruction: str) -> str:
-        """What an instruction gives."""
-        name = f"%{self.name()}"
-        self.do(f"{name} = {instruction}")
-        return name
-
-    def begin(self, block: str) -> None:
-        """Begin a basic block; the one before must have ended with a branch."""
-        self._lines.append(f"{block}:")
-        self.block = block
-
-    def add(self, a: object, b: object) -> str:
-        """a + b"""
-        return self.value(f"add i64 {a}, {b}")
-
-    def subtract(self, a: object, b: object) -> str:
-        """a - b"""
-        return self.value(f"sub i64 {a}, {b}")
-
-    def times(self, a: object, b: object) -> str:
-        """a · b"""
-        return self.value(f"mul i64 {a}, {b}")
 
     def least(self, a: object, b: object) -> str:
         """The lesser of the two."""
@@ -81,7 +48,7 @@ class Code:
 
     def at(self, pointer: str, offset_bytes: object) -> str:
         """The pointer so many bytes further."""
-        result = self.value(f"getelementptr i8, ptr {pointer}, i64 {offset_bytes}")
+        result = super().at(pointer, offset_bytes)
         self._pointers.add(result)
         return result
 
@@ -126,19 +93,9 @@ class Code:
         return f"{'ptr' if is_pointer else 'i64'} {value}"
 
     @contextmanager
-    def when(self, condition: str) -> Iterator[None]:
-        """The instructions written within run only if this one gives true."""
-        inside, end = self.name(), self.name()
-        self.do(f"br i1 {self.value(condition)}, label %{inside}, label %{end}")
-        self.begin(inside)
-        yield
-        self.do(f"br label %{end}")
-        self.begin(end)
-
-    @contextmanager
     def loop(self, start: object, stop: object, step: object) -> Iterator[str]:
         """The instructions written within are repeated while the index, which this gives, is below `stop`."""
-        with self.carrying_loop(start, stop, step, ()) as (index, _, _):
+        with self.rounds(start, stop, step, ()) as (index, _, _):
             yield index
 
     @contextmanager
@@ -150,26 +107,11 @@ class Code:
         Gives the index, the vectors, and a list to which to add the next ones. After the loop the vectors are those
         that the last round gave.
         """
-        name, before = self.name(), self.block
-        index, head, body, end = f"%{name}", f"{name}.head", f"{name}.body", f"{name}.end"
-        vectors, following = [f"%{self.name()}" for _ in first], list[str]()
-        self.do(f"br label %{head}")
-        self.begin(head)
-        place = len(self._lines)
-        test = self.value(f"icmp slt i64 {index}, {stop}")
-        self.do(f"br i1 {test}, label %{body}, label %{end}")
-        self.begin(body)
-        yield index, vectors, following
-        last, next_index = self.block, self.add(index, step)
-        self.do(f"br label %{head}")
-        self._lines[place:place] = [f"  {index} = phi i64 [ {start}, %{before} ], [ {next_index}, %{last} ]"] + [
-            f"  {vector} = phi {self.vector} [ {old}, %{before} ], [ {new}, %{last} ]"
-            for vector, old, new in zip(vectors, first, following, strict=True)
-        ]
-        self.begin(end)
+        with self.rounds(start, stop, step, [(self.vector, vector) for vector in first]) as round:
+            yield round
 
     def function(self, name: str, parameters: str, linkage: str = "internal") -> str:
         """The function of the instructions so far. Of the parameters, those in capitals are pointers."""
         declared = ", ".join(self._typed(f"%{parameter}") for parameter in parameters.split())
-        body = "\n".join([*self._lines, "  ret void"])
+        body = "\n".join([*self.text, "  ret void"])
         return f"define {linkage} void @{name}({declared}) nounwind {{\nstart:\n{body}\n}}\n"

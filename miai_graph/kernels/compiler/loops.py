@@ -59,22 +59,11 @@ class Span:
 
 
 class Loops(Lines):
-    """The instructions of a function of a table, with loops. Integers are 64 bits wide, and given by name or as such.
-
-    Attributes
-    ----------
-    block : the basic block that is being written
-    """
+    """The instructions of a function of a table, with loops. Integers are given by name or as such."""
 
     def __init__(self, lanes: int) -> None:
         super().__init__(lanes)
-        self.block = "start"
         self._words = 0
-
-    def label(self, name: str) -> None:
-        """Begin a basic block; the one before must have ended with a branch."""
-        super().label(name)
-        self.block = name
 
     def words(self, count: int) -> list[str]:
         """The next so many words of the table."""
@@ -87,18 +76,6 @@ class Loops(Lines):
         """The next so many words of the table, as addresses."""
         return [self.value(f"inttoptr i64 {word} to ptr") for word in self.words(count)]
 
-    def add(self, a: object, b: object) -> str:
-        """a + b"""
-        return self.value(f"add i64 {a}, {b}")
-
-    def subtract(self, a: object, b: object) -> str:
-        """a - b"""
-        return self.value(f"sub i64 {a}, {b}")
-
-    def times(self, a: object, b: object) -> str:
-        """a · b"""
-        return self.value(f"mul i64 {a}, {b}")
-
     def least(self, a: object, b: object) -> str:
         """The lesser of the two."""
         return self._extreme("smin", a, b)
@@ -110,10 +87,6 @@ class Loops(Lines):
     def _extreme(self, function: str, a: object, b: object) -> str:
         self.declared.add(f"declare i64 @llvm.{function}.i64(i64, i64)")
         return self.value(f"call i64 @llvm.{function}.i64(i64 {a}, i64 {b})")
-
-    def at(self, pointer: str, offset_bytes: object) -> str:
-        """The pointer so many bytes further."""
-        return self.value(f"getelementptr i8, ptr {pointer}, i64 {offset_bytes}")
 
     def stepped(self, pointer: str, index: object, stride_bytes: object) -> str:
         """The pointer so many strides further."""
@@ -160,27 +133,17 @@ class Loops(Lines):
             distance //= 2
         return vector
 
-    @contextmanager
-    def when(self, condition: str) -> Iterator[None]:
-        """The instructions written within run only if the condition is true."""
-        inside, end = self.name(), self.name()
-        self.do(f"br i1 {condition}, label %{inside}, label %{end}")
-        self.label(inside)
-        yield
-        self.do(f"br label %{end}")
-        self.label(end)
-
     def changed_when(
         self, condition: str, values: Sequence[Vector], body: Callable[[Sequence[Vector]], Sequence[Vector]]
     ) -> list[Vector]:
         """What the body makes of the values if the condition is true, else the values."""
         before, inside, end = self.block, self.name(), self.name()
         self.do(f"br i1 {condition}, label %{inside}, label %{end}")
-        self.label(inside)
+        self.begin(inside)
         changed = body(values)
         last = self.block
         self.do(f"br label %{end}")
-        self.label(end)
+        self.begin(end)
         return [
             Vector(self, self.value(f"phi {old.type} [ {old.name}, %{before} ], [ {new.name}, %{last} ]"), old.dtype)
             for old, new in zip(values, changed, strict=True)
@@ -189,22 +152,12 @@ class Loops(Lines):
     @contextmanager
     def loop(self, start: object, stop: object, step: object = 1, values: Sequence[Vector] = ()) -> Iterator[Round]:
         """The instructions written within are repeated while the index is below `stop`."""
-        name, before = self.name(), self.block
-        round = Round(f"%{name}", [Vector(self, f"%{self.name()}", value.dtype) for value in values], ())
-        self.do(f"br label %{name}.head")
-        self.label(f"{name}.head")
-        place = len(self.text)
-        more = self.value(f"icmp slt i64 {round.index}, {stop}")
-        self.do(f"br i1 {more}, label %{name}.body, label %{name}.end")
-        self.label(f"{name}.body")
-        yield round
-        last, next_index = self.block, self.add(round.index, step)
-        self.do(f"br label %{name}.head")
-        self.text[place:place] = [f"  {round.index} = phi i64 [ {start}, %{before} ], [ {next_index}, %{last} ]"] + [
-            f"  {value.name} = phi {value.type} [ {old.name}, %{before} ], [ {new.name}, %{last} ]"
-            for value, old, new in zip(round.values, values, round.following, strict=True)
-        ]
-        self.label(f"{name}.end")
+        first = [(value.type, value.name) for value in values]
+        with self.rounds(start, stop, step, first) as (index, names, following):
+            carried = [Vector(self, name, value.dtype) for name, value in zip(names, values, strict=True)]
+            round = Round(index, carried, ())
+            yield round
+            following += [value.name for value in round.following]
 
     def span(self, count: str) -> Span:
         """So many elements."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from miai_graph.kernels.compiler.instructions import Instructions
+
 FLOAT32, FLOAT64, BOOL = np.dtype(np.float32), np.dtype(np.float64), np.dtype(bool)
 
 _TYPES = {FLOAT32: "float", FLOAT64: "double", BOOL: "i1"}
@@ -20,8 +22,8 @@ _STORED = {FLOAT32: "float", FLOAT64: "double", BOOL: "i8"}
 _INTEGERS = {FLOAT32: "i32", FLOAT64: "i64"}
 
 
-class Lines:
-    """The instructions of a function, one after another, and what has to be declared for them.
+class Lines(Instructions):
+    """The instructions of a function on vectors, and what has to be declared for them.
 
     Parameters
     ----------
@@ -29,29 +31,9 @@ class Lines:
     """
 
     def __init__(self, lanes: int) -> None:
+        super().__init__()
         self.lanes = lanes
-        self.text: list[str] = []
         self.declared: set[str] = set()
-        self._names = 0
-
-    def name(self) -> str:
-        """One that is not in use."""
-        self._names += 1
-        return f"v{self._names}"
-
-    def do(self, instruction: str) -> None:
-        """Write an instruction that gives nothing."""
-        self.text.append(f"  {instruction}")
-
-    def value(self, instruction: str) -> str:
-        """What an instruction gives."""
-        name = f"%{self.name()}"
-        self.do(f"{name} = {instruction}")
-        return name
-
-    def label(self, name: str) -> None:
-        """Begin a basic block."""
-        self.text.append(f"{name}:")
 
     def type(self, element: str) -> str:
         """Of a vector."""

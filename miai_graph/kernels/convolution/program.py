@@ -145,7 +145,7 @@ class Program:
         self._actions: list[Callable[[], Any]] = []
         self._products: list[list[int]] = []
         self._copies: list[list[int]] = []
-        self._kept: list[Array] = []
+        self._kept: list[Array] = [*request.inputs, request.output]
 
     def vectors(self, lanes: int) -> int:
         """How many vectors hold so many numbers."""

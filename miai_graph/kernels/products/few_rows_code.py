@@ -173,7 +173,7 @@ def _multiply(target: Target) -> str:
             own_a, own_sums = code.at(a, offset), code.at(sums, offset)
             count = code.least(code.subtract(vectors, vector), group)
             for number in target.tiles:
-                with code.when(f"icmp eq i64 {count}, {number}"):
+                with code.when(code.value(f"icmp eq i64 {count}, {number}")):
                     code.call(f"pass_{number}", own_a, column_bytes, *of_b, own_sums, *sizes, *hint)
     code.call("transpose", sums, column_bytes, last_column, "%C", "%c_stride", last_row, "%columns", padded)
     return code.function("multiply", PARAMETERS, linkage="dso_local")
