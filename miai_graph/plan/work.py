@@ -67,7 +67,7 @@ def _members(program: Program, node: Node, type_of: Callable[[Node], TensorType]
     for chain in fusion.chains:
         unread, results = set(chain.operands), set(chain.results)
         for member in chain.nodes:
-            if member in chain.repeated:
+            if member in chain.repeated or program.roots[member] is not member:
                 continue
             moved = [source for source in member.inputs if source in unread]
             moved += [member] if member in results else []
