@@ -281,3 +281,16 @@ def test_training_agrees_with_the_interpreter(make: Callable[[], Executor], rng:
     assert len(finished_by_products(make_program(graph))) == 3
     for name in ("conv2d", "conv2d_1", "matmul"):
         assert f"  |   %{name} = " in text
+
+
+def test_timing_tells_what_the_product_s_kernel_computes() -> None:
+    x, w = mg.input("x", (None, 5, 30)), mg.parameter(np.ones((30, 20), "f4"), "w")
+    y = mg.relu(mg.reshape(mg.reshape(x, (-1, 30)) @ w, (-1, 5, 20)) + 1.0)
+    step = mg.function([x], [y])
+    step(np.ones((4, 5, 30), "f4"))
+    records = {record.op: record for record in step.timing.records if record.kernel}
+    assert set(records) == {"matmul", "add", "relu"}
+    assert {record.kernel for record in records.values()} == {records["matmul"].node}
+    assert records["matmul"].flops == 2 * 20 * 30 * 20
+    assert records["relu"].bytes == records["relu"].memory_bytes == 4 * 5 * 20 * 4
+    assert sum(record.memory_bytes for record in records.values()) == 4 * 5 * 20 * 4
