@@ -8,6 +8,7 @@ from typing import Any
 
 from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.elementwise.kernels import adding
+from miai_graph.kernels.epilogue import Epilogue
 from miai_graph.kernels.kernel import Checked, Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request, prepare
 from miai_graph.kernels.running.crew import spans, together
@@ -62,6 +63,7 @@ def _beside_each_other(request: Request, parts: Sequence[slice]) -> Kernel:
             request,
             [x[part] if place in shared else x for place, x in enumerate(request.inputs)],
             request.output[part],
+            request.epilogue and request.epilogue.at(part),
         )
         for part in parts
     ]
@@ -81,8 +83,9 @@ def _added(request: Request, parts: Sequence[slice]) -> Kernel:
     return Several((together(calls), adding(output, others, len(parts))))
 
 
-def _part(request: Request, inputs: Sequence[Array], output: Array) -> Kernel:
+def _part(request: Request, inputs: Sequence[Array], output: Array, epilogue: Epilogue | None = None) -> Kernel:
     attributes: dict[str, Any] = dict(request.attributes)
     if "input_shape" in attributes:
         attributes["input_shape"] = output.shape
-    return prepare(replace(request, inputs=inputs, output=output, attributes=attributes, threads=1))
+    own = replace(request, inputs=inputs, output=output, attributes=attributes, threads=1, epilogue=epilogue)
+    return prepare(own)

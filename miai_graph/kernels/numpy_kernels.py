@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels.elementwise.kernels import copying, filling, in_turn
+from miai_graph.kernels.epilogue import Epilogue
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.products.matrix_product import matrix_product
 from miai_graph.node import Node
@@ -30,6 +31,7 @@ class Request:
     attributes : with the batch size filled in
     scratch : gives memory of a shape and dtype, for use while the kernel runs; other kernels use the same
     threads : how many there are to use; None: as many as BLAS takes, for BLAS alone
+    epilogue : what is to be computed of a product; the output is of that
     """
 
     node: Node
@@ -38,6 +40,7 @@ class Request:
     attributes: Mapping[str, Any]
     scratch: Scratch
     threads: int | None = None
+    epilogue: Epilogue | None = None
 
 
 Preparer = Callable[[Request], Kernel]
@@ -262,7 +265,7 @@ def _placed(request: Request, key: tuple[slice, ...], around: float) -> Kernel:
 @kernel_for("matmul")
 def _matmul(request: Request) -> Kernel:
     a, b = request.inputs
-    return matrix_product(a, b, request.output, request.scratch, request.threads)
+    return matrix_product(a, b, request.output, request.scratch, request.threads, request.epilogue)
 
 
 @kernel_for("softmax")

@@ -27,7 +27,7 @@ from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.binding import Arrays, Binding
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, shares_of, split_outputs
-from miai_graph.plan.fusion import fusion_kernel
+from miai_graph.plan.fusion import FinishedProduct, fusion_kernel
 from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
@@ -333,19 +333,25 @@ class BoundPlan:
             return self._barrier or NOTHING
         scratch = Scratch(self._workspace)
         fusion = self.program.fusions.get(node)
-        if fusion is not None:
+        if fusion is None:
+            request = self._request(node, part, arrays, arrays[node], scratch)
+            if node.op in (_all_reduce, _reduce_scatter):
+                kernel = reduction_kernel(request, self._owed(node.inputs[0], request.inputs[0]))
+            else:
+                kernel = prepare_shared(request, partial(self._flops, node, part))
+        elif isinstance(fusion, FinishedProduct):
+            product, shape = fusion.product, self._type(fusion.product, part).shape
+            plain = self._request(product, part, arrays, arrays[node].view().reshape(shape), scratch)
+            kernel = prepare_shared(fusion.request(plain, arrays), partial(self._flops, product, part))
+        else:
             kernel = fusion_kernel(fusion, arrays, self._shares_of, scratch.take, self.threads or 1)
-            self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
-            return self._exporting(kernel, fusion.results, part)
+        self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
+        return self._exporting(kernel, self.program.results_of(node), part)
+
+    def _request(self, node: Node, part: int, arrays: Arrays, output: Array, scratch: Scratch) -> Request:
         size = self._places[part].size if self._is_per_part(node) else self.batch_size
         inputs = [arrays[source] for source in node.inputs]
-        request = Request(node, inputs, arrays[node], bind_attributes(node, size), scratch.take, self.threads)
-        if node.op in (_all_reduce, _reduce_scatter):
-            kernel = reduction_kernel(request, self._owed(node.inputs[0], inputs[0]))
-        else:
-            kernel = prepare_shared(request, partial(self._flops, node, part))
-        self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
-        return self._exporting(kernel, [node], part)
+        return Request(node, inputs, output, bind_attributes(node, size), scratch.take, self.threads)
 
     def _exporting(self, kernel: Kernel, results: Sequence[Node], part: int) -> Kernel:
         """The kernel with what has to be done to export some of its results."""

@@ -2,14 +2,14 @@
 
 Element-wise nodes of one shape that use each other's values form a chain: what is between them never gets to memory.
 Sums of these values, over rows or along them, are taken on the way. Chains of an update that compute the same of
-different parameters are done in one go. All nodes of a fusion are computed where the last of them stands, so nothing
-outside that reads one of them may stand before.
+different parameters are done in one go. A short chain behind a product is computed by the product's kernel. All nodes
+of a fusion are computed where the last of them stands, so nothing outside that reads one of them may stand before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,11 +20,14 @@ from miai_graph.kernels.elementwise.code import DTYPES, OPERATIONS, WITH_OPTIONS
 from miai_graph.kernels.elementwise.formulas import Step, Total, add_tree
 from miai_graph.kernels.elementwise.kernels import FormulaKernels
 from miai_graph.kernels.elementwise.totals import SummedFormula
+from miai_graph.kernels.epilogue import Epilogue
 from miai_graph.kernels.kernel import Kernel, Scratch
+from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import _all_reduce, _reduce_scatter
 from miai_graph.ops.elementwise import ElementwiseOp
+from miai_graph.plan.epilogues import Run, runs_behind_products
 from miai_graph.plan.recomputation import Share, with_repetition
 from miai_graph.plan.sums import SummedAxes, summed_axes
 from miai_graph.plan.uses import Use
@@ -61,7 +64,7 @@ class Chain:
     nodes: tuple[Node, ...]
     operands: tuple[Node, ...]
     results: tuple[Node, ...]
-    repeated: frozenset[Node]
+    repeated: frozenset[Node] = frozenset()
     contributors: int = 0
 
     @property
@@ -77,13 +80,10 @@ class Chain:
     @cached_property
     def keys(self) -> tuple[Key, ...]:
         """The operands of the formula."""
-        members, keys = set(self.nodes), dict[Key, None]()
-        for node in self.nodes:
-            if node.op in REDUCING:
-                keys.update(((node, number), None) for number in range(self.contributors))
-            else:
-                keys.update(((source, None), None) for source in node.inputs if source not in members)
-        return tuple(keys)
+        read = {source for node in self.nodes if node.op not in REDUCING for source in node.inputs}
+        values: list[Key] = [(operand, None) for operand in self.operands if operand in read]
+        reductions = (node for node in self.nodes if node.op in REDUCING)
+        return (*values, *((node, number) for node in reductions for number in range(self.contributors)))
 
     @cached_property
     def _formula(self) -> tuple[tuple[Step, ...], dict[Node, int]]:
@@ -139,6 +139,11 @@ class Fusion:
     leader: Node
 
     @property
+    def works_in_place(self) -> bool:
+        """Whether results may be written where operands lie. What one chain writes another one may have yet to read."""
+        return len(self.chains) == 1
+
+    @property
     def nodes(self) -> list[Node]:
         """Of all chains."""
         return [node for chain in self.chains for node in chain.nodes]
@@ -152,6 +157,30 @@ class Fusion:
     def results(self) -> list[Node]:
         """What is written."""
         return [result for chain in self.chains for result in chain.results]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedProduct(Fusion):
+    """A product, and a chain of which its kernel computes each element before it stores it.
+
+    Attributes
+    ----------
+    chains : one, of the product and of the chain
+    epilogue : the chain alone, whose first operand is the product
+    """
+
+    product: Node
+    epilogue: Chain
+
+    @property
+    def works_in_place(self) -> bool:
+        return False
+
+    def request(self, plain: Request, arrays: Mapping[Node, Array]) -> Request:
+        """One for the product, with the rest."""
+        operands = tuple(arrays[operand] for operand in self.epilogue.operands[1:])
+        epilogue = Epilogue(self.epilogue.steps, operands)
+        return replace(plain, epilogue=epilogue.reshaped(plain.output.shape))
 
 
 def can_be_fused(node: Node, contributors: int = 0) -> bool:
@@ -200,6 +229,7 @@ def find_fusions(
     roots: Mapping[Node, Node],
     is_stored: Callable[[Node], bool],
     iterations: Mapping[Node, Iteration | None],
+    kind_of: Callable[[Node], Hashable],
     contributors: int = 0,
 ) -> dict[Node, Fusion]:
     """The fusions of a program, by leader.
@@ -211,12 +241,26 @@ def find_fusions(
     roots : the node whose memory a node's value lies in
     is_stored : whether a node's value must be in memory whoever reads it
     iterations : of each of the steps
+    kind_of : nodes for which it differs are not computed together; nodes for which it is None are computed alone
     contributors : how many owe something to each reduction
     """
+
+    def go_together(product: Node, node: Node) -> bool:
+        kind = kind_of(product)
+        return kind is not None and kind == kind_of(node) and product.phase == node.phase and not is_stored(product)
+
     found = _Finder(steps, uses, iterations).chains()
-    shares = with_repetition(found, uses, roots, is_stored, iterations, MOST_NODES)
+    runs, left = runs_behind_products(found, steps, uses, roots, go_together)
+    shares = with_repetition(left, uses, roots, is_stored, iterations, MOST_NODES)
     chains = [_chain(share, contributors) for share in shares if any(node.op not in REDUCING for node in share.nodes)]
-    return {fusion.leader: fusion for fusion in _merged(chains, steps, uses, iterations)}
+    fusions = [*_merged(chains, steps, uses, iterations), *map(_finished_product, runs)]
+    return {fusion.leader: fusion for fusion in fusions}
+
+
+def _finished_product(run: Run) -> FinishedProduct:
+    epilogue = _chain_of(run.nodes, run.nodes[-1:], first=[run.source])
+    whole = _chain_of((run.product, *run.views, *run.nodes), run.nodes[-1:])
+    return FinishedProduct((whole,), run.nodes[-1], run.product, epilogue)
 
 
 def _phases(nodes: Iterable[Node]) -> set[str]:
@@ -278,9 +322,14 @@ def _can_be_summed(nodes: Sequence[Node]) -> bool:
 
 
 def _chain(share: Share, contributors: int) -> Chain:
-    members = set(share.nodes)
-    operands = dict.fromkeys(source for node in share.nodes for source in node.inputs if source not in members)
-    return Chain(tuple(share.nodes), tuple(operands), tuple(share.results), share.repeated, contributors)
+    return replace(_chain_of(share.nodes, share.results), repeated=share.repeated, contributors=contributors)
+
+
+def _chain_of(nodes: Sequence[Node], results: Sequence[Node], first: Iterable[Node] = ()) -> Chain:
+    """The chain of these nodes, with some operands before all others."""
+    members = set(nodes)
+    operands = dict.fromkeys([*first, *(source for node in nodes for source in node.inputs if source not in members)])
+    return Chain(tuple(nodes), tuple(operands), tuple(results))
 
 
 def _merged(

@@ -257,7 +257,7 @@ def _fuse(
     ordered = with_sums_early(steps, uses, iterations)
     if any(node is not before for node, before in zip(ordered, steps, strict=True)):
         uses = uses_of(ordered, roots, _kept(graph))
-    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations, contributors)
+    fusions = find_fusions(ordered, uses, roots, prepared.__contains__, iterations, kind_of, contributors)
     for fusion in fusions.values():
         for node in set(fusion.nodes).difference(fusion.results):
             storage[node] = Storage.PASSING
@@ -324,8 +324,7 @@ def _takeovers(
     for position, leader in enumerate(steps):
         taken: set[Node] = set()
         fusion = fusions.get(leader)
-        if fusion is not None and len(fusion.chains) > 1:
-            # What one chain writes another one may have yet to read.
+        if fusion is not None and not fusion.works_in_place:
             continue
         for node in (leader,) if fusion is None else fusion.results:
             if storage[node] is not Storage.OWN or (fusion is None and not works_in_place(node)):

@@ -9,7 +9,7 @@ from functools import partial
 from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.ops.communication import _receive, _send
-from miai_graph.plan.fusion import REDUCING
+from miai_graph.plan.fusion import REDUCING, FinishedProduct
 from miai_graph.plan.order import Position
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage
@@ -51,7 +51,9 @@ def kernel_work(
             members = [replace(member, memory_bytes=0) for member in members]
         known.add(block)
         memory_bytes = sum(member.memory_bytes for member in members)
-        result.append(Work(node, cost, memory_bytes, number, link, members if len(members) > 1 else ()))
+        fusion = program.fusions.get(node)
+        shown = fusion.product if isinstance(fusion, FinishedProduct) else node
+        result.append(Work(shown, cost, memory_bytes, number, link, members if len(members) > 1 else ()))
     return result
 
 
@@ -68,7 +70,7 @@ def _members(program: Program, node: Node, type_of: Callable[[Node], TensorType]
     for chain in fusion.chains:
         unread, results = set(chain.operands), set(chain.results)
         for member in chain.nodes:
-            if member in chain.repeated:
+            if member in chain.repeated or program.roots[member] is not member:
                 continue
             if member.op in REDUCING:
                 moved = [member] * chain.contributors

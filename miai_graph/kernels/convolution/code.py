@@ -76,7 +76,7 @@ def _multiply(target: Target) -> str:
         with code.loop(0, "%products", 1) as number:
             product = _fields(code, "%PRODUCTS", number, PRODUCT_FIELDS)
             matrices = [_address(code, product[name], block, product[f"{name}_advance"]) for name in "abc"]
-            tables = [_address(code, product[name]) for name in ("rows", "a_runs", "b_runs", "places")]
+            tables = [_address(code, product[name]) for name in ("rows", "a_runs", "b_runs", "places", "operands")]
             numbers = [product[name] for name in TILE_PARAMETERS if name.islower()]
             given = [f"ptr {pointer}" for pointer in (*matrices, *tables)] + [f"i64 {value}" for value in numbers]
             code.do(f"call void {_address(code, product['tile'])}({', '.join(given)})")

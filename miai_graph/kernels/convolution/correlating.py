@@ -26,6 +26,8 @@ from miai_graph.kernels.convolution.program import (
 )
 from miai_graph.kernels.convolution.shapes import Shape, cycles, shape_for
 from miai_graph.kernels.convolution.tiles import Target
+from miai_graph.kernels.elementwise.kernels import copying
+from miai_graph.kernels.epilogue import Ending, Kind, finished
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array
@@ -100,6 +102,9 @@ class Correlating:
         places: Array,
     ) -> None:
         self._program, self._output = Program(target, request), request.output
+        self._epilogue = request.epilogue
+        self._ending = None if self._epilogue is None else self._epilogue.ending(self._output)
+        self._operands: dict[tuple[int, int], int] = {}
         self._is_depthwise, self._places = geometry.is_depthwise, places
         self._source, self._kernel = request.inputs
         groups, *_, self._sources, self._channels = places.shape
@@ -137,7 +142,8 @@ class Correlating:
             for each, shape, parts in zip(self._correlations, shapes, parts_of_all, strict=True):
                 self._multiply(Work(block, read, each, shape, list(self._lines(block, read, each))), parts)
             program.repeat(block.repeats)
-        return program.kernel()
+        rest = self._epilogue if self._ending is None else None
+        return finished(program.kernel(), rest, self._output, program.request.scratch)
 
     def _lanes(self, each: Correlation) -> int:
         """The numbers of a group of targets."""
@@ -177,10 +183,14 @@ class Correlating:
         """The first products set the outputs, the others add to them."""
         for number, part in enumerate(parts):
             for group, found in numbered(part.factors):
-                for place, chunk in enumerate(self._chunks(len(work.correlation.down.offsets), found.step)):
+                chunks = list(self._chunks(len(work.correlation.down.offsets), found.step))
+                for place, chunk in enumerate(chunks):
                     adds = number + place > 0
+                    later = [*chunks[place + 1 :], *(chunks if number < len(parts) - 1 else [])]
                     for lines in work.lines:
-                        self._multiply_lines(work, lines, part, group, found, chunk, adds=adds)
+                        is_complete = not any(tap in rest.rows for rest in later for tap in lines.taps)
+                        ending = self._ending if is_complete else None
+                        self._multiply_lines(work, lines, part, group, found, chunk, ending, adds=adds)
 
     def _chunks(self, rows: int, step_bytes: int) -> Iterator[Chunk]:
         """The kernel in as few chunks as there must be; one if there is nothing of it."""
@@ -191,7 +201,16 @@ class Correlating:
                 yield Chunk(range(first_row, first_row + count), first_source, sources)
 
     def _multiply_lines(
-        self, work: Work, lines: Lines, part: Part, group: int, found: Factors, chunk: Chunk, *, adds: bool
+        self,
+        work: Work,
+        lines: Lines,
+        part: Part,
+        group: int,
+        found: Factors,
+        chunk: Chunk,
+        ending: Ending | None,
+        *,
+        adds: bool,
     ) -> None:
         """The products of some lines with a chunk of a panel, tile by tile."""
         program, output, read = self._program, self._output, work.read
@@ -205,10 +224,11 @@ class Correlating:
         source = read.address + channel * read.strides[3] + down.sources()[lines.first] * read.strides[1]
         target = output[work.block.first :].ctypes.data + down.targets()[lines.first] * output.strides[1]
         target += (group * self._channels + panel.first) * program.item
+        operands = 0 if ending is None else self._operands_at(across.together, group * self._channels + panel.first)
         for first in range(0, across.line.count, work.shape.pixels):
             tile = work.shape.tile(across, self._source.shape[2], first, part.taps, panel.vectors, read.strides[2])
             program.multiply(
-                replace(tile, is_depthwise=self._is_depthwise, has_single_steps=chunk.sources == 1),
+                replace(tile, is_depthwise=self._is_depthwise, has_single_steps=chunk.sources == 1, ending=ending),
                 lines.rows,
                 lines.places,
                 a_runs,
@@ -222,9 +242,26 @@ class Correlating:
                 c=target + across.targets()[first] * output.strides[2],
                 c_advance=work.block.images * output.strides[0],
                 c_step=across.step * output.strides[2],
+                operands=operands,
                 lanes=panel.used,
                 adds=adds,
             )
+
+    def _operands_at(self, together: int, first: int) -> int:
+        """Where the addresses of the ending's operands are, from one of the numbers of a group of targets on."""
+        program, epilogue, ending = self._program, self._epilogue, self._ending
+        assert epilogue is not None
+        assert ending is not None
+        if (together, first) not in self._operands:
+            addresses = []
+            for operand, kind in zip(epilogue.operands, ending.kinds, strict=True):
+                row = operand[0, 0, 0]
+                if kind is Kind.ROW and together > 1:
+                    row = program.scratch(together, self._channels)
+                    program.do(copying(row, operand[0, 0, 0]))
+                addresses.append(program.keep(row) + (first * program.item if kind is Kind.ROW else 0))
+            self._operands[together, first] = program.keep(np.array(addresses, np.int64))
+        return self._operands[together, first]
 
 
 def _shares(count: int, most: int) -> Iterator[tuple[int, int]]:

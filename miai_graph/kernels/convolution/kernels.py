@@ -14,6 +14,7 @@ from miai_graph.kernels.convolution.kernel_gradient import KernelGradient, Slidi
 from miai_graph.kernels.convolution.program import target_for
 from miai_graph.kernels.convolution.scattering import Scattering
 from miai_graph.kernels.convolution.tiles import Target
+from miai_graph.kernels.epilogue import finished
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request, by_definition, kernel_for
 from miai_graph.kernels.products.matrix_product import matrix_product
@@ -30,7 +31,7 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     if geometry.is_product and all(array.flags.c_contiguous for array in request.inputs):
         return _product(request)
     if target is None:
-        return by_definition(request)
+        return _finished(by_definition(request), request)
     if request.node.op.name == "conv2d_kernel_gradient":
         return _kernel_gradient(request, target, geometry)
     places = geometry.places()
@@ -43,8 +44,12 @@ def convolution(request: Request, processor: native.Processor | None) -> Kernel:
     if not geometry.is_depthwise:
         scattering = Scattering(request, target, geometry, places)
         if scattering.cycles < correlating.cycles:
-            return scattering.kernel()
+            return _finished(scattering.kernel(), request)
     return correlating.kernel()
+
+
+def _finished(kernel: Kernel, request: Request) -> Kernel:
+    return finished(kernel, request.epilogue, request.output, request.scratch, request.threads or 1)
 
 
 def _product(request: Request) -> Kernel:
@@ -54,7 +59,8 @@ def _product(request: Request) -> Kernel:
         b = b.T
     if request.node.op.name == "conv2d_kernel_gradient":
         a = a.T
-    return matrix_product(a, b, output, request.scratch, request.threads)
+    epilogue = request.epilogue and request.epilogue.reshaped(output.shape)
+    return matrix_product(a, b, output, request.scratch, request.threads, epilogue)
 
 
 def _kernel_gradient(request: Request, target: Target, geometry: Geometry) -> Kernel:

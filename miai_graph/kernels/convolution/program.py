@@ -134,6 +134,7 @@ class Program:
 
     Attributes
     ----------
+    request : what the kernel is prepared for
     target : what the native code is made for
     width, item : how many numbers a vector holds, and the bytes of one
     """
@@ -141,7 +142,7 @@ class Program:
     def __init__(self, target: Target, request: Request) -> None:
         self.target, self.width, self.item = target, target.width, target.number_bytes
         self._functions = compile_for(target).functions
-        self._request = request
+        self.request = request
         self._actions: list[Callable[[], Any]] = []
         self._products: list[list[int]] = []
         self._copies: list[list[int]] = []
@@ -153,7 +154,7 @@ class Program:
 
     def scratch(self, *shape: int) -> Array:
         """Memory for numbers, while the kernel runs."""
-        return self._request.scratch(shape, self._request.output.dtype)
+        return self.request.scratch(shape, self.request.output.dtype)
 
     def table(self, offsets: Array) -> Table:
         """A table of offsets, of steps or rows."""

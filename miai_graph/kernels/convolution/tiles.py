@@ -10,13 +10,18 @@ Taps that lie beyond the image are left out, so that nothing needs to be padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from miai_graph.kernels.compiler.llvm_code import NUMBER_BYTES, Code
+from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64, Lines, Vector
+from miai_graph.kernels.epilogue import Ending, Kind
 
 TILE_PARAMETERS = (
-    *("A", "B", "C", "ROWS", "A_RUNS", "B_RUNS", "PLACES", "row_count", "run_count", "run_steps"),
+    *("A", "B", "C", "ROWS", "A_RUNS", "B_RUNS", "PLACES", "OPERANDS", "row_count", "run_count", "run_steps"),
     *("a_step", "b_step", "c_step", "lanes", "adds"),
 )
 """What the function `tile` of a tile's module is given.
@@ -24,6 +29,7 @@ TILE_PARAMETERS = (
 A, B, C : addresses
 ROWS, PLACES : tables of 32 bits: offsets in A and in C of lines
 A_RUNS, B_RUNS : tables of 32 bits: offsets in A and in B of runs of steps
+OPERANDS : the addresses of the ending's operands, for the first of C's numbers
 row_count : how many lines, a multiple of a tile's
 run_count, run_steps : how many runs there are, and how many steps each has
 a_step, b_step : bytes from a step to the next one of its run
@@ -32,6 +38,8 @@ lanes : how many numbers of the last vector belong to C
 adds : whether C is added to
 """
 
+
+DTYPES: Mapping[str, np.dtype[Any]] = {"float": FLOAT32, "double": FLOAT64}
 
 MOST_LINES = {1: 8, 2: 8, 3: 8, 4: 6}, {1: 8, 2: 6}
 """How many rows that lie anywhere a tile has at most, by its vectors; with many registers, and with fewer."""
@@ -90,6 +98,7 @@ class Tile:
     first, end : sources from here to there, as such bytes, exist; others are left out
     is_depthwise : whether A is read in vectors, one number for each lane, instead of one number for all of them
     has_single_steps : whether a run has one step
+    ending : what is done with complete sums
     """
 
     lines: int
@@ -101,6 +110,7 @@ class Tile:
     end: int = 1
     is_depthwise: bool = False
     has_single_steps: bool = False
+    ending: Ending | None = None
 
     def sources(self) -> dict[int, list[tuple[int, int]]]:
         """The (pixel, tap) pairs of each source that exists, in the order of the sources."""
@@ -140,11 +150,16 @@ class TileWriter:
     Parameters
     ----------
     lines, vectors : how many lines of C a tile has, and how many vectors lie side by side in C
+
+    Attributes
+    ----------
+    declared : what the code uses of LLVM's functions, beside those for some lanes
     """
 
     def __init__(self, target: Target, lines: int, vectors: int) -> None:
         self.code = Code(target.width, target.number)
         self._lines, self._vectors = lines, vectors
+        self.declared: set[str] = set()
 
     def text(self) -> str:
         """The module with the function `tile`."""
@@ -159,10 +174,14 @@ class TileWriter:
                 offset = self._entry("%A_RUNS", run)
                 vectors = code.at("%B", self._entry("%B_RUNS", run))
                 following += self.add_run([code.at(line, offset) for line in lines], vectors, carried)
-            for number, (value, place) in enumerate(zip(carried, places, strict=True)):
+            for number, (value, place) in enumerate(zip(self.finish(carried, mask), places, strict=True)):
                 self._store_lanes(value, place, mask) if self._is_last(number) else code.store(value, place)
         function = code.function("tile", " ".join(TILE_PARAMETERS), linkage="dso_local")
-        return "\n".join([*declarations(code), function])
+        return "\n".join([*sorted({*declarations(code), *self.declared}), function])
+
+    def finish(self, sums: Sequence[str], mask: str) -> Sequence[str]:
+        """What is stored of the sums."""
+        return sums
 
     def places(self, line: str) -> list[str]:
         """Where the vectors of a line of C lie."""
@@ -190,7 +209,7 @@ class TileWriter:
         code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
         code.begin(later)
         found = [
-            self._load_lanes(place, mask) if self._is_last(number) else code.load(place)
+            self.load_lanes(place, mask) if self._is_last(number) else code.load(place)
             for number, place in enumerate(places)
         ]
         code.do(f"br label %{ready}")
@@ -206,7 +225,8 @@ class TileWriter:
         lanes = ", ".join(f"i64 {lane}" for lane in range(code.width))
         return code.value(f"icmp slt {numbers} <{lanes}>, {limit}")
 
-    def _load_lanes(self, pointer: str, mask: str) -> str:
+    def load_lanes(self, pointer: str, mask: str) -> str:
+        """A vector of which only some lanes are read."""
         code = self.code
         return code.value(
             f"call {code.vector} @llvm.masked.load.{suffix_of(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
@@ -219,6 +239,17 @@ class TileWriter:
             f"call void @llvm.masked.store.{suffix_of(code)}.p0({code.vector} {vector}, ptr {pointer}, "
             f"i32 {code.number_bytes}, {mask_type(code)} {mask})"
         )
+
+
+class _Arithmetic(Lines):
+    """Arithmetic on vectors that is written into code."""
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code.width)
+        self._code = code
+
+    def value(self, instruction: str) -> str:
+        return self._code.value(instruction)
 
 
 class _PixelWriter(TileWriter):
@@ -240,6 +271,31 @@ class _PixelWriter(TileWriter):
             sources = [code.at(line, along) for line in lines]
             following += self._add_products(sources, code.at(vectors, code.times(step, "%b_step")), carried)
         return carried
+
+    def finish(self, sums: Sequence[str], mask: str) -> Sequence[str]:
+        ending, tile = self._tile.ending, self._tile
+        if ending is None:
+            return sums
+        arithmetic, dtype = _Arithmetic(self.code), DTYPES[self.code.number]
+        columns = [self._operand(place, kind, mask) for place, kind in enumerate(ending.kinds)]
+        finished = [
+            ending.applied(
+                Vector(arithmetic, total, dtype),
+                [Vector(arithmetic, vectors[place % tile.vectors], dtype) for vectors in columns],
+            )
+            for place, total in enumerate(sums)
+        ]
+        self.declared |= arithmetic.declared
+        return [vector.name for vector in finished]
+
+    def _operand(self, place: int, kind: Kind, mask: str) -> list[str]:
+        """What each vector of a pixel takes of an operand."""
+        code, count = self.code, self._tile.vectors
+        start = code.at(code.value(f"load ptr, ptr {code.at('%OPERANDS', 8 * place)}, align 8"), 0)
+        if kind is Kind.NUMBER:
+            return [code.broadcast(start)] * count
+        *others, last = code.vectors_at(start, count)
+        return [*map(code.load, others), self.load_lanes(last, mask)]
 
     def _add_products(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
         code, tile, result = self.code, self._tile, list(sums)

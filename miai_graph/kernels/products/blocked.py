@@ -6,12 +6,13 @@ Their results may differ from BLAS's in the last bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from miai_graph.kernels.compiler.loops import are_floats, call
 from miai_graph.kernels.compiler.native import Processor
+from miai_graph.kernels.epilogue import Epilogue, finished
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.products.blocked_code import Tile, Variant, module_text
 from miai_graph.op import Array
@@ -113,17 +114,27 @@ def _is_contiguous(array: Array, axis: int) -> bool:
     return array.strides[axis] == array.itemsize or array.shape[axis] == 1
 
 
-def product(a: Array, b: Array, out: Array, processor: Processor, scratch: Scratch = np.empty) -> Kernel:
+def product(
+    a: Array,
+    b: Array,
+    out: Array,
+    processor: Processor,
+    scratch: Scratch = np.empty,
+    epilogue: Epilogue | None = None,
+) -> Kernel:
     """What computes `out` = a @ b, of arrays for which `can_multiply`. `out` shares no memory with the others.
 
     Parameters
     ----------
     scratch : gives memory of a shape and dtype, for use while the kernel runs
+    epilogue : what is computed of the product, and lies in `out` instead of it
     """
-    stack = stack_of((a, b, out))
+    stack, ending = stack_of((a, b, out)), None if epilogue is None else epilogue.ending(out)
     assert stack is not None
+    if epilogue is not None and ending is None:
+        return finished(product(a, b, out, processor, scratch), epilogue, out, scratch)
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
-    variant = variant_for(a, b, processor)
+    variant = replace(variant_for(a, b, processor), ending=ending)
     panel, item = variant.tile.vectors * variant.lanes, a.itemsize
     steps = _steps_at_once(depth, PANEL_BYTES // (panel * item), variant.lanes)
     tiles = -(-_shared_evenly(rows, _rows_at_once(variant, depth, columns, steps)) // variant.tile.rows)
@@ -138,6 +149,7 @@ def product(a: Array, b: Array, out: Array, processor: Processor, scratch: Scrat
         *(rows, depth, -(-columns // panel) - (variant.last is not None), columns % variant.lanes),
         *(tiles * variant.tile.rows, steps, strip * item),
         -(-variant.lines_ahead(steps) // min(tiles * variant.tile.rows, rows)),
+        *(() if epilogue is None else epilogue.operands),
     ]
     return call(module_text(variant), words, f"C = A B for {variant}")
 

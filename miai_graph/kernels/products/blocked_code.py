@@ -11,6 +11,8 @@ Where matrices are large, a tile fetches into a near cache what is needed soon: 
 panel of B. It does so little by little, for the processor can wait for few lines of a cache at a time.
 
 A tile that overhangs the last row computes that one several times, or nonsense, and stores the right one last.
+
+When the sums of a tile are complete, an epilogue is applied to them: they need not be read again for it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ import numpy as np
 from miai_graph.kernels.compiler.loops import Loops
 from miai_graph.kernels.compiler.transposition import transposed
 from miai_graph.kernels.compiler.vectors import Vector
+from miai_graph.kernels.epilogue import Ending, Kind
 
 LINE_BYTES = 64
 """Of a cache; what is fetched at a time."""
@@ -54,6 +58,7 @@ class Variant:
     is_shallow : whether the depth is less than a vector; matters if B `turns`
     strips : whether A, whose columns lie contiguous, is cut into strips
     fetches : whether what is needed soon is fetched; needs `packs`
+    ending : what is done with complete sums
     """
 
     dtype: np.dtype[Any]
@@ -66,6 +71,7 @@ class Variant:
     is_shallow: bool
     strips: bool
     fetches: bool
+    ending: Ending | None = None
 
     @property
     def strip_vectors(self) -> int:
@@ -90,6 +96,7 @@ def module_text(variant: Variant) -> str:
     - how many rows, and how much of the depth, are in use at a time
     - the bytes from a strip to the next one: some more than it has, for a vector that is used in part
     - how many steps of fetching the next panel a row of a tile takes
+    - the addresses of the ending's operands
     """
     return _Writer(variant).module()
 
@@ -123,6 +130,8 @@ class _Writer:
         a_row, a_column, b_row, b_column, c_row = code.words(5)
         self._rows, self._depth, self._panels, self._rest = code.words(4)
         self._rows_at_once, self._depth_at_once, self._strip_bytes, self._fetched_at_once = code.words(4)
+        ending = self._variant.ending
+        self._operands = code.pointers(0 if ending is None else len(ending.kinds))
         self._mask = code.mask_of(self._rest) if self._variant.has_rest else None
         with code.loop(0, far_count) as far, code.loop(0, near_count) as near:
             a, b, c = (
@@ -142,6 +151,7 @@ class _Writer:
             with code.loop(0, self._depth, self._depth_at_once) as along:
                 self._is_later = code.value(f"icmp ne i64 {along.index}, 0")
                 self._depth_here = code.least(self._depth_at_once, code.subtract(self._depth, along.index))
+                self._is_last = code.value(f"icmp eq i64 {code.add(along.index, self._depth_here)}, {self._depth}")
                 a_here = _Matrix(code.stepped(a_start, along.index, a.column), a.row, a.column)
                 b_here = _Matrix(code.stepped(b.start, along.index, b.row), b.row, b.column)
                 if self._variant.strips:
@@ -152,17 +162,17 @@ class _Writer:
         code, variant = self._code, self._variant
         columns = variant.tile.vectors * self._lanes
 
-        def at_panel(number: str) -> tuple[_Matrix, _Matrix]:
+        def at_panel(number: str) -> tuple[_Matrix, _Matrix, str]:
             first = code.times(number, columns)
             own_b, own_c = code.stepped(b.start, first, b.column), code.stepped(c.start, first, c.column)
-            return _Matrix(own_b, b.row, b.column), _Matrix(own_c, c.row, c.column)
+            return _Matrix(own_b, b.row, b.column), _Matrix(own_c, c.row, c.column), first
 
         with code.loop(0, self._panels) as panel:
             self._panel(a, *at_panel(panel.index), variant.tile, None)
         if variant.last is not None:
             self._panel(a, *at_panel(self._panels), variant.last, self._mask)
 
-    def _panel(self, a: _Matrix, b: _Matrix, c: _Matrix, tile: Tile, mask: str | None) -> None:
+    def _panel(self, a: _Matrix, b: _Matrix, c: _Matrix, first: str, tile: Tile, mask: str | None) -> None:
         code, variant = self._code, self._variant
         read = self._pack(b, tile, mask) if variant.packs else b
         mask_of_b = None if variant.packs else mask
@@ -186,8 +196,25 @@ class _Writer:
             else:
                 sums = add_up(0, self._depth_here, zeros)
             sums = code.changed_when(self._is_later, sums, lambda new: list(map(operator.add, new, self._load(places))))
+            if variant.ending is not None:
+                finish = partial(self._finish, variant.ending, first, tile, mask)
+                sums = code.changed_when(self._is_last, sums, finish)
             for total, (place, mask_there) in reversed([*zip(sums, places, strict=True)]):
                 code.store(total, place, mask_there)
+
+    def _finish(self, ending: Ending, first: str, tile: Tile, mask: str | None, sums: Sequence[Vector]) -> list[Vector]:
+        """What the ending makes of a tile from this column on."""
+        code = self._code
+        columns = [
+            [code.load_number(operand, self._dtype)] * tile.vectors
+            if kind is Kind.NUMBER
+            else self._load(self._vectors(code.element(operand, first, self._dtype), tile, mask))
+            for operand, kind in zip(self._operands, ending.kinds, strict=True)
+        ]
+        return [
+            ending.applied(total, [vectors[place % tile.vectors] for vectors in columns])
+            for place, total in enumerate(sums)
+        ]
 
     def _add_up_and_fetch(
         self, add_up: AddUp, zeros: Sequence[Vector], b: _Matrix, c: _Matrix, tile: Tile, first: str

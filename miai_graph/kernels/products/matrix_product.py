@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from miai_graph.kernels.compiler.native import processor
 from miai_graph.kernels.elementwise.kernels import adding, copying
+from miai_graph.kernels.epilogue import Epilogue, finished
 from miai_graph.kernels.kernel import Kernel, Scratch, Several
 from miai_graph.kernels.products import blas
 from miai_graph.kernels.products.blocked import product, suits
@@ -21,22 +24,40 @@ FEWEST_OF_A_THREAD = 16
 """Rows or columns of a product that threads share: whole blocks of BLAS's."""
 
 
-def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: int | None) -> Kernel:
+class _Share(NamedTuple):
+    """The product that a thread computes: of some matrices of a stack, of some rows, or of some columns."""
+
+    a: Array
+    b: Array
+    out: Array
+    epilogue: Epilogue | None
+
+
+def matrix_product(
+    a: Array, b: Array, out: Array, scratch: Scratch, threads: int | None, epilogue: Epilogue | None = None
+) -> Kernel:
     """What computes `out` = a @ b, of matrices or stacks of them.
 
     Parameters
     ----------
     scratch : gives memory of a shape and dtype, for use while the kernel runs
     threads : how many there are to use; None: as many as BLAS takes, and BLAS alone
+    epilogue : what is computed of the product, and lies in `out` instead of it
     """
+    found, few_rows = processor(), products()
     if _is_deep(a, b, out, threads or 1):
-        return _by_depth(a, b, out, scratch, threads or 1)
-    if threads is not None:
-        few_rows, found = products(), processor()
-        if few_rows is not None and few_rows.suits(a, b, out):
-            return few_rows.kernel(a, b, out, scratch, threads)
-        if found is not None and suits(a, b, out, found):
-            return together([product(*share, found, scratch) for share in _shares(a, b, out, threads)])
+        kernel = _by_depth(a, b, out, scratch, threads or 1)
+    elif threads is not None and few_rows is not None and few_rows.suits(a, b, out):
+        kernel = few_rows.kernel(a, b, out, scratch, threads)
+    elif threads is not None and found is not None and suits(a, b, out, found):
+        shares = _shares(_Share(a, b, out, epilogue), threads)
+        return together([product(own.a, own.b, own.out, found, scratch, own.epilogue) for own in shares])
+    else:
+        kernel = _by_blas(a, b, out, scratch, threads or 1)
+    return finished(kernel, epilogue, out, scratch, threads or 1)
+
+
+def _by_blas(a: Array, b: Array, out: Array, scratch: Scratch, threads: int) -> Kernel:
     copies: list[tuple[Array, Array]] = []
     operands = []
     for array in (a, b):
@@ -46,8 +67,9 @@ def matrix_product(a: Array, b: Array, out: Array, scratch: Scratch, threads: in
             copies.append((scratch(array.shape, array.dtype), array))
             operands.append(copies[-1][0])
     if not copies:
-        return together([blas.product(*share) for share in _shares(a, b, out, threads or 1)])
-    before = (copying(copy, source, threads or 1) for copy, source in copies)
+        shares = _shares(_Share(a, b, out, None), threads)
+        return together([blas.product(own.a, own.b, own.out) for own in shares])
+    before = (copying(copy, source, threads) for copy, source in copies)
     return Several((*before, blas.product(operands[0], operands[1], out)))
 
 
@@ -75,18 +97,23 @@ def _by_depth(a: Array, b: Array, out: Array, scratch: Scratch, threads: int) ->
     return Several((together(kernels), adding(out, others, threads)))
 
 
-def _shares(a: Array, b: Array, output: Array, threads: int) -> list[tuple[Array, Array, Array]]:
-    """The factors and the product; or for each thread those of some matrices of a stack, or of some rows or columns."""
-    flops = 2 * output.size * a.shape[-1]
+def _shares(whole: _Share, threads: int) -> list[_Share]:
+    """What each thread computes; all of it in one if there are not several."""
+    a, b, out, epilogue = whole
+    flops = 2 * out.size * a.shape[-1]
     threads = min(threads, flops // FLOPS_WORTH_SHARING + 1)
-    if threads > 1 and output.ndim > 2 and len(output) >= threads and len(a) == len(b) == len(output):
-        return [(a[part], b[part], output[part]) for part in spans(len(output), threads)]
-    rows, columns = output.shape[-2:]
-    if threads == 1 or output.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
-        return [(a, b, output)]
+    if threads > 1 and out.ndim > 2 and len(out) >= threads and len(a) == len(b) == len(out):
+        return [
+            _Share(a[part], b[part], out[part], epilogue and epilogue.at(part)) for part in spans(len(out), threads)
+        ]
+    rows, columns = out.shape[-2:]
+    if threads == 1 or out.ndim > 2 or max(rows, columns) < threads * FEWEST_OF_A_THREAD:
+        return [whole]
     if rows > columns:
-        return [(a[part], b, output[part]) for part in spans(rows, threads, FEWEST_OF_A_THREAD)]
-    return [(a, b[:, part], output[:, part]) for part in spans(columns, threads, FEWEST_OF_A_THREAD)]
+        parts = spans(rows, threads, FEWEST_OF_A_THREAD)
+        return [_Share(a[part], b, out[part], epilogue and epilogue.at(part)) for part in parts]
+    parts = spans(columns, threads, FEWEST_OF_A_THREAD)
+    return [_Share(a, b[:, part], out[:, part], epilogue and epilogue.at((slice(None), part))) for part in parts]
 
 
 def _fits_blas(array: Array) -> bool:
