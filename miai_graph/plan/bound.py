@@ -266,10 +266,10 @@ class BoundPlan:
             zip(map(variable_of, program.graph.variables), np.frombuffer(turns, np.int64).tolist(), strict=True)
         )
 
-        def prepared(update: Update) -> Array:
+        def prepared(update: Update, node: Node) -> Array:
             variable = variable_of(update.target)
             spare = state.arrays(variable)[1 - held[variable]].reshape(-1)
-            return spare[update.start : update.start + update.value.type.size].reshape(update.value.type.shape)
+            return spare[update.start : update.start + node.type.size].reshape(node.type.shape)
 
         arrays = [dict(known) for known in self._arrays]
         for part, known in enumerate(arrays):
@@ -278,11 +278,11 @@ class BoundPlan:
                     case Storage.STATE:
                         known[node] = state.arrays(variable_of(node))[held[variable_of(node)]]
                     case Storage.NEXT:
-                        known[node] = prepared(program.prepared[node])
+                        known[node] = prepared(program.prepared[node], node)
                     case _:
                         known[node] = self._evaluate(node, part, known)
         copies = [
-            (prepared(update), arrays[0][update.value])
+            (prepared(update, update.value), arrays[0][update.value])
             for update in program.updates
             if program.prepared.get(update.value) is not update
         ]

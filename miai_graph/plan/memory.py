@@ -1,7 +1,8 @@
 """Blocks of memory, and where in a block each buffer goes, so that those alive at the same time do not overlap.
 
 Buffers are placed in the order in which they come alive, each into the smallest gap that it fits in (best fit); a gap
-left by a dead buffer joins its neighbours.
+left by a dead buffer joins its neighbours. Where that takes more than is alive at any time, the largest buffers are
+placed first, and what is shortest is taken.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from miai_graph.op import Array
 from miai_graph.state import ALIGNMENT_BYTES, aligned_bytes
+
+
+LARGE_BUFFERS = (16, 256)
+"""How many buffers are placed by size, in tries to do better than in order. Their number limits what a try takes."""
 
 
 class Workspace:
@@ -71,6 +78,28 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
 
     The lifetimes must be sorted by their first step.
     """
+    padded = [replace(each, size_bytes=_padded(each.size_bytes)) for each in lifetimes]
+    best = _in_order(padded)
+    least = _most_at_once(padded)
+    for large in LARGE_BUFFERS:
+        if best[1] > least:
+            best = min(best, _largest_first(padded, large), key=itemgetter(1))
+    return best
+
+
+def _padded(size_bytes: int) -> int:
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _most_at_once(lifetimes: Sequence[Lifetime]) -> int:
+    """The most bytes that are needed at the same time: no block can be shorter."""
+    changes = [(lifetime.first, lifetime.size_bytes) for lifetime in lifetimes]
+    changes += [(lifetime.last + 1, -lifetime.size_bytes) for lifetime in lifetimes]
+    return max(accumulate(change for _, change in sorted(changes)), default=0)
+
+
+def _in_order(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Buffers in the order in which they come alive."""
     gaps = _Gaps()
     endings: dict[int, list[tuple[int, int]]] = {}
     offsets: list[int] = []
@@ -80,11 +109,33 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
             for offset, size in endings.pop(step, ()):
                 gaps.release(offset, size)
             step += 1
-        size = -(-lifetime.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        offset = gaps.take(size)
+        offset = gaps.take(lifetime.size_bytes)
         offsets.append(offset)
-        endings.setdefault(lifetime.last, []).append((offset, size))
+        endings.setdefault(lifetime.last, []).append((offset, lifetime.size_bytes))
     return offsets, gaps.end
+
+
+def _largest_first(lifetimes: Sequence[Lifetime], large: int) -> tuple[list[int], int]:
+    """So many buffers by size, each as low as those that it meets allow; the others behind them, in order."""
+    by_size = sorted(range(len(lifetimes)), key=lambda place: lifetimes[place].size_bytes, reverse=True)
+    offsets = [0] * len(lifetimes)
+    placed: list[tuple[int, Lifetime]] = []
+    end = 0
+    for place in by_size[:large]:
+        own, offset = lifetimes[place], 0
+        for other_offset, other in placed:
+            if other.first <= own.last and own.first <= other.last and offset < other_offset + other.size_bytes:
+                if offset + own.size_bytes <= other_offset:
+                    break
+                offset = other_offset + other.size_bytes
+        offsets[place] = offset
+        insort(placed, (offset, own), key=itemgetter(0))
+        end = max(end, offset + own.size_bytes)
+    small = sorted(by_size[large:])
+    others, length = _in_order([lifetimes[place] for place in small])
+    for place, offset in zip(small, others, strict=True):
+        offsets[place] = end + offset
+    return offsets, end + length
 
 
 class _Gaps:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from miai_graph.graph import Graph
 from miai_graph.kernels.compiler.native import processor
-from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
-from miai_graph.ops.communication import _all_gather, _all_reduce
+from miai_graph.ops.communication import _all_gather, _all_reduce, _await_commit
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.partition import partition
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
+from miai_graph.plan.takeovers import computed_in_next, takeovers
 from miai_graph.plan.uses import uses_of
 from miai_graph.types import Shape
 
@@ -38,7 +38,7 @@ class Storage(enum.Enum):
     """Computed once, when the batch size gets known."""
     VIEW = "view"
     NEXT = "next"
-    """Where a variable's next value is prepared, or a slice of it."""
+    """Where a variable's next value is prepared, or a slice of it: that value, or what becomes it, such as a gradient."""
     EXPORT = "export"
     """Where all who reduce it can read it."""
     GATHERED = "gathered"
@@ -72,7 +72,8 @@ class Program:
     computed_at : the position in `steps` at which a node is computed, with the others of its fusion
     takes_over : nodes that are computed in the memory of an input
     updates : what the state gets
-    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared
+    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value, and
+        what nothing but that value is computed from
     exports : the number of each node that others read
     per_part : the nodes that are computed for each part of a batch; the others are computed once
     """
@@ -133,7 +134,13 @@ def make_program(
     every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind)
     steps, computed_at = _with_fusions(every, fusions)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
-    takes_over = _takeovers(storage, roots, steps, last_use, per_part, fusions)
+    own = {node for node in computed if storage[node] is Storage.OWN}
+    if not any(node.op is _await_commit for node in steps):
+        in_next = computed_in_next(own - per_part, roots, steps, last_use, fusions, prepared)
+        storage.update(dict.fromkeys(in_next, Storage.NEXT))
+        prepared |= in_next
+        own -= in_next.keys()
+    takes_over = takeovers(own, roots, steps, last_use, per_part, fusions)
     return Program(
         graph,
         storage,
@@ -288,55 +295,3 @@ def _last_uses(
         if storage[roots[node]] in COMPUTED:
             last_use[roots[node]] = len(steps)
     return last_use
-
-
-def _takeovers(
-    storage: Mapping[Node, Storage],
-    roots: Mapping[Node, Node],
-    steps: tuple[Node, ...],
-    last_use: Mapping[Node, int],
-    per_part: frozenset[Node],
-    fusions: Mapping[Node, Fusion],
-) -> dict[Node, Node]:
-    """Which nodes may be computed in the memory of an input that they are the last to use."""
-    result: dict[Node, Node] = {}
-
-    def find(node: Node, inputs: Sequence[Node], position: int) -> Node | None:
-        for source in inputs:
-            root = roots[source]
-            if (
-                storage[root] is Storage.OWN
-                and last_use[root] == position
-                and (root in per_part) == (node in per_part)
-                and root not in taken
-                and _same_layout(source, root, node)
-                and all(roots[other] is not root or other is source for other in inputs)
-            ):
-                return root
-        return None
-
-    for position, leader in enumerate(steps):
-        taken: set[Node] = set()
-        fusion = fusions.get(leader)
-        if fusion is not None and len(fusion.chains) > 1:
-            # What one chain writes another one may have yet to read.
-            continue
-        for node in (leader,) if fusion is None else fusion.results:
-            if storage[node] is not Storage.OWN or (fusion is None and not works_in_place(node)):
-                continue
-            root = find(node, node.inputs if fusion is None else fusion.operands, position)
-            if root is not None:
-                result[node] = root
-                taken.add(root)
-    return result
-
-
-def _same_layout(source: Node, root: Node, node: Node) -> bool:
-    """Whether element i of the input lies where element i of the result would."""
-    if source.type != node.type:
-        return False
-    while source is not root:
-        if source.op is not _reshape:
-            return False
-        source = source.inputs[0]
-    return True

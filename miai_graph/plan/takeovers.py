@@ -1,0 +1,118 @@
+"""Values that are computed in memory which is there anyway: where an input lies that nobody needs any more, or where
+the next value of a variable will be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeVar
+
+from miai_graph.kernels.numpy_kernels import works_in_place
+from miai_graph.node import Node
+from miai_graph.ops.structure import _reshape
+from miai_graph.plan.fusion import Fusion
+
+Place = TypeVar("Place")
+
+
+def takeovers(
+    own: AbstractSet[Node],
+    roots: Mapping[Node, Node],
+    steps: Sequence[Node],
+    last_use: Mapping[Node, int],
+    per_part: AbstractSet[Node],
+    fusions: Mapping[Node, Fusion],
+) -> dict[Node, Node]:
+    """Which nodes may be computed in the memory of an input that they are the last to use.
+
+    Parameters
+    ----------
+    own : the nodes that have memory of their own
+    roots, steps, last_use, per_part, fusions : see `Program`
+    """
+    result: dict[Node, Node] = {}
+
+    def find(node: Node, inputs: Sequence[Node], position: int) -> Node | None:
+        for source in inputs:
+            root = roots[source]
+            if (
+                root in own
+                and last_use[root] == position
+                and (root in per_part) == (node in per_part)
+                and root not in taken
+                and _same_layout(source, root, node)
+                and all(roots[other] is not root or other is source for other in inputs)
+            ):
+                return root
+        return None
+
+    for position, leader in enumerate(steps):
+        taken: set[Node] = set()
+        fusion = fusions.get(leader)
+        if fusion is not None and len(fusion.chains) > 1:
+            # What one chain writes another one may have yet to read.
+            continue
+        for node in (leader,) if fusion is None else fusion.results:
+            if node not in own or (fusion is None and not works_in_place(node)):
+                continue
+            root = find(node, node.inputs if fusion is None else fusion.operands, position)
+            if root is not None:
+                result[node] = root
+                taken.add(root)
+    return result
+
+
+def computed_in_next(
+    own: AbstractSet[Node],
+    roots: Mapping[Node, Node],
+    steps: Sequence[Node],
+    last_use: Mapping[Node, int],
+    fusions: Mapping[Node, Fusion],
+    prepared: Mapping[Node, Place],
+) -> dict[Node, Place]:
+    """Values, such as gradients, that nobody reads after a variable's next value is computed from them, and that can
+    lie where it will: for each of them that place.
+
+    Parameters
+    ----------
+    own : the nodes that have memory of their own, apart from those that are computed for each part
+    roots, steps, last_use, fusions : see `Program`
+    prepared : the places of next values, by node
+    """
+    result: dict[Node, Place] = {}
+    for position, leader in enumerate(steps):
+        fusion = fusions.get(leader)
+        if fusion is None:
+            chains = [(list(dict.fromkeys(leader.inputs)), [leader] if works_in_place(leader) else [])]
+        else:
+            chains = [(list(chain.operands), chain.elements) for chain in fusion.chains]
+        # Chains are computed one after another, so none may write what another one reads.
+        reads = Counter(roots[source] for operands, _ in chains for source in operands)
+        for operands, results in chains:
+            for node in results:
+                found = (
+                    roots[source]
+                    for source in operands
+                    if node in prepared
+                    and roots[source] in own
+                    and roots[source] not in result
+                    and last_use[roots[source]] == position
+                    and _same_layout(source, roots[source], node)
+                    and reads[roots[source]] == 1
+                )
+                root = next(found, None)
+                if root is not None:
+                    result[root] = prepared[node]
+    return result
+
+
+def _same_layout(source: Node, root: Node, node: Node) -> bool:
+    """Whether element i of the input lies where element i of the result would."""
+    if source.type != node.type:
+        return False
+    while source is not root:
+        if source.op is not _reshape:
+            return False
+        source = source.inputs[0]
+    return True
