@@ -31,6 +31,10 @@ from miai_graph.types import Shape
 MOST_NODES = 48
 """In a chain: the more there are, the fewer of their values fit into registers."""
 
+LARGE_UPDATE_BYTES = 1 << 20
+"""Updates of parameters as large as this are computed each by itself, as soon as the gradient is there: it is still in
+a cache, and its memory is free again before there is another one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Chain:
@@ -97,10 +101,12 @@ class Fusion:
     Attributes
     ----------
     leader : the last of the nodes, in whose place all are computed
+    written_beside_bytes : by other fusions of the same update, which compute the same
     """
 
     chains: tuple[Chain, ...]
     leader: Node
+    written_beside_bytes: int = 0
 
     @property
     def nodes(self) -> list[Node]:
@@ -245,7 +251,8 @@ def _merged(
     uses: Mapping[Node, Sequence[Use]],
     iterations: Mapping[Node, Iteration | None],
 ) -> Iterator[Fusion]:
-    """Chains of updates that compute the same together, where nobody waits for one of them; the others alone."""
+    """Chains of updates that compute the same together, where nobody waits for one of them; large ones and the others
+    alone."""
     places = {node: place for place, node in enumerate(steps)}
     alike: dict[Hashable, list[Chain]] = {}
     for chain in chains:
@@ -255,13 +262,30 @@ def _merged(
             alike.setdefault((chain.signature(), iteration.kind), []).append(chain)
         else:
             yield Fusion((chain,), chain.nodes[-1])
-    for group in alike.values():
+    for every in alike.values():
+        group = [chain for chain in every if not is_large_update(chain)]
+        large_bytes = sum(_written_bytes(chain) for chain in every if is_large_update(chain))
+        yield from (
+            Fusion((chain,), chain.nodes[-1], large_bytes - _written_bytes(chain))
+            for chain in every
+            if is_large_update(chain)
+        )
         while group:
             last = max((chain.nodes[-1] for chain in group), key=places.__getitem__)
             together = [chain for chain in group if _first_use(chain, uses) > places[last]]
             taken = together or [group[0]]
             yield Fusion(tuple(taken), max((chain.nodes[-1] for chain in taken), key=places.__getitem__))
             group = [chain for chain in group if chain not in taken]
+
+
+def is_large_update(chain: Chain) -> bool:
+    """Whether it is worth a kernel of its own."""
+    last = chain.nodes[-1]
+    return _is_update(last) and not last.type.batch_axes and last.type.size_bytes >= LARGE_UPDATE_BYTES
+
+
+def _written_bytes(chain: Chain) -> int:
+    return sum(result.type.size_bytes for result in chain.results)
 
 
 def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
@@ -278,7 +302,7 @@ def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch
             [arrays[node] for node in nodes] for nodes in (first.operands, first.elements, first.sums)
         )
         return first.summed().kernel(operands, results, sums, scratch, describe_chain(first), threads)
-    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first))
+    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first), fusion.written_beside_bytes)
     for chain in fusion.chains:
         kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
     return kernels.kernel(threads)

@@ -22,7 +22,8 @@ from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.partition import partition
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
-from miai_graph.plan.takeovers import computed_in_next, takeovers
+from miai_graph.plan.takeovers import takeovers
+from miai_graph.plan.updates import computed_in_next, with_updates_early
 from miai_graph.plan.uses import uses_of
 from miai_graph.types import Shape
 
@@ -132,10 +133,10 @@ def make_program(
             prepared[update.value] = update
     computed = [node for node in graph.nodes if storage[node] in COMPUTED]
     every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind)
-    steps, computed_at = _with_fusions(every, fusions)
+    steps, computed_at = _with_fusions(every, fusions, roots, per_part)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
     own = {node for node in computed if storage[node] is Storage.OWN}
-    if not any(node.op is _await_commit for node in steps):
+    if not _awaits_commit(steps):
         in_next = computed_in_next(own - per_part, roots, steps, last_use, fusions, prepared)
         storage.update(dict.fromkeys(in_next, Storage.NEXT))
         prepared |= in_next
@@ -265,12 +266,24 @@ def _fuse(
     return ordered, fusions
 
 
-def _with_fusions(nodes: Sequence[Node], fusions: Mapping[Node, Fusion]) -> tuple[tuple[Node, ...], dict[Node, int]]:
+def _with_fusions(
+    nodes: Sequence[Node],
+    fusions: Mapping[Node, Fusion],
+    roots: Mapping[Node, Node],
+    per_part: frozenset[Node],
+) -> tuple[tuple[Node, ...], dict[Node, int]]:
     """Of each fusion only the leader, and where all nodes are computed then."""
     leaders = {member: fusion.leader for fusion in fusions.values() for member in fusion.nodes}
-    steps = tuple(node for node in nodes if leaders.get(node, node) is node)
+    steps = [node for node in nodes if leaders.get(node, node) is node]
+    if not _awaits_commit(steps):
+        steps = with_updates_early(steps, fusions, roots, per_part)
     positions = {node: position for position, node in enumerate(steps)}
-    return steps, {node: positions[leaders.get(node, node)] for node in nodes}
+    return tuple(steps), {node: positions[leaders.get(node, node)] for node in nodes}
+
+
+def _awaits_commit(steps: Sequence[Node]) -> bool:
+    """Whether nothing may be written where next values will be before the step before is known to be done."""
+    return any(node.op is _await_commit for node in steps)
 
 
 def _kept(graph: Graph) -> Iterable[Node]:

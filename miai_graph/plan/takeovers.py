@@ -1,20 +1,14 @@
-"""Values that are computed in memory which is there anyway: where an input lies that nobody needs any more, or where
-the next value of a variable will be."""
+"""Values that are computed where an input lies that nobody needs any more."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TypeVar
 
 from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.ops.structure import _reshape
 from miai_graph.plan.fusion import Fusion
-
-Place = TypeVar("Place")
-
 
 def takeovers(
     own: AbstractSet[Node],
@@ -41,7 +35,7 @@ def takeovers(
                 and last_use[root] == position
                 and (root in per_part) == (node in per_part)
                 and root not in taken
-                and _same_layout(source, root, node)
+                and have_same_layout(source, root, node)
                 and all(roots[other] is not root or other is source for other in inputs)
             ):
                 return root
@@ -63,51 +57,7 @@ def takeovers(
     return result
 
 
-def computed_in_next(
-    own: AbstractSet[Node],
-    roots: Mapping[Node, Node],
-    steps: Sequence[Node],
-    last_use: Mapping[Node, int],
-    fusions: Mapping[Node, Fusion],
-    prepared: Mapping[Node, Place],
-) -> dict[Node, Place]:
-    """Values, such as gradients, that nobody reads after a variable's next value is computed from them, and that can
-    lie where it will: for each of them that place.
-
-    Parameters
-    ----------
-    own : the nodes that have memory of their own, apart from those that are computed for each part
-    roots, steps, last_use, fusions : see `Program`
-    prepared : the places of next values, by node
-    """
-    result: dict[Node, Place] = {}
-    for position, leader in enumerate(steps):
-        fusion = fusions.get(leader)
-        if fusion is None:
-            chains = [(list(dict.fromkeys(leader.inputs)), [leader] if works_in_place(leader) else [])]
-        else:
-            chains = [(list(chain.operands), chain.elements) for chain in fusion.chains]
-        # Chains are computed one after another, so none may write what another one reads.
-        reads = Counter(roots[source] for operands, _ in chains for source in operands)
-        for operands, results in chains:
-            for node in results:
-                found = (
-                    roots[source]
-                    for source in operands
-                    if node in prepared
-                    and roots[source] in own
-                    and roots[source] not in result
-                    and last_use[roots[source]] == position
-                    and _same_layout(source, roots[source], node)
-                    and reads[roots[source]] == 1
-                )
-                root = next(found, None)
-                if root is not None:
-                    result[root] = prepared[node]
-    return result
-
-
-def _same_layout(source: Node, root: Node, node: Node) -> bool:
+def have_same_layout(source: Node, root: Node, node: Node) -> bool:
     """Whether element i of the input lies where element i of the result would."""
     if source.type != node.type:
         return False
