@@ -27,7 +27,7 @@ from miai_graph.plan.binding import Arrays, Binding
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
 from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
 from miai_graph.plan.fusion import fusion_kernel
-from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
+from miai_graph.plan.memory import NO_BYTES, Lifetime, Scratch, Workspace, assign_offsets, used_until
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
@@ -93,6 +93,7 @@ class BoundPlan:
         self._barrier = barrier
         self._links = links
         self._positions = positions(program, len(self.parts)) if order is None else list(order)
+        self._is_in_order = order is None and len(self.parts) == 1
         self.nodes = tuple(node for node, _ in self._positions)
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
@@ -137,6 +138,7 @@ class BoundPlan:
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
         self._block_bytes: dict[str, int] = {}
+        self._free = [NO_BYTES] * len(self.program.steps)
         self.unshared_bytes = 0
         computed = self.program.computed_at
         own = self._place_own("values", 0, [node for node in computed if not self._is_per_part(node)])
@@ -245,6 +247,9 @@ class BoundPlan:
         self._block_bytes[purpose] = max(size_bytes, self._block_bytes.get(purpose, 0))
         self.unshared_bytes += sum(type.size_bytes for type in types.values())
         block = self._workspace.block(purpose, size_bytes)
+        if self._is_in_order:
+            ends = used_until(spans, offsets, len(program.steps))
+            self._free = [max(known, block[end:size_bytes], key=len) for known, end in zip(self._free, ends, strict=True)]
         places = dict(zip(lifetimes, offsets, strict=True))
         return {
             node: block[places[holders[node]] : places[holders[node]] + type.size_bytes]
@@ -326,7 +331,7 @@ class BoundPlan:
             )
         if node.op in EFFECTS:
             return self._barrier or NOTHING
-        scratch = Scratch(self._workspace)
+        scratch = Scratch(self._workspace, self._free[self.program.computed_at[node]])
         fusion = self.program.fusions.get(node)
         if fusion is not None:
             kernel = fusion_kernel(fusion, arrays, scratch.take, self.threads or 1)
