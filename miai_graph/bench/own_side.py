@@ -25,7 +25,6 @@ from miai_graph.function import function
 from miai_graph.ops.leaves import input as input_node
 from miai_graph.ops.leaves import parameter
 from miai_graph.ops.reductions import mean
-from miai_graph.types import bind_type
 
 EMPTY_BATCH = 8
 COMPUTING = (FORWARD, BACKWARD, UPDATE)
@@ -111,7 +110,7 @@ class OwnSide:
         return 3 * parameters + 2 * kept
 
     def memory(self) -> Answer:
-        """The most bytes that a batch and computed values take, and by how many the processes have grown.
+        """The most bytes that computed values take, and by how many the processes have grown.
 
         Memory that processes share counts in each of them.
         """
@@ -119,14 +118,9 @@ class OwnSide:
         computing = {record.worker for record in timing.records if record.phase in COMPUTING}
         grown, workers = growth_since(self._bytes_before), self._worker_growth()
         return {
-            "values_bytes": self._batch_bytes() + timing.peak_bytes * len(computing),
+            "values_bytes": timing.peak_bytes * len(computing),
             "resident_bytes": None if grown is None or workers is None else grown + workers,
         }
-
-    def _batch_bytes(self) -> int:
-        """Of what a step is fed: the peers put the rows of a batch together within the step."""
-        batch, graph = self.problem.rows.shape[1], self._executable.timing.graph
-        return sum(bind_type(node.type, batch).size_bytes for node in graph.inputs)
 
     def _worker_growth(self) -> int | None:
         """By how much the peaks of other processes are above what new ones have after a step of next to nothing."""

@@ -7,7 +7,7 @@ backward pass anyway: x and relu(a · x + b) need not both be in memory all the 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from miai_graph.context import BACKWARD, FORWARD
 from miai_graph.graph import Graph
@@ -113,7 +113,7 @@ class _Again:
     has_begun : whether there is any such node yet
     """
 
-    def __init__(self, found: _Found, replaced: Mapping[Node, Node]) -> None:
+    def __init__(self, found: _Found, replaced: dict[Node, Node]) -> None:
         self.has_begun = False
         self._recipes, self._joining = found.recipes, found.joining
         self._replaced = replaced

@@ -60,7 +60,8 @@ class BoundPlan:
     feeds : the array to fill for each input that is needed whole
     part_feeds : for each part the arrays to fill with its rows
     nodes : those that kernels compute, in order; some of them once for each part
-    buffer_bytes : the memory for all values that are computed, where those that live at different times share it
+    buffer_bytes : the memory for all values that are computed, where those that live at different times share it, and
+        for what the parts owe
     unshared_bytes : what it would be if they did not share
     scratch_bytes : the memory that kernels use for themselves
     bindings : what is prepared, by `turns`
@@ -167,6 +168,8 @@ class BoundPlan:
                 else:
                     arrays[node] = self._array(node, place, arrays, every_own, numbers)
             result.append(arrays)
+        exports = [arrays[node] for arrays in result for node in self.program.exports if node in arrays]
+        self._block_bytes["exports"] = sum({export.ctypes.data: export.nbytes for export in exports}.values())
         return result
 
     @property
@@ -231,8 +234,7 @@ class BoundPlan:
 
     def _place_own(self, purpose: str, part: int, nodes: Sequence[Node]) -> Arrays:
         """Memory for the values of these nodes that have some of their own."""
-        program = self.program
-        kept = self._deferral.kept
+        program, kept = self.program, self._deferral.kept
         own = (node for node in nodes if program.storage[node] is Storage.OWN and node not in kept)
         types = {node: self._type(node, part) for node in sorted(own, key=program.computed_at.__getitem__)}
         holders: dict[Node, Node] = {}
@@ -248,8 +250,8 @@ class BoundPlan:
         self.unshared_bytes += sum(type.size_bytes for type in types.values())
         block = self._workspace.block(purpose, size_bytes)
         if self._is_in_order:
-            ends = used_until(spans, offsets, len(program.steps))
-            self._free = [max(known, block[end:size_bytes], key=len) for known, end in zip(self._free, ends, strict=True)]
+            tails = (block[end:size_bytes] for end in used_until(spans, offsets, len(program.steps)))
+            self._free = [max(pair, key=len) for pair in zip(self._free, tails, strict=True)]
         places = dict(zip(lifetimes, offsets, strict=True))
         return {
             node: block[places[holders[node]] : places[holders[node]] + type.size_bytes]

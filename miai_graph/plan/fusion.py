@@ -263,13 +263,10 @@ def _merged(
         else:
             yield Fusion((chain,), chain.nodes[-1])
     for every in alike.values():
+        large = [chain for chain in every if is_large_update(chain)]
+        large_bytes = sum(map(_written_bytes, large))
+        yield from (Fusion((chain,), chain.nodes[-1], large_bytes - _written_bytes(chain)) for chain in large)
         group = [chain for chain in every if not is_large_update(chain)]
-        large_bytes = sum(_written_bytes(chain) for chain in every if is_large_update(chain))
-        yield from (
-            Fusion((chain,), chain.nodes[-1], large_bytes - _written_bytes(chain))
-            for chain in every
-            if is_large_update(chain)
-        )
         while group:
             last = max((chain.nodes[-1] for chain in group), key=places.__getitem__)
             together = [chain for chain in group if _first_use(chain, uses) > places[last]]
@@ -302,7 +299,8 @@ def fusion_kernel(fusion: Fusion, arrays: Mapping[Node, Array], scratch: Scratch
             [arrays[node] for node in nodes] for nodes in (first.operands, first.elements, first.sums)
         )
         return first.summed().kernel(operands, results, sums, scratch, describe_chain(first), threads)
-    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, describe_chain(first), fusion.written_beside_bytes)
+    source, beside_bytes = describe_chain(first), fusion.written_beside_bytes
+    kernels = FormulaKernels(first.steps(), first.result_numbers(), scratch, source, beside_bytes)
     for chain in fusion.chains:
         kernels.add([arrays[node] for node in chain.operands], [arrays[node] for node in chain.results])
     return kernels.kernel(threads)

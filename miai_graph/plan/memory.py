@@ -21,7 +21,6 @@ import numpy as np
 from miai_graph.op import Array
 from miai_graph.state import ALIGNMENT_BYTES, aligned_bytes
 
-
 LARGE_BUFFERS = (16, 256)
 """How many buffers are placed by size, in tries to do better than in order. Their number limits what a try takes."""
 

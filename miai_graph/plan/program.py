@@ -39,7 +39,7 @@ class Storage(enum.Enum):
     """Computed once, when the batch size gets known."""
     VIEW = "view"
     NEXT = "next"
-    """Where a variable's next value is prepared, or a slice of it: that value, or what becomes it, such as a gradient."""
+    """Where a variable's next value is prepared, or a slice of it: that value, or a gradient that becomes it."""
     EXPORT = "export"
     """Where all who reduce it can read it."""
     GATHERED = "gathered"
@@ -73,8 +73,8 @@ class Program:
     computed_at : the position in `steps` at which a node is computed, with the others of its fusion
     takes_over : nodes that are computed in the memory of an input
     updates : what the state gets
-    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value, and
-        what nothing but that value is computed from
+    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value,
+        or what nothing but that value is computed from
     exports : the number of each node that others read
     per_part : the nodes that are computed for each part of a batch; the others are computed once
     """

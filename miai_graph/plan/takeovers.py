@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from miai_graph.kernels.numpy_kernels import works_in_place
+from miai_graph.kernels.rows.pooling import shares_memory
 from miai_graph.node import Node
+from miai_graph.ops.pooling import _max_pool2d_gradient
 from miai_graph.ops.structure import _reshape
 from miai_graph.plan.fusion import Fusion
+
 
 def takeovers(
     own: AbstractSet[Node],
@@ -27,7 +30,7 @@ def takeovers(
     """
     result: dict[Node, Node] = {}
 
-    def find(node: Node, inputs: Sequence[Node], position: int) -> Node | None:
+    def find(node: Node, read: Sequence[Node], inputs: Sequence[Node], position: int) -> Node | None:
         for source in inputs:
             root = roots[source]
             if (
@@ -36,7 +39,7 @@ def takeovers(
                 and (root in per_part) == (node in per_part)
                 and root not in taken
                 and have_same_layout(source, root, node)
-                and all(roots[other] is not root or other is source for other in inputs)
+                and all(roots[other] is not root or other is source for other in read)
             ):
                 return root
         return None
@@ -48,13 +51,23 @@ def takeovers(
             # What one chain writes another one may have yet to read.
             continue
         for node in (leader,) if fusion is None else fusion.results:
-            if node not in own or (fusion is None and not works_in_place(node)):
+            if node not in own:
                 continue
-            root = find(node, node.inputs if fusion is None else fusion.operands, position)
+            if fusion is None:
+                root = find(node, node.inputs, _overwritable(node), position)
+            else:
+                root = find(node, fusion.operands, fusion.operands, position)
             if root is not None:
                 result[node] = root
                 taken.add(root)
     return result
+
+
+def _overwritable(node: Node) -> Sequence[Node]:
+    """The inputs in whose memory a node's kernel may write its output."""
+    if works_in_place(node):
+        return node.inputs
+    return node.inputs[1:] if node.op is _max_pool2d_gradient and shares_memory(node) else ()
 
 
 def have_same_layout(source: Node, root: Node, node: Node) -> bool:

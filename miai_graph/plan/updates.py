@@ -69,7 +69,9 @@ def computed_in_next(
         if fusion is None:
             chains = [(list(dict.fromkeys(leader.inputs)), [leader] if works_in_place(leader) else [])]
         else:
-            chains = [(list(chain.operands), [] if is_large_update(chain) else chain.elements) for chain in fusion.chains]
+            chains = [
+                (list(chain.operands), [] if is_large_update(chain) else chain.elements) for chain in fusion.chains
+            ]
         # Chains are computed one after another, so none may write what another one reads.
         reads = Counter(roots[source] for operands, _ in chains for source in operands)
         for operands, results in chains:
