@@ -149,12 +149,14 @@ def test_what_is_kept_for_nothing_else_is_not_computed_again() -> None:
 def test_rectifiers_before_pooling(size, strides, padding: str, channels: int) -> None:
     x = mg.input("x", (None, 7, 6, channels))
     w = mg.parameter(np.ones(channels, "f4"))
-    pooled = mg.max_pool2d(mg.relu(x * w - 0.5), size, strides, padding)
+    b = mg.parameter(np.full(channels, -0.5, "f4"))
+    pooled = mg.max_pool2d(mg.relu(x * w + b), size, strides, padding)
     loss = mg.mean(mg.square(mg.tanh(pooled)))
-    simple = simplify(mg.Graph([loss, *mg.grad(loss, [w])]))
+    simple = simplify(mg.Graph([loss, *mg.grad(loss, [w, b])]))
     graph = mask_pooled(simple)
     (masking,) = [node for node in graph.nodes if node.op.name == "relu_gradient"]
     assert masking.type == pooled.type
+    assert any(node.op.name == "sum" and node.inputs[0] is masking for node in graph.nodes)
     array = np.random.default_rng(0).integers(-2, 3, (3, 7, 6, channels)).astype("f4")
     array[0, 0, 0] = np.nan
     expected = evaluate(simple, {x: array}, batch_size=3)[0]
