@@ -21,6 +21,8 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import variable_of
+from miai_graph.passes.pooled_masks import mask_pooled
+from miai_graph.passes.second_computation import compute_again
 from miai_graph.passes.simplify import simplify
 from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
@@ -56,7 +58,7 @@ class PlannedExecutable(Executable):
             self._check_batch = BatchCheck(inputs)
             self.variables = graph.variables
             self.updated = tuple(graph.updates)
-            self.graph = simplify(graph)
+            self.graph = compute_again(mask_pooled(simplify(graph)))
             self._variables = tuple(map(variable_of, self.variables))
             self._updated = tuple(map(variable_of, self.updated))
             self._counter = state.new_number()

@@ -11,7 +11,8 @@ from miai_graph import layers, losses, optimizers
 from miai_graph.context import COMMUNICATION
 from miai_graph.kernels.compiler.native import processor
 from miai_graph.passes.simplify import simplify
-from miai_graph.plan.fusion import MOST_CONTRIBUTORS, REDUCING, Fusion
+from miai_graph.plan.chains import MOST_CONTRIBUTORS, REDUCING
+from miai_graph.plan.fusion import Fusion
 from miai_graph.plan.program import Program, Storage, make_worker_program
 
 pytestmark = pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")

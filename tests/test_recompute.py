@@ -29,7 +29,7 @@ from miai_graph.passes.pipeline import Pipeline
 from miai_graph.passes.simplify import simplify
 from miai_graph.passes.stage_recomputation import recompute_within_stages
 from miai_graph.passes.stages import lay_out
-from miai_graph.plan.footprint import footprint_bytes
+from miai_graph.plan.layout import footprint_bytes
 from miai_graph.plan.program import make_program
 from miai_graph.timing import Timing
 from miai_graph.types import bind_type

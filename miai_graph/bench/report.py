@@ -121,6 +121,12 @@ def _notes(results: Results) -> list[str]:
             f"Losses of the first {CHECKED_STEPS} steps from the same weights agree within {LOSS_TOLERANCE:.1%}, and "
             f"what the first one changes in the weights within {CHANGE_TOLERANCE:.0%}, but where it says otherwise."
         )
+    if any(side.values_bytes is not None for row in results.rows for side in row.sides):
+        notes.append(
+            "Our executors keep parameters and what optimizers keep twice, so that a step counts wholly or not at all. "
+            "Gradients of small parameters lie in the second copy; both copies are among what processes have, and "
+            "neither among computed values."
+        )
     empty = {side.side: side.empty for row in results.rows for side in row.sides if side.empty is not None}
     if empty:
         times = ", ".join(f"{side} {seconds * 1e6:.0f} µs" for side, seconds in empty.items())

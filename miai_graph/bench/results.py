@@ -29,8 +29,8 @@ class SideResult:
     empty : the median of steps with next to nothing in them; None for peers
     build : what making the model takes, before that call
     threads : how many it computes with, in all its processes
-    values_bytes : the most memory that computed values take in a step, activations and gradients among them; None: not
-        known
+    values_bytes : the most memory that computed values take in a step, activations and gradients among them, apart from
+        parameters, what optimizers keep, and the batch, which JAX puts together in the step; None: not known
     resident_bytes : how much more memory than before the first step its processes have had in the first steps; None:
         not known
     losses : of the first steps

@@ -70,7 +70,7 @@ class TorchPeer:
             self.module = torch.compile(module)
         self.optimizer = self._make_optimizer()
         self.order = itertools.cycle(self.batches)
-        (loss,) = self._losses([self._step()])
+        (loss,) = self._losses([self._step(*self._batch())])
         return {
             "seconds": time.perf_counter() - start,
             "losses": [loss],
@@ -84,16 +84,18 @@ class TorchPeer:
         seconds, losses = [], []
         for _ in range(count):
             start = time.perf_counter()
-            losses.append(self._step())
+            losses.append(self._step(*self._batch()))
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds, "losses": self._losses(losses)}
 
     def memory(self) -> Answer:
-        """The most bytes that a step allocates at a time, and by how many the processes have grown."""
+        """The most bytes that a step allocates at a time, for more than its batch, and by how many the processes have
+        grown."""
         self._tell("memory")
         grown = growth_since(self.bytes_before)
+        batch = self._batch()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            self._step()
+            self._step(*batch)
         events = profile.profiler.kineto_results.events()
         balance = itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]")
         found = [max(balance, default=0), -1 if grown is None else grown]
@@ -109,10 +111,13 @@ class TorchPeer:
         np.savez(path, **values)
         return {}
 
-    def _step(self) -> float:
+    def _batch(self) -> tuple[Any, Any]:
         rows = next(self.order)
+        return self.x[rows], self.y[rows]
+
+    def _step(self, x: Any, labels: Any) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        outputs, labels = self.module(self.x[rows]), self.y[rows]
+        outputs = self.module(x)
         loss = torch.nn.functional.cross_entropy(outputs.flatten(0, -2), labels.flatten())
         loss.backward()
         self.optimizer.step()

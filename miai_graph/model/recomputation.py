@@ -25,7 +25,7 @@ from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.passes.reasons import in_words, readable_size
 from miai_graph.passes.simplify import simplify
-from miai_graph.plan.footprint import footprint_bytes
+from miai_graph.plan.layout import footprint_bytes
 from miai_graph.plan.program import make_program
 from miai_graph.recompute import SegmentOf, as_group, segments_of_scopes
 from miai_graph.types import ElementCount, bind_type

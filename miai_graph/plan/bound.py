@@ -26,9 +26,10 @@ from miai_graph.ops.communication import EFFECTS, _all_reduce, _reduce_scatter
 from miai_graph.ops.leaves import RUN_NUMBERS, variable_of
 from miai_graph.plan.binding import Arrays, Binding
 from miai_graph.plan.deferral import NO_DEFERRAL, Deferral
-from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, shares_of, split_outputs
+from miai_graph.plan.exchange import LINKED, Accumulation, Exchange, Links, reduction_kernel, split_outputs
 from miai_graph.plan.fusion import FinishedProduct, fusion_kernel
-from miai_graph.plan.memory import Lifetime, Scratch, Workspace, assign_offsets
+from miai_graph.plan.layout import lay_out
+from miai_graph.plan.memory import NO_BYTES, Scratch, Workspace
 from miai_graph.plan.order import Position, positions, share_blocks
 from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program, Storage, Update
@@ -61,7 +62,8 @@ class BoundPlan:
     feeds : the array to fill for each input that is needed whole
     part_feeds : for each part the arrays to fill with its rows
     nodes : those that kernels compute, in order; some of them once for each part
-    buffer_bytes : the memory for all values that are computed, where those that live at different times share it
+    buffer_bytes : the memory for all values that are computed, where those that live at different times share it, and
+        for what the parts owe
     unshared_bytes : what it would be if they did not share
     scratch_bytes : the memory that kernels use for themselves
     bindings : what is prepared, by `turns`
@@ -94,6 +96,7 @@ class BoundPlan:
         self._barrier = barrier
         self._links = links
         self._positions = positions(program, len(self.parts)) if order is None else list(order)
+        self._is_in_order = order is None and len(self.parts) == 1
         self.nodes = tuple(node for node, _ in self._positions)
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
         self._step = np.zeros((), np.int64)
@@ -138,6 +141,7 @@ class BoundPlan:
     def _lay_out(self) -> list[Arrays]:
         """An array for each node, for each part, apart from those that move with the state."""
         self._block_bytes: dict[str, int] = {}
+        self._free = [NO_BYTES] * len(self.program.steps)
         self.unshared_bytes = 0
         computed = self.program.computed_at
         own = self._place_own("values", 0, [node for node in computed if not self._is_per_part(node)])
@@ -166,6 +170,8 @@ class BoundPlan:
                 else:
                     arrays[node] = self._array(node, place, arrays, every_own, numbers)
             result.append(arrays)
+        exports = [arrays[node] for arrays in result for node in self.program.exports if node in arrays]
+        self._block_bytes["exports"] = sum({export.ctypes.data: export.nbytes for export in exports}.values())
         return result
 
     @property
@@ -232,28 +238,19 @@ class BoundPlan:
 
     def _place_own(self, purpose: str, part: int, nodes: Sequence[Node]) -> Arrays:
         """Memory for the values of these nodes that have some of their own."""
-        program = self.program
-        kept = self._deferral.kept
+        program, kept = self.program, self._deferral.kept
         own = (node for node in nodes if program.storage[node] is Storage.OWN and node not in kept)
         types = {node: self._type(node, part) for node in sorted(own, key=program.computed_at.__getitem__)}
-        holders: dict[Node, Node] = {}
-        lifetimes: dict[Node, list[int]] = {}
-        for node in types:
-            root = program.takes_over.get(node)
-            holder = node if root is None or root in kept else holders[root]
-            holders[node] = holder
-            lifetimes.setdefault(holder, [program.computed_at[node], 0])[1] = program.last_use[node]
-        spans = [Lifetime(first, last, types[node].size_bytes) for node, (first, last) in lifetimes.items()]
-        offsets, size_bytes = assign_offsets(spans)
-        self._block_bytes[purpose] = max(size_bytes, self._block_bytes.get(purpose, 0))
+        layout = lay_out(program, types)
+        self._block_bytes[purpose] = max(layout.size_bytes, self._block_bytes.get(purpose, 0))
         self.unshared_bytes += sum(type.size_bytes for type in types.values())
-        block = self._workspace.block(purpose, size_bytes)
-        places = dict(zip(lifetimes, offsets, strict=True))
+        block = self._workspace.block(purpose, layout.size_bytes)
+        if self._is_in_order:
+            tails = (block[end : layout.size_bytes] for end in layout.used_until)
+            self._free = [max(pair, key=len) for pair in zip(self._free, tails, strict=True)]
         return {
-            node: block[places[holders[node]] : places[holders[node]] + type.size_bytes]
-            .view(type.dtype)
-            .reshape(type.shape)
-            for node, type in types.items()
+            node: block[offset : offset + types[node].size_bytes].view(types[node].dtype).reshape(types[node].shape)
+            for node, offset in layout.offsets.items()
         }
 
     def bind(self, turns: bytes) -> Binding:
@@ -269,10 +266,10 @@ class BoundPlan:
             zip(map(variable_of, program.graph.variables), np.frombuffer(turns, np.int64).tolist(), strict=True)
         )
 
-        def prepared(update: Update) -> Array:
+        def prepared(update: Update, node: Node) -> Array:
             variable = variable_of(update.target)
             spare = state.arrays(variable)[1 - held[variable]].reshape(-1)
-            return spare[update.start : update.start + update.value.type.size].reshape(update.value.type.shape)
+            return spare[update.start : update.start + node.type.size].reshape(node.type.shape)
 
         arrays = [dict(known) for known in self._arrays]
         for part, known in enumerate(arrays):
@@ -281,11 +278,11 @@ class BoundPlan:
                     case Storage.STATE:
                         known[node] = state.arrays(variable_of(node))[held[variable_of(node)]]
                     case Storage.NEXT:
-                        known[node] = prepared(program.prepared[node])
+                        known[node] = prepared(program.prepared[node], node)
                     case _:
                         known[node] = self._evaluate(node, part, known)
         copies = [
-            (prepared(update), arrays[0][update.value])
+            (prepared(update, update.value), arrays[0][update.value])
             for update in program.updates
             if program.prepared.get(update.value) is not update
         ]
@@ -326,17 +323,16 @@ class BoundPlan:
     def _prepare(self, position: Position, arrays: Arrays) -> Kernel:
         node, part = position
         if node.op in LINKED and self._links is not None:
-            return self._links.kernel(
-                node, self._places[part], [arrays[source] for source in node.inputs], arrays[node]
-            )
+            inputs = [arrays[source] for source in node.inputs]
+            return self._links.kernel(node, self._places[part], inputs, arrays[node])
         if node.op in EFFECTS:
             return self._barrier or NOTHING
-        scratch = Scratch(self._workspace)
+        scratch = Scratch(self._workspace, self._free[self.program.computed_at[node]])
         fusion = self.program.fusions.get(node)
         if fusion is None:
             request = self._request(node, part, arrays, arrays[node], scratch)
             if node.op in (_all_reduce, _reduce_scatter):
-                kernel = reduction_kernel(request, self._owed(node.inputs[0], request.inputs[0]))
+                kernel = reduction_kernel(request, self._owed(arrays, node))
             else:
                 kernel = prepare_shared(request, partial(self._flops, node, part))
         elif isinstance(fusion, FinishedProduct):
@@ -344,7 +340,7 @@ class BoundPlan:
             plain = self._request(product, part, arrays, arrays[node].view().reshape(shape), scratch)
             kernel = prepare_shared(fusion.request(plain, arrays), partial(self._flops, product, part))
         else:
-            kernel = fusion_kernel(fusion, arrays, self._shares_of, scratch.take, self.threads or 1)
+            kernel = fusion_kernel(fusion, arrays, partial(self._owed, arrays), scratch.take, self.threads or 1)
         self.scratch_bytes = max(self.scratch_bytes, scratch.used_bytes)
         return self._exporting(kernel, self.program.results_of(node), part)
 
@@ -362,17 +358,12 @@ class BoundPlan:
 
     def _flops(self, node: Node, part: int) -> int:
         types = (self._type(source, part) for source in node.inputs)
-        flops: int = node.op.cost(self._type(node, part), *types, **node.attributes).flops
-        return flops
+        return int(node.op.cost(self._type(node, part), *types, **node.attributes).flops)
 
-    def _shares_of(self, reduction: Node) -> Sequence[Array]:
-        """What all contributors owe to it."""
-        assert self._exchange is not None
-        return shares_of(reduction, self._exchange.owed(self.program.exports[reduction.inputs[0]]))
-
-    def _owed(self, export: Node, own: Array) -> Sequence[Array]:
-        """What all parts have of an export; a worker without an exchange is alone."""
-        return [own] if self._exchange is None else self._exchange.owed(self.program.exports[export])
+    def _owed(self, arrays: Arrays, reduction: Node) -> Sequence[Array]:
+        """What all parts owe to a reduction; a worker without an exchange is alone."""
+        export = reduction.inputs[0]
+        return [arrays[export]] if self._exchange is None else self._exchange.owed(self.program.exports[export])
 
     def run(self, step: int, binding: Binding) -> None:
         """Compute all nodes from what is in the feeds and in the state, and stamp the time after each.

@@ -21,7 +21,7 @@ from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.communication import EFFECTS, _receive
 from miai_graph.placement import REDUCTIONS
-from miai_graph.plan.fusion import MOST_CONTRIBUTORS, OPERATION_OF_REDUCTION, REDUCING
+from miai_graph.plan.chains import MOST_CONTRIBUTORS, OPERATION_OF_REDUCTION, REDUCING, shares_of
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program
 from miai_graph.state import aligned_bytes, arrays_in, block_bytes
@@ -157,7 +157,7 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
     The order is that of a binary tree over the parts: the same for all workers and any number of them.
     """
     output = request.output.reshape(-1)
-    rows = [_slice_of(export, request.node, output.size) for export in exports]
+    rows = shares_of(request.node, exports, output.shape)
     combine = REDUCTIONS[request.attributes["reduction"]]
     if len(rows) == 1:
         return partial(np.copyto, output, rows[0])
@@ -174,18 +174,6 @@ def reduction_kernel(request: Request, exports: Sequence[Array]) -> Kernel:
         result = output[place : place + length]
         _combine(calls, combine, pieces, result, [array[: result.size] for array in spare])
     return Several(tuple(calls))
-
-
-def shares_of(reduction: Node, exports: Sequence[Array]) -> list[Array]:
-    """What all parts owe to an `all_reduce` or `reduce_scatter`, in the shape of its result."""
-    type = reduction.type
-    return [_slice_of(export, reduction, type.size).reshape(type.shape) for export in exports]
-
-
-def _slice_of(export: Array, reduction: Node, size: int) -> Array:
-    """The elements that are reduced, in one row."""
-    start = reduction.attributes.get("start", 0)
-    return export.reshape(-1)[start : start + size]
 
 
 def _native_reduction(request: Request, rows: Sequence[Array], output: Array) -> Kernel:

@@ -10,120 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from miai_graph.context import UPDATE
 from miai_graph.kernels.elementwise.code import DTYPES, OPERATIONS, WITH_OPTIONS
-from miai_graph.kernels.elementwise.formulas import Step, Total, add_tree
 from miai_graph.kernels.elementwise.kernels import FormulaKernels
-from miai_graph.kernels.elementwise.totals import SummedFormula
 from miai_graph.kernels.epilogue import Epilogue
 from miai_graph.kernels.kernel import Kernel, Scratch
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.ops.communication import _all_reduce, _reduce_scatter
 from miai_graph.ops.elementwise import ElementwiseOp
+from miai_graph.plan.chains import MOST_CONTRIBUTORS, REDUCING, Chain, describe_chain, shares_of
 from miai_graph.plan.epilogues import Run, runs_behind_products
 from miai_graph.plan.recomputation import Share, with_repetition
-from miai_graph.plan.sums import SummedAxes, summed_axes
+from miai_graph.plan.sums import summed_axes
 from miai_graph.plan.uses import Use
-from miai_graph.types import Shape
+from miai_graph.types import Shape, int_dims
 
 MOST_NODES = 48
 """In a chain: the more there are, the fewer of their values fit into registers."""
 
-REDUCING = (_all_reduce, _reduce_scatter)
-
-OPERATION_OF_REDUCTION = {"sum": "add", "max": "maximum", "min": "minimum"}
-"""The ops of the reductions."""
-
-MOST_CONTRIBUTORS = 8
-"""So many arrays are reduced in one pass."""
-
-Key = tuple[Node, int | None]
-"""An operand of a formula: a node's value, or what a contributor owes to a reduction."""
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """Element-wise nodes of one shape, each of which uses another one's value, or is used by it; and sums of values.
-
-    Attributes
-    ----------
-    nodes : in order
-    operands : what they read of others
-    results : those of them that others read
-    repeated : those of them that an earlier chain computes too
-    contributors : how many owe something to each reduction
-    """
-
-    nodes: tuple[Node, ...]
-    operands: tuple[Node, ...]
-    results: tuple[Node, ...]
-    repeated: frozenset[Node] = frozenset()
-    contributors: int = 0
-
-    @property
-    def sums(self) -> list[Node]:
-        """Those of the results that are sums."""
-        return [node for node in self.results if summed_axes(node) is not None]
-
-    @property
-    def elements(self) -> list[Node]:
-        """Those of the results that are not."""
-        return [node for node in self.results if summed_axes(node) is None]
-
-    @cached_property
-    def keys(self) -> tuple[Key, ...]:
-        """The operands of the formula."""
-        read = {source for node in self.nodes if node.op not in REDUCING for source in node.inputs}
-        values: list[Key] = [(operand, None) for operand in self.operands if operand in read]
-        reductions = (node for node in self.nodes if node.op in REDUCING)
-        return (*values, *((node, number) for node in reductions for number in range(self.contributors)))
-
-    @cached_property
-    def _formula(self) -> tuple[tuple[Step, ...], dict[Node, int]]:
-        """The steps, and the numbers of the nodes' values."""
-        keys, steps = self.keys, list[Step]()
-        numbers = {node: number for number, (node, contributor) in enumerate(keys) if contributor is None}
-        for node in self.nodes:
-            if summed_axes(node) is not None:
-                continue
-            if node.op in REDUCING:
-                shares = [number for number, (owner, _) in enumerate(keys) if owner is node]
-                operation = OPERATION_OF_REDUCTION[node.attributes["reduction"]]
-                numbers[node] = add_tree(steps, operation, shares, node.dtype, len(keys))
-            else:
-                operands = tuple(numbers[source] for source in node.inputs)
-                steps.append(Step(node.op.name, operands, node.dtype, _options(node)))
-                numbers[node] = len(keys) + len(steps) - 1
-        return tuple(steps), numbers
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """What is computed, whatever it is computed of."""
-        return self._formula[0]
-
-    @property
-    def result_numbers(self) -> tuple[int, ...]:
-        """The numbers of the results in a formula, apart from sums."""
-        _, numbers = self._formula
-        return tuple(numbers[result] for result in self.elements)
-
-    def summed(self) -> SummedFormula:
-        """What is computed where there are sums."""
-        (steps, numbers), axes = self._formula, [_axes(node) for node in self.sums]
-        totals = [Total(numbers[node.inputs[0]], own.along_rows) for node, own in zip(self.sums, axes, strict=True)]
-        return SummedFormula(steps, self.result_numbers, totals, axes[0].first_column_axis)
-
-    def signature(self) -> Hashable:
-        """Equal for chains that compute the same."""
-        dtypes = tuple(operand.dtype for operand, _ in self.keys)
-        return dtypes, self.steps, self.result_numbers
+LARGE_UPDATE_BYTES = 1 << 20
+"""Updates of parameters as large as this are computed each by itself, as soon as the gradient is there: it is still in
+a cache, and its memory is free again before there is another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +45,12 @@ class Fusion:
     Attributes
     ----------
     leader : the last of the nodes, in whose place all are computed
+    written_beside_bytes : by other fusions of the same update, which compute the same
     """
 
     chains: tuple[Chain, ...]
     leader: Node
+    written_beside_bytes: int = 0
 
     @property
     def works_in_place(self) -> bool:
@@ -159,7 +73,7 @@ class Fusion:
         return [result for chain in self.chains for result in chain.results]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FinishedProduct(Fusion):
     """A product, and a chain of which its kernel computes each element before it stores it.
 
@@ -187,7 +101,8 @@ def can_be_fused(node: Node, contributors: int = 0) -> bool:
     """Is it an element-wise op that there is code for, of dtypes that there is code for? Reductions over a few
     contributors are such too."""
     if node.op in REDUCING:
-        return 1 < contributors <= MOST_CONTRIBUTORS and node.dtype.kind == "f" and node.dtype in DTYPES
+        is_number = node.dtype.kind == "f" and node.dtype in DTYPES and not node.type.batch_axes
+        return is_number and 1 < contributors <= MOST_CONTRIBUTORS
     if not isinstance(node.op, ElementwiseOp) and node.op.name != "cast":
         return False
     if node.op.name not in OPERATIONS and node.op.name not in WITH_OPTIONS:
@@ -260,7 +175,7 @@ def find_fusions(
 def _finished_product(run: Run) -> FinishedProduct:
     epilogue = _chain_of(run.nodes, run.nodes[-1:], first=[run.source])
     whole = _chain_of((run.product, *run.views, *run.nodes), run.nodes[-1:])
-    return FinishedProduct((whole,), run.nodes[-1], run.product, epilogue)
+    return FinishedProduct((whole,), run.nodes[-1], product=run.product, epilogue=epilogue)
 
 
 def _phases(nodes: Iterable[Node]) -> set[str]:
@@ -338,7 +253,8 @@ def _merged(
     uses: Mapping[Node, Sequence[Use]],
     iterations: Mapping[Node, Iteration | None],
 ) -> Iterator[Fusion]:
-    """Chains of updates that compute the same together, where nobody waits for one of them; the others alone."""
+    """Chains of updates that compute the same together, where nobody waits for one of them; large ones and the others
+    alone."""
     places = {node: place for place, node in enumerate(steps)}
     alike: dict[Hashable, list[Chain]] = {}
     for chain in chains:
@@ -348,13 +264,27 @@ def _merged(
             alike.setdefault((chain.signature(), iteration.kind), []).append(chain)
         else:
             yield Fusion((chain,), chain.nodes[-1])
-    for group in alike.values():
+    for every in alike.values():
+        large = [chain for chain in every if is_large_update(chain)]
+        large_bytes = sum(map(_written_bytes, large))
+        yield from (Fusion((chain,), chain.nodes[-1], large_bytes - _written_bytes(chain)) for chain in large)
+        group = [chain for chain in every if not is_large_update(chain)]
         while group:
             last = max((chain.nodes[-1] for chain in group), key=places.__getitem__)
             together = [chain for chain in group if _first_use(chain, uses) > places[last]]
             taken = together or [group[0]]
             yield Fusion(tuple(taken), max((chain.nodes[-1] for chain in taken), key=places.__getitem__))
             group = [chain for chain in group if chain not in taken]
+
+
+def is_large_update(chain: Chain) -> bool:
+    """Whether it is worth a kernel of its own."""
+    last = chain.nodes[-1]
+    return last.phase == UPDATE and not last.type.batch_axes and last.type.size_bytes >= LARGE_UPDATE_BYTES
+
+
+def _written_bytes(chain: Chain) -> int:
+    return sum(result.type.size_bytes for result in chain.results)
 
 
 def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
@@ -366,7 +296,7 @@ def _first_use(chain: Chain, uses: Mapping[Node, Sequence[Use]]) -> float:
 def fusion_kernel(
     fusion: Fusion,
     arrays: Mapping[Node, Array],
-    shares_of: Callable[[Node], Sequence[Array]],
+    owed: Callable[[Node], Sequence[Array]],
     scratch: Scratch,
     threads: int,
 ) -> Kernel:
@@ -375,38 +305,22 @@ def fusion_kernel(
     Parameters
     ----------
     arrays : of operands and results
-    shares_of : gives what all contributors owe to a reduction
+    owed : gives what all contributors owe to a reduction
     threads : how many it may use at most
     """
     first = fusion.chains[0]
 
+    def operand(node: Node, number: int | None) -> Array:
+        return arrays[node] if number is None else shares_of(node, owed(node), int_dims(node.type.shape))[number]
+
     def operands_of(chain: Chain) -> list[Array]:
-        return [arrays[node] if number is None else shares_of(node)[number] for node, number in chain.keys]
+        return [operand(*key) for key in chain.keys]
 
     if first.sums:
         results, sums = ([arrays[node] for node in nodes] for nodes in (first.elements, first.sums))
         return first.summed().kernel(operands_of(first), results, sums, scratch, describe_chain(first), threads)
-    kernels = FormulaKernels(first.steps, first.result_numbers, scratch, describe_chain(first))
+    source, beside_bytes = describe_chain(first), fusion.written_beside_bytes
+    kernels = FormulaKernels(first.steps, first.result_numbers, scratch, source, beside_bytes)
     for chain in fusion.chains:
         kernels.add(operands_of(chain), [arrays[node] for node in chain.results])
     return kernels.kernel(threads)
-
-
-def describe_chain(chain: Chain) -> str:
-    """A line for each node: its name, and what it is computed of."""
-    return "\n".join(
-        f"{node.name} = {node.op.name}({', '.join(source.name for source in node.inputs)})" for node in chain.nodes
-    )
-
-
-def _axes(node: Node) -> SummedAxes:
-    axes = summed_axes(node)
-    assert axes is not None
-    return axes
-
-
-def _options(node: Node) -> tuple[float, ...]:
-    if node.op.name == "clip":
-        low, high = node.attributes["low"], node.attributes["high"]
-        return -np.inf if low is None else low, np.inf if high is None else high
-    return ()

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 
 from miai_graph.graph import Graph
 from miai_graph.kernels.compiler.native import processor
-from miai_graph.kernels.numpy_kernels import works_in_place
 from miai_graph.node import Node
 from miai_graph.op import constant
 from miai_graph.ops.again import _again
-from miai_graph.ops.communication import _all_gather, _all_reduce
+from miai_graph.ops.communication import _all_gather, _all_reduce, _await_commit
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.partition import partition
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
+from miai_graph.plan.takeovers import takeovers
+from miai_graph.plan.updates import computed_in_next, with_updates_early
 from miai_graph.plan.uses import uses_of
 from miai_graph.types import Shape
 
@@ -39,7 +40,7 @@ class Storage(enum.Enum):
     """Computed once, when the batch size gets known."""
     VIEW = "view"
     NEXT = "next"
-    """Where a variable's next value is prepared, or a slice of it."""
+    """Where a variable's next value is prepared, or a slice of it: that value, or a gradient that becomes it."""
     EXPORT = "export"
     """Where all who reduce it can read it."""
     GATHERED = "gathered"
@@ -73,7 +74,8 @@ class Program:
     computed_at : the position in `steps` at which a node is computed, with the others of its fusion
     takes_over : nodes that are computed in the memory of an input
     updates : what the state gets
-    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared
+    prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value,
+        or what nothing but that value is computed from
     exports : the number of each node that others read
     per_part : the nodes that are computed for each part of a batch; the others are computed once
     """
@@ -134,9 +136,15 @@ def make_program(
             prepared[update.value] = update
     computed = [node for node in graph.nodes if storage[node] in COMPUTED]
     every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind, contributors)
-    steps, computed_at = _with_fusions(every, fusions)
+    steps, computed_at = _with_fusions(every, fusions, roots, per_part)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
-    takes_over = _takeovers(storage, roots, steps, last_use, per_part, fusions)
+    own = {node for node in computed if storage[node] is Storage.OWN}
+    if not _awaits_commit(steps):
+        in_next = computed_in_next(own - per_part, roots, steps, last_use, fusions, prepared)
+        storage.update(dict.fromkeys(in_next, Storage.NEXT))
+        prepared |= in_next
+        own -= in_next.keys()
+    takes_over = takeovers(own, roots, steps, last_use, per_part, fusions)
     return Program(
         graph,
         storage,
@@ -264,12 +272,24 @@ def _fuse(
     return ordered, fusions
 
 
-def _with_fusions(nodes: Sequence[Node], fusions: Mapping[Node, Fusion]) -> tuple[tuple[Node, ...], dict[Node, int]]:
+def _with_fusions(
+    nodes: Sequence[Node],
+    fusions: Mapping[Node, Fusion],
+    roots: Mapping[Node, Node],
+    per_part: frozenset[Node],
+) -> tuple[tuple[Node, ...], dict[Node, int]]:
     """Of each fusion only the leader, and where all nodes are computed then."""
     leaders = {member: fusion.leader for fusion in fusions.values() for member in fusion.nodes}
-    steps = tuple(node for node in nodes if leaders.get(node, node) is node)
+    steps = [node for node in nodes if leaders.get(node, node) is node]
+    if not _awaits_commit(steps):
+        steps = with_updates_early(steps, fusions, roots, per_part)
     positions = {node: position for position, node in enumerate(steps)}
-    return steps, {node: positions[leaders.get(node, node)] for node in nodes}
+    return tuple(steps), {node: positions[leaders.get(node, node)] for node in nodes}
+
+
+def _awaits_commit(steps: Sequence[Node]) -> bool:
+    """Whether nothing may be written where next values will be before the step before is known to be done."""
+    return any(node.op is _await_commit for node in steps)
 
 
 def _kept(graph: Graph) -> Iterable[Node]:
@@ -294,54 +314,3 @@ def _last_uses(
         if storage[roots[node]] in COMPUTED:
             last_use[roots[node]] = len(steps)
     return last_use
-
-
-def _takeovers(
-    storage: Mapping[Node, Storage],
-    roots: Mapping[Node, Node],
-    steps: tuple[Node, ...],
-    last_use: Mapping[Node, int],
-    per_part: frozenset[Node],
-    fusions: Mapping[Node, Fusion],
-) -> dict[Node, Node]:
-    """Which nodes may be computed in the memory of an input that they are the last to use."""
-    result: dict[Node, Node] = {}
-
-    def find(node: Node, inputs: Sequence[Node], position: int) -> Node | None:
-        for source in inputs:
-            root = roots[source]
-            if (
-                storage[root] is Storage.OWN
-                and last_use[root] == position
-                and (root in per_part) == (node in per_part)
-                and root not in taken
-                and _same_layout(source, root, node)
-                and all(roots[other] is not root or other is source for other in inputs)
-            ):
-                return root
-        return None
-
-    for position, leader in enumerate(steps):
-        taken: set[Node] = set()
-        fusion = fusions.get(leader)
-        if fusion is not None and not fusion.works_in_place:
-            continue
-        for node in (leader,) if fusion is None else fusion.results:
-            if storage[node] is not Storage.OWN or (fusion is None and not works_in_place(node)):
-                continue
-            root = find(node, node.inputs if fusion is None else fusion.operands, position)
-            if root is not None:
-                result[node] = root
-                taken.add(root)
-    return result
-
-
-def _same_layout(source: Node, root: Node, node: Node) -> bool:
-    """Whether element i of the input lies where element i of the result would."""
-    if source.type != node.type:
-        return False
-    while source is not root:
-        if source.op not in (_reshape, _again):
-            return False
-        source = source.inputs[0]
-    return True

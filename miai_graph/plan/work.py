@@ -9,7 +9,8 @@ from functools import partial
 from miai_graph.node import Node
 from miai_graph.op import Cost
 from miai_graph.ops.communication import _receive, _send
-from miai_graph.plan.fusion import REDUCING, FinishedProduct
+from miai_graph.plan.chains import REDUCING
+from miai_graph.plan.fusion import FinishedProduct
 from miai_graph.plan.order import Position
 from miai_graph.plan.parts import Part
 from miai_graph.plan.program import Program, Storage

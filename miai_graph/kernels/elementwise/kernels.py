@@ -45,9 +45,17 @@ class FormulaKernels:
     steps, results : see `Formula`
     scratch : gives memory for use while the kernel runs
     source : what is computed, for readers of the code
+    written_beside_bytes : by other kernels, which also decide whether results stay in the caches
     """
 
-    def __init__(self, steps: Sequence[Step], results: Sequence[int], scratch: Scratch, source: str) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        results: Sequence[int],
+        scratch: Scratch,
+        source: str,
+        written_beside_bytes: int = 0,
+    ) -> None:
         self._steps = tuple(steps)
         self._results = tuple(results)
         self._scratch = scratch
@@ -55,7 +63,7 @@ class FormulaKernels:
         self._copies: list[tuple[Array, Array]] = []
         self._tables: dict[Formula, list[Stretch]] = {}
         self._arrays: list[Array] = []
-        self._result_bytes = 0
+        self._result_bytes = written_beside_bytes
 
     def add(self, operands: Sequence[Array], results: Sequence[Array]) -> None:
         """Arrays of one shape. Results may lie where operands do, element by element, or apart from all."""
