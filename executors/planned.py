@@ -43,13 +43,19 @@ PLANS_LIMIT = 64
 class PlannedExecutable(Executable):
     """A graph with a plan for each batch size that it has met.
 
+    Parameters
+    ----------
+    is_reproducible : whether results must be the same to the last bit on all executors
+
     Attributes
     ----------
     graph : what it computes, simplified
     variables, updated : the nodes of those that it reads or updates, and of those that it updates
     """
 
-    def __init__(self, executor: Executor, graph: Graph, inputs: Sequence[Node]) -> None:
+    def __init__(
+        self, executor: Executor, graph: Graph, inputs: Sequence[Node], *, is_reproducible: bool = False
+    ) -> None:
         self._start_up_ns = 0
         with self._starting_up():
             check_inputs(graph, inputs)
@@ -58,7 +64,8 @@ class PlannedExecutable(Executable):
             self._check_batch = BatchCheck(inputs)
             self.variables = graph.variables
             self.updated = tuple(graph.updates)
-            self.graph = compute_again(mask_pooled(simplify(graph)))
+            # Results of reproducible executors are those of hosts, where a layer and its pooling may lie apart.
+            self.graph = compute_again(mask_pooled(simplify(graph), moves_sums=not is_reproducible))
             self._variables = tuple(map(variable_of, self.variables))
             self._updated = tuple(map(variable_of, self.updated))
             self._counter = state.new_number()

@@ -94,7 +94,7 @@ class SerialExecutable(PlannedExecutable):
         shards: int | None,
         threads: int | None = None,
     ) -> None:
-        super().__init__(executor, graph, inputs)
+        super().__init__(executor, graph, inputs, is_reproducible=shards is not None)
         found = kernel_threads() if shards is None else None
         # What was asked for, since another thread may be within a step, for which BLAS is limited to one.
         self._kernel_threads = threads if found is not None and threads is not None else found

@@ -153,7 +153,7 @@ def test_rectifiers_before_pooling(size, strides, padding: str, channels: int) -
     pooled = mg.max_pool2d(mg.relu(x * w + b), size, strides, padding)
     loss = mg.mean(mg.square(mg.tanh(pooled)))
     simple = simplify(mg.Graph([loss, *mg.grad(loss, [w, b])]))
-    graph = mask_pooled(simple)
+    graph = mask_pooled(simple, moves_sums=True)
     (masking,) = [node for node in graph.nodes if node.op.name == "relu_gradient"]
     assert masking.type == pooled.type
     assert any(node.op.name == "sum" and node.inputs[0] is masking for node in graph.nodes)
@@ -174,7 +174,7 @@ def test_gradients_of_pooling_lie_over_the_image_where_windows_cover_it_side_by_
     w = mg.parameter(np.ones((1, 1, 3, 3), "f4"))
     pooled = mg.max_pool2d(mg.relu(mg.conv2d(x, w)), size, strides)
     loss = mg.sum(mg.square(pooled))
-    program = make_program(mask_pooled(simplify(mg.Graph([loss, *mg.grad(loss, [w])]))))
+    program = make_program(mask_pooled(simplify(mg.Graph([loss, *mg.grad(loss, [w])])), moves_sums=True))
     (node,) = [node for node in program.graph.nodes if node.op.name == "max_pool2d_gradient"]
     assert (node in program.takes_over) == shares
 

@@ -56,7 +56,7 @@ class ProcessesExecutable(PlannedExecutable):
     """
 
     def __init__(self, executor: Processes, graph: Graph, inputs: Sequence[Node]) -> None:
-        super().__init__(executor, graph, inputs)
+        super().__init__(executor, graph, inputs, is_reproducible=executor.shards is not None)
         self._owner = executor
         self._number = next(numbers)
         with self._starting_up():

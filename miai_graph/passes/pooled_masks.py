@@ -1,7 +1,7 @@
 """The backward pass of a rectifier before max-pooling, done where there are fewer elements: behind the pooling.
 
 The greatest of a window is above zero where the rectifier lets its gradient through, and the others get no gradient.
-Sums over all pixels are taken there too: each window's gradient goes to one of them.
+Sums over all pixels may be taken there too, in another order: each window's gradient goes to one of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ PIXELS = (0, 1, 2)
 """The axes of images and of their rows and columns."""
 
 
-def mask_pooled(graph: Graph) -> Graph:
-    """The graph in which gradients pass the rectifier, and are added up, before they pass the pooling."""
+def mask_pooled(graph: Graph, *, moves_sums: bool) -> Graph:
+    """The graph in which gradients pass the rectifier before they pass the pooling.
+
+    Parameters
+    ----------
+    moves_sums : whether they are also added up before, so that sums are others to the last bit
+    """
     users = Counter(source for node in graph.nodes for source in node.inputs)
     users.update([*graph.outputs, *graph.updates.values()])
     pooled = {_key(node, node.inputs[0]): node for node in graph.nodes if node.op is _max_pool2d}
     replaced: dict[Node, Node] = {}
     for node in graph.nodes:
         inputs = [replaced[source] for source in node.inputs]
-        if node.op is _sum and node.attributes["axes"] == PIXELS and inputs[0].op is _max_pool2d_gradient:
+        is_sum = moves_sums and node.op is _sum and node.attributes["axes"] == PIXELS
+        if is_sum and inputs[0].op is _max_pool2d_gradient:
             inputs = [inputs[0].inputs[0]]
         scattered = node.inputs[0] if node.op is relu_gradient else None
         greatest = None
