@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import miai_graph as mg
+from miai_graph.kernels.compiler.native import processor
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +23,15 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, block in enumerate(blocks):
         exec(compile(block, f"README.md block {number}", "exec"), namespace)
     assert (tmp_path / "model.png").stat().st_size > 1000
+
+
+@pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")
+def test_what_is_computed_at_once_is_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.search(r"```python\n((?:(?!```).)*\.kernels\))\n```\n\n```text\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    code, shown = found.groups()
+    exec(code, {"mg": mg, "np": np})
+    assert capsys.readouterr().out == shown
 
 
 def test_links_lead_to_files() -> None:
