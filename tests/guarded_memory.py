@@ -19,7 +19,7 @@ import pytest
 from miai_graph import state
 from miai_graph.kernels.compiler import native
 from miai_graph.op import Array
-from miai_graph.plan import bound, memory
+from miai_graph.plan import layout, memory
 from miai_graph.plan.memory import Lifetime, Scratch, Workspace
 
 PLACES = ("start", "end")
@@ -246,7 +246,7 @@ class GuardedPlans:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(state, "aligned_bytes", self.zeroed_bytes)
         patch.setattr(memory, "aligned_bytes", self.zeroed_bytes)
-        patch.setattr(bound, "assign_offsets", self.assign_offsets)
+        patch.setattr(layout, "assign_offsets", self.assign_offsets)
         patch.setattr(Workspace, "block", lambda _, purpose, size_bytes: self.block(purpose, size_bytes))
         patch.setattr(Scratch, "take", self.take)
 

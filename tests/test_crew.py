@@ -16,7 +16,7 @@ import miai_graph as mg
 from executors import Serial
 from executors.threads import blas_threads, can_limit
 from miai_graph.kernels.products import matrix_product
-from miai_graph.kernels.products.matrix_product import _shares
+from miai_graph.kernels.products.matrix_product import _Share, _shares
 from miai_graph.kernels.running.crew import Crew, crew, spans, together
 
 
@@ -116,8 +116,8 @@ def test_products_that_threads_share(
     left, right = rng.standard_normal(a), rng.standard_normal(b)
     expected = left @ right
     output = np.full(expected.shape, np.nan)
-    for share in _shares(left, right, output, threads):
-        np.matmul(*share)
+    for share in _shares(_Share(left, right, output, None), threads):
+        np.matmul(share.a, share.b, out=share.out)
     np.testing.assert_allclose(output, expected, rtol=1e-12, atol=1e-12)
 
 
