@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_samples import PROCESSORS, check, native_result, request_for
+from native_samples import GUARD, PROCESSORS, SENTINEL, beside_others, check, native_result, request_for
 
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
+from miai_graph.kernels.rows.pooling import shares_memory
 from miai_graph.op import as_node, ops
 
 WINDOWS = [
@@ -75,6 +76,23 @@ def test_mean_and_its_gradient(processor, dtype, channels, of):
     y = ops["average_pool2d"].forward(x, **attributes)
     check(lambda x: ops["average_pool2d"](x, **attributes), x)
     check(lambda g: ops["average_pool2d_gradient"](g, input_shape=x.shape, **attributes), y)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("of", [of for of in WINDOWS if of[0] == of[1] and not np.any(of[2])], ids=str)
+def test_the_gradient_may_lie_over_the_image(processor, dtype, channels, of):
+    (down, across), attributes = of[0], window(*of)
+    x = images(dtype, channels)[:, : 9 // down * down, : 8 // across * across]
+    g = np.random.default_rng(5).standard_normal((2, 9 // down, 8 // across, channels)).astype(dtype)
+    node = ops["max_pool2d_gradient"](as_node(g), as_node(x), **attributes)
+    assert shares_memory(node)
+    expected = node.op.forward(g, x, **attributes)
+    image, memory = beside_others(x)
+    kernel = NATIVE_KERNELS[node.op.name](request_for(node, [g, image], image))
+    assert kernel is not None
+    kernel()
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal([memory[0], *memory[1 + x.size :]], np.full(GUARD, SENTINEL, dtype))
 
 
 def test_the_gradient_goes_to_the_first_of_equals(processor):

@@ -56,12 +56,21 @@ def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Ke
     is_padded = any(any(pair) for pair in padding)
     overlaps = steps[0] < size[0] or steps[1] < size[1]
     fills = request.output is target and not (steps == size and _is_covered(request, pooled, target))
+    is_in_place = source is not target and source.ctypes.data == target.ctypes.data and source.size > 0
+    copies = (
+        is_in_place
+        and not is_padded
+        and source.flags.c_contiguous
+        and pooled.shape[3] % processor.width(pooled.dtype.itemsize) != 0
+    )
     variant = Variant(
         request.node.op.name,
         pooled.dtype,
         None if is_padded or math.prod(size) > MOST_UNROLLED else size,
         adds=request.output is target and overlaps,
+        copies=copies,
     )
+    copied = size[0] * math.prod(source.shape[2:]) if copies else 0
     words = [
         *arrays,
         *pooled.shape,
@@ -71,6 +80,8 @@ def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Ke
         *(before for before, _ in padding),
         *steps,
         *size,
+        request.scratch((copied,), pooled.dtype),
+        copied,
     ]
     return call(module_text(variant, processor), words, f"{request.node.op.name} {request.node.name}")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.compiler.loops import Loops, maximum
+from miai_graph.kernels.compiler.loops import Loops, Span, maximum
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.compiler.vectors import Vector
 
@@ -28,12 +28,15 @@ class Variant:
     operation : the name of an op
     pool_size : of windows whose elements are written out one by one; None for loops, which leave out padding
     adds : whether shares are added to what there is, instead of put there
+    copies : whether what a row of windows reads is copied first. Where it is written to the same place, few channels at
+        a time, processors wait for what they have just written beside what they read
     """
 
     operation: str
     dtype: np.dtype[Any]
     pool_size: tuple[int, int] | None
     adds: bool = False
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def module_text(variant: Variant, processor: Processor) -> str:
     - the strides of the three arrays: from image to image, down and across
     - height and width of the image, rows above it and columns before it that are padding
     - the strides of windows, and their size: down, across
+    - where copies are put, and how many elements a row of windows reads
     """
     return _Writer(variant, processor).module()
 
@@ -86,15 +90,32 @@ class _Writer:
         self._image, self._padding, self._steps, self._size = (code.words(2) for _ in range(4))
         self._source_strides, self._target_strides = strides[1][1:], strides[2][1:]
         span, filled_span = code.span(channels), code.span(filled)
+        (copy,), (copied,) = code.pointers(1), code.words(1)
+        copied_span = code.span(copied)
         with code.loop(0, images) as image:
             starts = zip((pooled, source, target), strides, strict=True)
             own = [code.stepped(array, image.index, steps[0]) for array, steps in starts]
             code.fill(own[2], filled_span, code.constant(0.0, self._variant.dtype))
-            with code.loop(0, rows) as row, code.loop(0, columns) as column:
-                window = self._window(row.index, column.index, *own[1:])
-                place = code.stepped(code.stepped(own[0], row.index, strides[0][1]), column.index, strides[0][2])
-                code.each_vector(span, (), functools.partial(self._pool, window, place))
+            with code.loop(0, rows) as row:
+                source = self._copied(own[1], row.index, copy, copied_span) if self._variant.copies else own[1]
+                with code.loop(0, columns) as column:
+                    window = self._window(row.index, column.index, source, own[2])
+                    place = code.stepped(code.stepped(own[0], row.index, strides[0][1]), column.index, strides[0][2])
+                    code.each_vector(span, (), functools.partial(self._pool, window, place))
         return code.module()
+
+    def _copied(self, image: str, row: str, copy: str, span: Span) -> str:
+        """Where the image would begin, if the rows that a row of windows reads lay where they are copied to."""
+        code, dtype = self._code, self._variant.dtype
+        first = code.times(code.times(row, self._steps[0]), self._source_strides[0])
+        rows = code.at(image, first)
+
+        def put(start: str, mask: str | None, _: Sequence[Vector]) -> Sequence[Vector]:
+            code.store(code.load(code.element(rows, start, dtype), dtype, mask), code.element(copy, start, dtype), mask)
+            return ()
+
+        code.each_vector(span, (), put)
+        return code.at(copy, code.subtract(0, first))
 
     def _window(self, row: str, column: str, source: str, target: str) -> _Window:
         code = self._code
