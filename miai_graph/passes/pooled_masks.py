@@ -26,6 +26,8 @@ def mask_pooled(graph: Graph, *, moves_sums: bool) -> Graph:
     ----------
     moves_sums : whether they are also added up before, so that sums are others to the last bit
     """
+    if not any(node.op is _max_pool2d_gradient for node in graph.nodes):
+        return graph
     users = Counter(source for node in graph.nodes for source in node.inputs)
     users.update([*graph.outputs, *graph.updates.values()])
     pooled = {_key(node, node.inputs[0]): node for node in graph.nodes if node.op is _max_pool2d}

@@ -54,6 +54,7 @@ class _Found:
             for source in dict.fromkeys(node.inputs):
                 self._readers[source].append(node)
         self._stays = {*graph.outputs, *graph.updates.values()}
+        self._cheaply_made = {node for node in graph.nodes if _is_cheaply_made(node)}
         self._needed_until: dict[Node, int] = {}
         for node in reversed(graph.nodes):
             self._needed_until[node] = self._last_need(node)
@@ -71,20 +72,20 @@ class _Found:
         """The place of the last who needs the value: to read it, or to compute again what is cheap to compute."""
         return max(
             (
-                self._needed_until[reader] if reader.op.is_view or _is_cheaply_made(reader) else self._places[reader]
+                (self._needed_until if reader.op.is_view or reader in self._cheaply_made else self._places)[reader]
                 for reader in self._readers[node]
             ),
             default=self._places[node],
         )
 
     def _recipe(self, node: Node) -> Sequence[Node] | None:
-        if node.phase != FORWARD or not node.type.batch_axes or not _is_cheaply_made(node) or node in self._stays:
+        if node.phase != FORWARD or not node.type.batch_axes or node not in self._cheaply_made or node in self._stays:
             return None
         if not self._is_read_backward(node):
             return None
         recipe: list[Node] = []
         value = node
-        while value.phase == FORWARD and _is_cheaply_made(value):
+        while value.phase == FORWARD and value in self._cheaply_made:
             recipe += [value, *(source for source in dict.fromkeys(value.inputs) if _is_made_of_small(source, value))]
             (value,) = _large_inputs(value)
         is_kept = self._needed_until[value] > self._needed_until[node] or value in self._stays
@@ -169,5 +170,7 @@ def _is_made_of_small(source: Node, node: Node) -> bool:
 def _is_small(source: Node, node: Node) -> bool:
     while source.op.name in ("broadcast_to", "reshape"):
         source = source.inputs[0]
+    if source.type.shape == node.type.shape:
+        return False
     own, other = (ElementCount.of(each.type.shape) for each in (source, node))
     return own.power < other.power or (own.power == other.power and 2 * own.factor <= other.factor)
