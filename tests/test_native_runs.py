@@ -94,8 +94,9 @@ def test_times_are_as_long_as_the_kernels() -> None:
         assert np.all(taken >= 0)
         assert taken.sum() <= after - before
     alone = min(timeit.repeat(kernels[0], number=1, repeat=20)) * 1e9
-    assert best[0] == pytest.approx(best[2], rel=0.5)
-    assert best[0] == pytest.approx(alone, rel=0.5)
+    # Other programs may slow down all that goes on, but not by as much each time.
+    assert best[0] / 3 < best[2] < best[0] * 3
+    assert best[0] / 3 < alone < best[0] * 3
     assert best[1] < best[0] / 20
 
 
