@@ -53,6 +53,9 @@ class PlannedExecutable(Executable):
     variables, updated : the nodes of those that it reads or updates, and of those that it updates
     """
 
+    _saves_memory = True
+    """Whether what normalizations make of large values is made again in the backward pass, instead of being kept."""
+
     def __init__(
         self, executor: Executor, graph: Graph, inputs: Sequence[Node], *, is_reproducible: bool = False
     ) -> None:
@@ -65,7 +68,8 @@ class PlannedExecutable(Executable):
             self.variables = graph.variables
             self.updated = tuple(graph.updates)
             # Results of reproducible executors are those of hosts, where a layer and its pooling may lie apart.
-            self.graph = compute_again(mask_pooled(simplify(graph), moves_sums=not is_reproducible))
+            masked = mask_pooled(simplify(graph), moves_sums=not is_reproducible)
+            self.graph = compute_again(masked) if self._saves_memory else masked
             self._variables = tuple(map(variable_of, self.variables))
             self._updated = tuple(map(variable_of, self.updated))
             self._counter = state.new_number()

@@ -55,6 +55,9 @@ class ProcessesExecutable(PlannedExecutable):
     the node.
     """
 
+    # Each worker has but its share of a batch, so reading it again costs less than making it again.
+    _saves_memory = False
+
     def __init__(self, executor: Processes, graph: Graph, inputs: Sequence[Node]) -> None:
         super().__init__(executor, graph, inputs, is_reproducible=executor.shards is not None)
         self._owner = executor
