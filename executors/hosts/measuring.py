@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Self
+
+import numpy as np
 
 from executors.hosts.cluster import Message
 from executors.hosts.crew import Crew, Host
@@ -20,6 +23,7 @@ from miai_graph.op import Cost
 from miai_graph.timing import TimedWorker, Timing, TimingRecord, merge_calls
 from miai_graph.timing.booking import with_idle
 from miai_graph.timing.recorder import Member, Recorder, Work
+from miai_graph.timing.totals import Times
 from miai_graph.timing.traces import StepTrace, TraceChoice, WorkerTraces, make_slices
 
 
@@ -31,12 +35,17 @@ class TimedHost:
     recorder : adds up its steps
     peak_bytes : the memory that it uses for computed values and scratch
     clocks : by number of step, how far the host's clock was thought to be off then
+    stamps : of the last step, always in the same array, which the recorder need find but once
     """
 
     place: HostOfStage
     recorder: Recorder
     peak_bytes: int
     clocks: dict[int, ClockOffset] = field(default_factory=dict)
+
+    @cached_property
+    def stamps(self) -> Times:
+        return np.zeros(len(self.recorder.work) + 1, np.int64)
 
     @classmethod
     def described(cls, place: HostOfStage, graph: Graph, answer: Message) -> Self:
@@ -140,7 +149,8 @@ class HostsTiming:
         is_traced = self._choice.takes(number, slices)
         for timed, answer in zip(hosts, answers, strict=True):
             start_ns, waited_ns, end_ns = answer.content["clock"]
-            timed.recorder.add(start_ns, answer.arrays[-1], end_ns, waited_ns, 0, number, is_traced)
+            timed.stamps[:] = answer.arrays[-1]
+            timed.recorder.add(start_ns, timed.stamps, end_ns, waited_ns, 0, number, is_traced)
             if is_traced and (clock := self._crew.clock(timed.place.address)) is not None:
                 timed.clocks[number] = clock
         self._last = self._last_of_size[batch_size] = number

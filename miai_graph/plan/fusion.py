@@ -25,7 +25,7 @@ from miai_graph.op import Array
 from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.plan.chains import MOST_CONTRIBUTORS, REDUCING, Chain, describe_chain, shares_of
 from miai_graph.plan.epilogues import Run, runs_behind_products
-from miai_graph.plan.recomputation import Share, with_repetition
+from miai_graph.plan.repetition import Share, with_repetition
 from miai_graph.plan.sums import summed_axes
 from miai_graph.plan.uses import Use
 from miai_graph.types import Shape, int_dims

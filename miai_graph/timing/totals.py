@@ -137,9 +137,9 @@ class CollectedTotals(Totals):
         self._most_pending = min(max(COLLECTED_STAMPS // (len(owners) + 1), FEWEST_STEPS), MOST_STEPS)
         self._pending: list[Step] = []
         self._settled = 0
-        self.book = self._collect
 
-    def _collect(self) -> None:
+    def book(self) -> None:
+        """Keep a step to be added."""
         self._pending.append(_step_of(self._known, self.stamps))
         if len(self._pending) >= self._most_pending:
             self.settle()
