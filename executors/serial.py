@@ -20,7 +20,8 @@ from miai_graph.passes.batch_analysis import analyse_batch
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch
-from miai_graph.plan.program import Program, make_program, make_worker_program
+from miai_graph.plan.program import Program, make_program
+from miai_graph.plan.worker_programs import WorkerPrograms
 from miai_graph.state import aligned_bytes, state
 
 
@@ -106,7 +107,7 @@ class SerialExecutable(PlannedExecutable):
             if self._shards is None:
                 self._program = make_program(self.graph)
             else:
-                self._program = make_worker_program(self.graph, 0, 1, is_reproducible=True)
+                self._program = WorkerPrograms(self.graph, 0, is_reproducible=True).program(1, 1)
 
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         state.place(map(variable_of, self.variables), map(variable_of, self.updated))

@@ -6,7 +6,7 @@ they owe is reduced. Updates are put together from slices, of which each element
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import numpy as np
@@ -16,6 +16,8 @@ import miai_graph as mg
 from miai_graph.feeding import check_batch, check_inputs
 from miai_graph.interpreter import evaluate_node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
+from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.passes.outer_products import outer_products
 from miai_graph.passes.partition import Partition, partition
 from miai_graph.passes.simplify import simplify
 from miai_graph.placement import REDUCTIONS
@@ -23,8 +25,8 @@ from miai_graph.plan.parts import Part, cut_batch
 from miai_graph.state import state
 from miai_graph.types import bind_shape
 
-Owed = list[np.ndarray]
-"""By number of the export."""
+Shared = dict[int, np.ndarray]
+"""By number of the export, or of the rows."""
 
 
 class LogicalWorker:
@@ -34,18 +36,24 @@ class LogicalWorker:
         self.own, self.part, self.batch_size = own, part, batch_size
         self.feeds, self.step = feeds, step
         self.values: dict[mg.Node, np.ndarray] = {}
-        self.reduced: Owed = []
+        self.reduced: Shared = {}
+        self.gathered: Shared = {}
         self.sources = {source for node in own.graph.nodes for source in node.inputs} | set(own.graph.outputs)
 
-    def run(self) -> Iterator[tuple[int, Owed]]:
-        """Stops at each barrier: the number of what is owed, and the values."""
-        numbers = _numbers(self.own)
+    def run(self) -> Iterator[tuple[Shared, Shared]]:
+        """Stops at each barrier: with what is owed there, and the rows that all read from then on."""
+        numbers, rows = _numbers(self.own.exports), _numbers(self.own.rows)
         for node in self.own.graph.nodes:
             inputs = [self.values.get(source) for source in node.inputs]
             match node.op.name:
                 case "barrier":
                     self.values[node] = np.empty(0, bool)
-                    yield numbers[node.inputs[0]], inputs
+                    yield tuple(
+                        {known[source]: self.values[source] for source in node.inputs if source in known}
+                        for known in (numbers, rows)
+                    )
+                case "gather_rows":
+                    self.values[node] = self.gathered[rows[node.inputs[0]]]
                 case "all_reduce":
                     self.values[node] = self.reduced[numbers[node.inputs[0]]]
                 case "reduce_scatter":
@@ -74,12 +82,20 @@ class LogicalWorker:
         return evaluate_node(node, inputs, self.part.size if is_own else self.batch_size)
 
 
-def partitions_of(graph: mg.Graph, workers: int, *, is_reproducible: bool = False) -> list[Partition]:
+def partitions_of(
+    graph: mg.Graph, workers: int, *, batch_size: int = 1 << 40, is_reproducible: bool = False
+) -> list[Partition]:
     """All workers' graphs, which must be well formed and fit together."""
-    found = [partition(graph, worker, workers, is_reproducible=is_reproducible) for worker in range(workers)]
+    analysis = analyse_batch(graph)
+    products = outer_products(graph, analysis, batch_size) if workers > 1 and not is_reproducible else {}
+    found = [
+        partition(graph, worker, workers, is_reproducible=is_reproducible, products=products)
+        for worker in range(workers)
+    ]
     for own in found:
         mg.check_graph(own.graph)
         assert [node.type for node in own.exports] == [node.type for node in found[0].exports]
+        assert [node.type for node in own.rows] == [node.type for node in found[0].rows]
         assert _waits(own) == _waits(found[0])
     return found
 
@@ -88,13 +104,13 @@ def barriers_of(own: Partition) -> list[mg.Node]:
     return [node for node in own.graph.nodes if node.op.name == "barrier"]
 
 
-def _numbers(own: Partition) -> dict[mg.Node, int]:
-    return {node: number for number, node in enumerate(own.exports)}
+def _numbers(nodes: Sequence[mg.Node]) -> dict[mg.Node, int]:
+    return {node: number for number, node in enumerate(nodes)}
 
 
 def _waits(own: Partition) -> list[list[int]]:
-    """For each barrier the numbers of the exports that it waits for."""
-    numbers = _numbers(own)
+    """For each barrier the numbers of the exports, and then of the rows, that it waits for."""
+    numbers = _numbers((*own.exports, *own.rows))
     return [[numbers[source] for source in node.inputs] for node in barriers_of(own)]
 
 
@@ -103,7 +119,7 @@ def evaluate_by_workers(
 ) -> tuple[list[np.ndarray], dict[mg.Node, np.ndarray]]:
     """The graph's outputs and updates, as `interpreter.evaluate` gives them; no more workers than there are rows."""
     parts = cut_batch(batch_size, workers)
-    owns = partitions_of(graph, len(parts), is_reproducible=is_reproducible)
+    owns = partitions_of(graph, len(parts), batch_size=batch_size, is_reproducible=is_reproducible)
     crew = [LogicalWorker(own, part, batch_size, feeds, step) for own, part in zip(owns, parts, strict=True)]
     for stops in zip(*(worker.run() for worker in crew), strict=True):
         _reduce(crew, stops)
@@ -112,17 +128,20 @@ def evaluate_by_workers(
 
 def _reduce(crew: list[LogicalWorker], stops) -> None:
     reductions = {
-        _numbers(worker.own)[node.inputs[0]]: node.attributes["reduction"]
+        _numbers(worker.own.exports)[node.inputs[0]]: node.attributes["reduction"]
         for worker in crew
         for node in worker.own.graph.nodes
         if node.op.name in ("all_reduce", "reduce_scatter")
     }
-    first = stops[0][0]
-    for place, owed in enumerate(zip(*(values for _, values in stops), strict=True)):
-        combine = REDUCTIONS[reductions.get(first + place, "sum")]
-        total = reduce(combine, owed)
-        for worker in crew:
-            worker.reduced.append(total)
+    owed, rows = zip(*stops, strict=True)
+    totals = {
+        number: reduce(REDUCTIONS[reductions.get(number, "sum")], (values[number] for values in owed))
+        for number in owed[0]
+    }
+    whole = {number: np.concatenate([values[number] for values in rows]) for number in rows[0]}
+    for worker in crew:
+        worker.reduced |= totals
+        worker.gathered |= whole
 
 
 def _outputs(graph: mg.Graph, crew: list[LogicalWorker]) -> list[np.ndarray]:

@@ -13,7 +13,8 @@ from miai_graph.kernels.compiler.native import processor
 from miai_graph.passes.simplify import simplify
 from miai_graph.plan.chains import MOST_CONTRIBUTORS, REDUCING
 from miai_graph.plan.fusion import Fusion
-from miai_graph.plan.program import Program, Storage, make_worker_program
+from miai_graph.plan.program import Program, Storage
+from miai_graph.plan.worker_programs import WorkerPrograms
 
 pytestmark = pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")
 
@@ -34,7 +35,7 @@ def fusions_with_reductions(program: Program) -> list[Fusion]:
 
 @pytest.mark.parametrize("workers", [2, 3, MOST_CONTRIBUTORS])
 def test_a_reduction_and_the_update_are_one_kernel(workers: int) -> None:
-    program = make_worker_program(training_graph(), 0, workers, is_reproducible=False)
+    program = WorkerPrograms(training_graph(), 0, is_reproducible=False).program(workers, 1 << 20)
     assert fusions_with_reductions(program)
     for node in program.graph.nodes:
         if node.op in REDUCING and node.type.shape:
@@ -43,7 +44,7 @@ def test_a_reduction_and_the_update_are_one_kernel(workers: int) -> None:
 
 @pytest.mark.parametrize(("workers", "is_reproducible"), [(2, True), (MOST_CONTRIBUTORS + 1, False)])
 def test_others_are_reduced_by_themselves(workers: int, is_reproducible: bool) -> None:
-    program = make_worker_program(training_graph(), 0, workers, is_reproducible=is_reproducible)
+    program = WorkerPrograms(training_graph(), 0, is_reproducible=is_reproducible).program(workers, 1 << 20)
     assert not fusions_with_reductions(program)
     assert any(node.op in REDUCING and program.storage[node] is Storage.OWN for node in program.graph.nodes)
 

@@ -39,7 +39,8 @@ from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import Program, make_program, make_worker_program
+from miai_graph.plan.program import Program, make_program
+from miai_graph.plan.worker_programs import WorkerPrograms
 from miai_graph.state import aligned_bytes, state
 from miai_graph.timing import TimedWorker
 from miai_graph.timing.recorder import Timed
@@ -71,7 +72,13 @@ class ProcessesExecutable(PlannedExecutable):
             self._choices: dict[int, WorkerChoice] = {}
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
-            self._programs: dict[int, Program] = {}
+            self._whole_program: Program | None = None
+            self._shown: Program | None = None
+            self._programs = (
+                WorkerPrograms(self.graph, 0, is_reproducible=executor.shards is not None, analysis=self._analysis)
+                if self._analysis is not None
+                else None
+            )
             self._pool: Pool | None = None
             self._staged: Staged | None = None
             self._finish: finalize[..., ProcessesExecutable] | None = None
@@ -107,7 +114,7 @@ class ProcessesExecutable(PlannedExecutable):
         if self._finish is not None:
             self._finish.detach()
 
-    def _ready_pool(self) -> Pool:
+    def _ready_pool(self, batch_size: int) -> Pool:
         """The pool, which knows the graph."""
         pool = self._owner.pool()
         pool.require_idle()
@@ -115,7 +122,9 @@ class ProcessesExecutable(PlannedExecutable):
             self.forget_plans()
             names = tuple(node.name for node in self._inputs)
             is_reproducible = self._owner.shards is not None
-            pool.send(NewGraph(self._number, graph_to_data(self.graph), names, pool.workers, is_reproducible))
+            pool.send(
+                NewGraph(self._number, graph_to_data(self.graph), names, pool.workers, batch_size, is_reproducible)
+            )
             pool.add_user(self)
             self._pool = pool
             self._tables = Tables(pool, self._inputs)
@@ -139,29 +148,27 @@ class ProcessesExecutable(PlannedExecutable):
         shared = self._shared.get(plan)
         return super()._is_stale(plan) or (shared is not None and not self._owner.has(self._pool))
 
-    def _program(self, workers: int) -> Program:
-        if workers not in self._programs:
-            if workers == 1 and (self._owner.shards is None or not self._is_shared):
-                self._programs[1] = make_program(self.graph)
-            else:
-                self._programs[workers] = make_worker_program(
-                    self.graph, 0, workers, is_reproducible=self._owner.shards is not None, analysis=self._analysis
-                )
-        return self._programs[workers]
+    def _program(self, workers: int, batch_size: int) -> Program:
+        if self._programs is not None and (workers > 1 or self._owner.shards is not None):
+            self._shown = self._programs.program(workers, batch_size)
+            return self._shown
+        if self._whole_program is None:
+            self._whole_program = make_program(self.graph)
+        return self._whole_program
 
     def _shown_program(self) -> Program:
-        return self._program(max(self._programs, default=1))
+        return self._shown or self._program(1, 1)
 
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         variables, updated = (list(map(variable_of, nodes)) for nodes in (self.variables, self.updated))
         if self._is_shared and self._owner.size > 1:
-            pool = self._ready_pool()
+            pool = self._ready_pool(batch_size)
             pool.place(variables, updated)
         else:
             state.place(variables, updated)
-        program = self._program(workers)
+        program = self._program(workers, batch_size)
         if workers > 1:
-            with self._ready_pool().preparing():
+            with self._ready_pool(batch_size).preparing():
                 return self._make_shared_plan(program, batch_size, workers)
         if self._owner.shards is None or not self._is_shared:
             return BoundPlan(program, batch_size, state, self._workspace, threads=self._kernel_threads)
@@ -170,7 +177,7 @@ class ProcessesExecutable(PlannedExecutable):
         return BoundPlan(program, batch_size, state, self._workspace, parts, exchange)
 
     def _make_shared_plan(self, program: Program, batch_size: int, workers: int) -> BoundPlan:
-        pool = self._ready_pool()
+        pool = self._ready_pool(batch_size)
         parts = cut_batch(batch_size, self._owner.shards or workers)
         memory: list[Array] = []
 
@@ -192,7 +199,6 @@ class ProcessesExecutable(PlannedExecutable):
                 batch_size,
                 workers,
                 len(parts),
-                self._owner.shards is not None,
                 tuple((where(even), where(odd)) for even, odd in places),
                 where(memory[0]),
                 where(shared.turns),

@@ -57,12 +57,13 @@ class DropSegments:
 
 @dataclass(frozen=True)
 class NewGraph:
-    """What an executable computes, mostly by so many workers."""
+    """What an executable computes, at first by so many workers and on batches of this size."""
 
     executable: int
     graph: GraphData
     inputs: tuple[str, ...]
     workers: int
+    batch_size: int
     is_reproducible: bool
 
 
@@ -92,7 +93,6 @@ class NewPlan:
     batch_size: int
     workers: int
     parts: int
-    is_reproducible: bool
     variables: tuple[tuple[Location, Location], ...]
     exchange: Location
     turns: Location

@@ -20,7 +20,7 @@ from miai_graph.op import Array
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.order import positions
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import make_worker_program
+from miai_graph.plan.worker_programs import WorkerPrograms
 from miai_graph.state import arrays_in, block_bytes
 from miai_graph.types import TensorType, bind_type
 
@@ -85,9 +85,9 @@ class SharedPlan:
 
     def work_of(self, worker: int, graph: Graph, batch_size: int, ordered_ns: int) -> str:
         """What a worker that is gone was computing in the step that was ordered then, by the stamps that it left."""
-        program = make_worker_program(graph, worker, self.workers, is_reproducible=self.shards is not None)
+        programs = WorkerPrograms(graph, worker, is_reproducible=self.shards is not None)
         parts = parts_of(worker, self.workers, cut_batch(batch_size, self.shards or self.workers))
-        nodes = [node for node, _ in positions(program, len(parts))]
+        nodes = [node for node, _ in positions(programs.program(self.workers, batch_size), len(parts))]
         done = int(np.count_nonzero(self.stamps[worker, : len(nodes) + 1] >= ordered_ns)) - 1
         if done < 0:
             return "before it computed its first node of the step"

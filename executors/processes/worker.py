@@ -42,7 +42,7 @@ from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
-from miai_graph.plan.program import Program, make_worker_program
+from miai_graph.plan.worker_programs import WorkerPrograms
 from miai_graph.state import State
 from miai_graph.timing.recorder import Recorder, Timed, timed_by
 
@@ -62,21 +62,14 @@ def main(connection: Connection) -> None:
 class _Executable:
     """A graph, with the plans that were asked for and what they were timed at."""
 
-    def __init__(self, message: NewGraph) -> None:
-        self.graph, self.variables = graph_from_data(message.graph)
+    def __init__(self, message: NewGraph, worker: int) -> None:
+        graph, self.variables = graph_from_data(message.graph)
+        self.programs = WorkerPrograms(graph, worker, is_reproducible=message.is_reproducible)
         self.inputs = message.inputs
         self.state = State()
         self.workspace = Workspace()
         self.recorders: dict[Any, Recorder] = {}
         self.peak_bytes = 0
-        self._programs: dict[tuple[int, bool], Program] = {}
-
-    def program(self, index: int, workers: int, is_reproducible: bool) -> Program:
-        """What this worker runs if so many take part."""
-        key = workers, is_reproducible
-        if key not in self._programs:
-            self._programs[key] = make_worker_program(self.graph, index, workers, is_reproducible=is_reproducible)
-        return self._programs[key]
 
 
 class _Plan:
@@ -92,7 +85,7 @@ class _Plan:
         for variable, (even, odd) in zip(executable.variables, message.variables, strict=True):
             state.adopt(variable, (found(even), found(odd)))
         self._numbers = state.numbers(executable.variables)
-        program = executable.program(worker.index, message.workers, message.is_reproducible)
+        program = executable.programs.program(message.workers, message.batch_size)
         parts = cut_batch(message.batch_size, message.parts)
         exchange = Exchange(program, message.batch_size, message.parts, lambda _: found(message.exchange))
         self.bound = BoundPlan(
@@ -223,9 +216,9 @@ class _Worker:
                     self._segments.pop(number, None)
             case NewGraph(executable):
                 with no_search_for_garbage():
-                    made = self._executables[executable] = _Executable(message)
-                    # While worker 0 does the same: most plans will need it.
-                    made.program(self.index, message.workers, message.is_reproducible)
+                    made = self._executables[executable] = _Executable(message, self.index)
+                    # While worker 0 does the same.
+                    made.programs.program(message.workers, message.batch_size)
             case DropExecutable(executable):
                 gone = self._executables.pop(executable, None)
                 self._plans = {number: plan for number, plan in self._plans.items() if plan.executable is not gone}

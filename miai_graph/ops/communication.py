@@ -121,6 +121,27 @@ class AllGather(Communication):
         return Cost(0, 0)
 
 
+class GatherRows(Communication):
+    """The rows of all workers: y = the x of all workers, one after another.
+
+    Shapes: x [rows of the worker's part, …], the barrier after which it is there; y [rows of the batch, …].
+    Gradient: none; taken before.
+    Cost: nothing; each worker writes its rows where the whole is.
+    Batch: that of one worker.
+    """
+
+    name = "gather_rows"
+
+    def infer(self, x: TensorType, barrier: TensorType) -> TensorType:
+        return x
+
+    def forward(self, x: Array, barrier: Array) -> Array:
+        return x
+
+    def cost(self, output: TensorType, *inputs: TensorType) -> Cost:
+        return Cost(0, 0)
+
+
 class Send(Communication):
     """Give a value to another stage of a pipeline, and do not wait.
 
@@ -207,6 +228,7 @@ _barrier = register(Barrier())
 _all_reduce = register(AllReduce())
 _reduce_scatter = register(ReduceScatter())
 _all_gather = register(AllGather())
+_gather_rows = register(GatherRows())
 _send = register(Send())
 _receive = register(Receive())
 _contribute = register(Contribute())

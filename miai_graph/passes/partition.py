@@ -4,22 +4,26 @@ Where the batch analysis says that a reduction is owed, the worker's graph has a
 what the worker updates. All reductions that can wait for each other share one `barrier`: nodes are ordered by levels,
 the number of reductions that come before them, and a barrier stands between one level and the next. So a training step
 whose only reductions are those of gradients and loss has one.
+
+Of some gradients the factors are shared instead, see `outer_products`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
-from miai_graph.ops.communication import _all_gather, _all_reduce, _barrier, _reduce_scatter
+from miai_graph.ops.communication import _all_gather, _all_reduce, _barrier, _gather_rows, _reduce_scatter
 from miai_graph.ops.slicing import _slice
 from miai_graph.ops.structure import _broadcast_to, _reshape, _sum
 from miai_graph.passes.batch_analysis import BatchAnalysis, analyse_batch
-from miai_graph.passes.sharding import Shards, Slice, shard_updates
+from miai_graph.passes.outer_products import shared_rows
+from miai_graph.passes.sharding import NO_PRODUCTS, Shards, Slice, shard_updates
 from miai_graph.placement import Partial, Replicated, Split
+from miai_graph.types import int_dims
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,25 @@ class Partition:
     outputs : places of the whole graph's outputs that this worker has: those that are split by rows, and at worker 0
         all others
     exports : what the worker owes to reductions. All workers have as many, of the same types, in the same order
+    rows : of what all workers read all rows; of these likewise
     per_part : the nodes that depend on the rows, and so are computed for each part of the batch that a worker has
     """
 
     graph: Graph
     outputs: tuple[int, ...]
     exports: tuple[Node, ...]
+    rows: tuple[Node, ...]
     per_part: frozenset[Node]
 
 
 def partition(
-    graph: Graph, worker: int, workers: int, *, is_reproducible: bool = False, analysis: BatchAnalysis | None = None
+    graph: Graph,
+    worker: int,
+    workers: int,
+    *,
+    is_reproducible: bool = False,
+    analysis: BatchAnalysis | None = None,
+    products: Mapping[Node, int] = NO_PRODUCTS,
 ) -> Partition:
     """The graph that one of several workers runs.
 
@@ -53,6 +65,7 @@ def partition(
     is_reproducible : whether values must not depend on the number of workers, not even in the last bit: reductions over
         anything but parts of the batch are not cut up then
     analysis : of the graph, where it is known already
+    products : those of which the factors are shared, with their costs; see `outer_products`
 
     Raises
     ------
@@ -62,8 +75,8 @@ def partition(
     analysis = analyse_batch(graph) if analysis is None else analysis
     analysis.require_splittable()
     levels = _levels(graph, analysis.reduced)
-    shards = shard_updates(graph, analysis, levels, worker, workers, sums=not is_reproducible)
-    return _Rewriter(graph, analysis, shards, is_first=worker == 0).result()
+    shards = shard_updates(graph, analysis, levels, worker, workers, sums=not is_reproducible, products=products)
+    return _Rewriter(graph, analysis, shards, products, is_first=worker == 0).result()
 
 
 def _levels(graph: Graph, reduced: frozenset[Node]) -> dict[Node, int]:
@@ -75,10 +88,19 @@ def _levels(graph: Graph, reduced: frozenset[Node]) -> dict[Node, int]:
 
 
 class _Rewriter:
-    def __init__(self, graph: Graph, analysis: BatchAnalysis, shards: Shards, *, is_first: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        analysis: BatchAnalysis,
+        shards: Shards,
+        products: Collection[Node],
+        *,
+        is_first: bool,
+    ) -> None:
         self._graph = graph
         self._analysis = analysis
         self._shards = shards
+        self._products = products
         self._is_first = is_first
         self._owed = analysis.reduced | shards.sums
         self._levels = _levels(graph, self._owed)
@@ -86,14 +108,19 @@ class _Rewriter:
         """The worker's node for each of the graph's: a slice, a part, or the whole."""
         self._whole: dict[Node, Node] = {}
         """Reduced values."""
+        self._gathered: dict[Node, Node] = {}
+        """Values of which there are the rows of all workers."""
         self._cut: dict[tuple[Node, Slice], Node] = {}
         self._barriers: list[Node] = []
         self._exports: list[Node] = []
+        self._rows: list[Node] = []
 
     def result(self) -> Partition:
         per_part = []
         for node in sorted(self._graph.nodes, key=self._order):
             self._reach(self._levels[node])
+            if node in self._products:
+                continue
             self._new[node] = self._rewritten(node)
             if not isinstance(self._analysis.placements[node], Replicated):
                 per_part.append(self._new[node])
@@ -104,7 +131,7 @@ class _Rewriter:
         )
         outputs = [self._read(self._graph.outputs[place]) for place in places]
         graph = Graph([*outputs, *self._barriers], self._updates())
-        return Partition(graph, places, tuple(self._exports), frozenset(per_part))
+        return Partition(graph, places, tuple(self._exports), tuple(self._rows), frozenset(per_part))
 
     def _order(self, node: Node) -> tuple[int, bool, int]:
         """By level, and in a level first what all parts of the batch share."""
@@ -114,15 +141,24 @@ class _Rewriter:
         return isinstance(self._analysis.placements[node], Split)
 
     def _reach(self, level: int) -> None:
-        """Put a barrier behind each level before this one, and reductions behind the barrier."""
+        """Put a barrier behind each level before this one, and behind the barrier reductions, and all workers' rows."""
         while len(self._barriers) < level:
-            owed = [node for node in self._new if node in self._owed and self._levels[node] == len(self._barriers)]
+            due = [node for node in self._owed if self._levels[node] == len(self._barriers)]
+            due.sort(key=self._order)
+            owed = [node for node in due if node not in self._products]
+            factors = (factor for node in due if node in self._products for factor in node.inputs)
+            shared = [node for node in dict.fromkeys(map(shared_rows, factors)) if node not in self._gathered]
             exports = [self._new[node] for node in owed]
+            rows = [self._new[node] for node in shared]
             self._exports += exports
-            self._barriers.append(derive(exports[-1], _barrier, exports, {}, WAIT))
+            self._rows += rows
+            barrier = derive((*rows, *exports)[-1], _barrier, [*exports, *rows], {}, WAIT)
+            self._barriers.append(barrier)
+            for node, own in zip(shared, rows, strict=True):
+                self._gathered[node] = derive(own, _gather_rows, [own, barrier], {}, COMMUNICATION)
             for node, export in zip(owed, exports, strict=True):
                 reduction = {"reduction": self._reduction(node)}
-                self._whole[node] = derive(export, _all_reduce, [export, self._barriers[-1]], reduction, COMMUNICATION)
+                self._whole[node] = derive(export, _all_reduce, [export, barrier], reduction, COMMUNICATION)
 
     def _reduction(self, node: Node) -> str:
         placement = self._analysis.placements[node]
@@ -140,7 +176,15 @@ class _Rewriter:
 
     def _read(self, node: Node) -> Node:
         """The whole value, or of one that is split the worker's rows."""
-        return self._whole.get(node, self._new[node])
+        if node in self._products and node not in self._whole:
+            self._whole[node] = reapply(node, list(map(self._gather, node.inputs)))
+        return self._whole[node] if node in self._whole else self._new[node]
+
+    def _gather(self, factor: Node) -> Node:
+        """A factor of a product with the rows of all workers."""
+        if factor not in self._gathered:
+            self._gathered[factor] = reapply(factor, list(map(self._gather, factor.inputs)))
+        return self._gathered[factor]
 
     def _sliced(self, node: Node, own: Slice) -> Node:
         if node.op is _broadcast_to:
@@ -162,8 +206,21 @@ class _Rewriter:
         if node in self._shards.slices:
             return self._new[node]
         if (node, own) not in self._cut:
-            self._cut[node, own] = self._reduced_slice(node, own) if node in self._owed else self._view(node, own)
+            if node in self._products:
+                self._cut[node, own] = self._product_slice(node, own)
+            elif node in self._owed:
+                self._cut[node, own] = self._reduced_slice(node, own)
+            else:
+                self._cut[node, own] = self._view(node, own)
         return self._cut[node, own]
+
+    def _product_slice(self, node: Node, own: Slice) -> Node:
+        """Some rows of a product, computed from the rows of all workers."""
+        left, right = map(self._gather, node.inputs)
+        _, columns = int_dims(node.type.shape)
+        key = (own.start // columns, own.stop // columns, 1), (None, None, 1)
+        product = reapply(node, [derive(left, _slice, [left], {"key": key}, node.phase), right])
+        return derive(node, _reshape, [product], {"shape": (own.stop - own.start,)}, node.phase)
 
     def _reduced_slice(self, node: Node, own: Slice) -> Node:
         export, level = self._new[node], self._levels[node]

@@ -10,9 +10,11 @@ The idea is ZeRO's (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from miai_graph.graph import Graph
 from miai_graph.node import Node
@@ -21,15 +23,21 @@ from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.ops.structure import _broadcast_to, _sum
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.placement import Placement, Replicated
+from miai_graph.types import int_dims
 
 CALL_ELEMENTS = 1000
 """To call a kernel takes about as long as an element-wise kernel needs for so many elements."""
+
+NO_PRODUCTS: Mapping[Node, int] = MappingProxyType({})
 
 SLICE_ELEMENTS = 4096
 """What is smaller than two of these is not cut."""
 
 CUT_ELEMENTS = 64
 """Cuts stand at multiples of so many elements: whole cache lines and vector registers of any dtype."""
+
+CUT_ROWS = 16
+"""Cuts of a product of matrices stand at multiples of so many of its rows: whole tiles of its kernel."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def shard_updates(
     workers: int,
     *,
     sums: bool = True,
+    products: Mapping[Node, int] = NO_PRODUCTS,
 ) -> Shards:
     """Cut the updates of a graph up, so that workers have about the same to do.
 
@@ -79,13 +88,14 @@ def shard_updates(
     analysis : what is known of the graph's dependence on the batch
     levels : how many reductions come before each node
     sums : whether sums over all elements may be added up from slices, which changes their rounding
+    products : gradients that are computed with the updates, and what an element of them costs; see `outer_products`
     """
     users: dict[Node, list[Node]] = defaultdict(list)
     for node in graph.nodes:
         for source in node.inputs:
             users[source].append(node)
     sliceable = _sliceable(graph, analysis.placements, levels, users, sums)
-    units = _units(graph, analysis, levels, sliceable)
+    units = _units(graph, analysis, levels, sliceable, products)
     slices: dict[Node, Slice] = {}
     updates: set[Node] = set()
     costs = [unit.cost for unit in units]
@@ -146,10 +156,18 @@ class _Unit:
     nodes: list[Node]
     updates: list[Node]
     is_sliceable: bool
+    product_cost: int = 0
+    cut_elements: int = CUT_ELEMENTS
+
+    def add_product(self, product: Node, cost: int) -> None:
+        """It is computed with them, whole rows of it."""
+        _, columns = int_dims(product.type.shape)
+        self.product_cost += cost * product.type.size
+        self.cut_elements = math.lcm(self.cut_elements, CUT_ROWS * columns)
 
     @property
     def cost(self) -> int:
-        return sum(CALL_ELEMENTS + node.type.size for node in (*self.nodes, *self.updates))
+        return self.product_cost + sum(CALL_ELEMENTS + node.type.size for node in (*self.nodes, *self.updates))
 
     @property
     def size(self) -> int:
@@ -167,11 +185,17 @@ class _Unit:
             return self.size
         if not self.is_sliceable or self.size < 2 * SLICE_ELEMENTS:
             return self.size if fraction > 0.5 else 0
-        elements = round(fraction * self.size / CUT_ELEMENTS) * CUT_ELEMENTS
-        return 0 if elements < CUT_ELEMENTS else min(elements, self.size)
+        elements = round(fraction * self.size / self.cut_elements) * self.cut_elements
+        return min(elements, self.size)
 
 
-def _units(graph: Graph, analysis: BatchAnalysis, levels: Mapping[Node, int], sliceable: set[Node]) -> list[_Unit]:
+def _units(
+    graph: Graph,
+    analysis: BatchAnalysis,
+    levels: Mapping[Node, int],
+    sliceable: set[Node],
+    products: Mapping[Node, int],
+) -> list[_Unit]:
     """The updates, grouped with those that share more than single numbers with them."""
     placements = analysis.placements
     joined = _Groups()
@@ -199,6 +223,10 @@ def _units(graph: Graph, analysis: BatchAnalysis, levels: Mapping[Node, int], sl
         if unit is not None:
             unit.nodes.append(node)
             unit.is_sliceable &= node in sliceable
+    for product, cost in products.items():
+        unit = groups.get(joined.of(product))
+        if unit is not None:
+            unit.add_product(product, cost)
     for unit in groups.values():
         unit.is_sliceable &= bool(unit.nodes)
     return list(groups.values())

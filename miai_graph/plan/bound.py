@@ -149,15 +149,15 @@ class BoundPlan:
         per_part = [node for node in computed if self._is_per_part(node)]
         own_parts = [self._place_own(f"values {block}", part, per_part) for part, block in enumerate(blocks)]
         own_parts += [{} for _ in self._deferral.groups]
-        kept = self._place_kept()
-        for own_part, part in zip(own_parts, self._places, strict=True):
-            for node, array in kept.items():
+        for node, array in self._place_kept().items():
+            for own_part, part in zip(own_parts, self._places, strict=True):
                 own_part[node] = array[rows_along(node.type.shape[0], part, self.parts[0])]
         result: list[Arrays] = []
         for place, part in enumerate(self._places):
             rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
             numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
-            every_own = own | own_parts[place]
+            shared = self._exchange.rows_of(part) if isinstance(self._exchange, Exchange) else {}
+            every_own = own | own_parts[place] | shared
             arrays: Arrays = {}
             for node in self.program.graph.nodes:
                 if self._moves(node) or self.program.storage[node] in (Storage.GATHERED, Storage.PASSING):
@@ -170,7 +170,8 @@ class BoundPlan:
                 else:
                     arrays[node] = self._array(node, place, arrays, every_own, numbers)
             result.append(arrays)
-        exports = [arrays[node] for arrays in result for node in self.program.exports if node in arrays]
+        exported = [node for node, storage in self.program.storage.items() if storage is Storage.EXPORT]
+        exports = [arrays[node] for arrays in result for node in exported if node in arrays]
         self._block_bytes["exports"] = sum({export.ctypes.data: export.nbytes for export in exports}.values())
         return result
 
@@ -210,9 +211,9 @@ class BoundPlan:
         return self.program.storage[self.program.roots[node]] in (Storage.STATE, Storage.NEXT)
 
     def _array(self, node: Node, part: int, arrays: Arrays, own: Arrays, run_numbers: dict[str, Array]) -> Array:
+        if node in own:
+            return own[node]
         match self.program.storage[node]:
-            case Storage.FED if node in own:
-                return own[node]
             case Storage.FED:
                 type = self._type(node, part)
                 block = self._workspace.block(f"input {node.name} {part}", type.size_bytes)
@@ -224,10 +225,8 @@ class BoundPlan:
             case Storage.EXPORT:
                 assert self._exchange is not None
                 return self._exchange.export(self.program.exports[node], self._places[part])
-            case Storage.BOUND | Storage.VIEW:
-                return self._evaluate(node, part, arrays)
             case _:
-                return own[node]
+                return self._evaluate(node, part, arrays)
 
     def _evaluate(self, node: Node, part: int, arrays: Arrays) -> Array:
         """A value that is there as soon as its inputs have a place."""

@@ -1,6 +1,7 @@
-"""Memory that the parts of a batch have in common: what they owe to reductions, and the rows of outputs.
+"""Memory that the parts of a batch have in common: what they owe to reductions, and rows that all need.
 
-Whoever computes a part writes what it owes into its own region. After a barrier all may read all regions.
+Whoever computes a part writes what it owes into its own region, and its rows where those of all parts are. After a
+barrier all may read all of it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from miai_graph.kernels.kernel import Kernel, Several
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.node import Node
 from miai_graph.op import Array
-from miai_graph.ops.communication import EFFECTS, _receive
+from miai_graph.ops.communication import EFFECTS, _gather_rows, _receive
 from miai_graph.placement import REDUCTIONS
 from miai_graph.plan.chains import MOST_CONTRIBUTORS, OPERATION_OF_REDUCTION, REDUCING, shares_of
-from miai_graph.plan.parts import Part
+from miai_graph.plan.parts import Part, rows_along
 from miai_graph.plan.program import Program
 from miai_graph.state import aligned_bytes, arrays_in, block_bytes
 from miai_graph.types import bind_type
@@ -32,7 +33,7 @@ REDUCED_AT_ONCE_BYTES = 1 << 17
 
 
 class Exchange:
-    """Arrays for all that parts owe to reductions, and for outputs, in memory that all workers see.
+    """Arrays for all that parts owe to reductions, and for rows and outputs, in memory that all workers see.
 
     Parameters
     ----------
@@ -48,16 +49,25 @@ class Exchange:
 
     def __init__(self, program: Program, batch_size: int, parts: int, memory: Callable[[int], Array]) -> None:
         types = [node.type for node in program.exports]
-        outputs = [bind_type(node.type, batch_size) for node in split_outputs(program)]
-        taken, region = block_bytes(outputs), block_bytes(types)
+        outputs = split_outputs(program)
+        whole = [bind_type(node.type, batch_size) for node in (*outputs, *program.rows)]
+        taken, region = block_bytes(whole), block_bytes(types)
         block = memory(taken + parts * region)
-        self.outputs = arrays_in(block, outputs)
+        arrays = arrays_in(block, whole)
+        self.outputs = arrays[: len(outputs)]
+        self._rows = dict(zip(program.rows, arrays[len(outputs) :], strict=True))
+        self._gathered = {node: self._rows[node.inputs[0]] for node in program.graph.nodes if node.op is _gather_rows}
         regions = [arrays_in(block[taken + part * region :], types) for part in range(parts)]
         self._exports = [[arrays[number] for arrays in regions] for number in range(len(types))]
 
     def export(self, number: int, part: Part) -> Array:
         """Where a part's share of what is owed is written."""
         return self._exports[number][part.number]
+
+    def rows_of(self, part: Part) -> dict[Node, Array]:
+        """Where a part writes rows that all workers read, and where the rows of all parts are read."""
+        own = {node: whole[rows_along(node.type.shape[0], part)] for node, whole in self._rows.items()}
+        return own | self._gathered
 
     def owed(self, number: int) -> Sequence[Array]:
         """What is reduced, in order."""

@@ -16,11 +16,9 @@ from miai_graph.kernels.compiler.native import processor
 from miai_graph.node import Node
 from miai_graph.op import constant
 from miai_graph.ops.again import _again
-from miai_graph.ops.communication import _all_gather, _all_reduce, _await_commit
+from miai_graph.ops.communication import _all_gather, _all_reduce, _await_commit, _gather_rows
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
-from miai_graph.passes.batch_analysis import BatchAnalysis
-from miai_graph.passes.partition import partition
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
 from miai_graph.plan.sums import summed_axes, with_sums_early
 from miai_graph.plan.takeovers import takeovers
@@ -42,7 +40,9 @@ class Storage(enum.Enum):
     NEXT = "next"
     """Where a variable's next value is prepared, or a slice of it: that value, or a gradient that becomes it."""
     EXPORT = "export"
-    """Where all who reduce it can read it."""
+    """Where all who reduce it, or who need the rows of all workers, can read it."""
+    ROWS = "rows"
+    """Where all workers write their rows."""
     GATHERED = "gathered"
     """Nowhere in one piece: each worker has its slice in the next value of a variable."""
     OWN = "own"
@@ -76,7 +76,8 @@ class Program:
     updates : what the state gets
     prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value,
         or what nothing but that value is computed from
-    exports : the number of each node that others read
+    exports : the number of each node that is owed to a reduction
+    rows : the number of each node of which others read the rows
     per_part : the nodes that are computed for each part of a batch; the others are computed once
     """
 
@@ -91,6 +92,7 @@ class Program:
     updates: tuple[Update, ...]
     prepared: Mapping[Node, Update]
     exports: Mapping[Node, int]
+    rows: Mapping[Node, int]
     per_part: frozenset[Node]
 
     def results_of(self, node: Node) -> Sequence[Node]:
@@ -109,6 +111,7 @@ def make_program(
     exports: Sequence[Node] = (),
     per_part: frozenset[Node] = frozenset(),
     *,
+    rows: Sequence[Node] = (),
     adds_up_alone: bool = False,
     copied_bytes: int = 0,
     kind: Callable[[Node], Hashable] = type,
@@ -118,7 +121,8 @@ def make_program(
 
     Parameters
     ----------
-    exports, per_part : of a graph that is one worker's, or one stage's; see `passes.partition` and `passes.pipeline`
+    exports, per_part, rows : of a graph that is one worker's, or one stage's; see `passes.partition` and
+        `passes.pipeline`
     adds_up_alone : whether what is owed is complete where it is exported, because nobody else contributes
     copied_bytes : new values up to this size are copied to where they belong when all else is done: counters are raised
         early in a step, and must not be seen before it may change anything
@@ -126,8 +130,7 @@ def make_program(
     contributors : how many owe something to each reduction, if that lies in memory as long as the step takes; else 0
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
-    numbers = {node: number for number, node in enumerate(exports)}
-    storage, roots = _store(graph, numbers, _gathers(graph), adds_up_alone)
+    storage, roots = _store(graph, {*exports, *rows}, _gathers(graph), adds_up_alone)
     prepared: dict[Node, Update] = {}
     for update in updates:
         is_copied = update.value.type.size_bytes <= copied_bytes
@@ -135,7 +138,7 @@ def make_program(
             storage[update.value] = Storage.NEXT
             prepared[update.value] = update
     computed = [node for node in graph.nodes if storage[node] in COMPUTED]
-    every, fusions = _fuse(graph, storage, roots, computed, prepared, per_part, kind, contributors)
+    every, fusions = _fuse(graph, storage, roots, computed, prepared, exports, per_part, kind, contributors)
     steps, computed_at = _with_fusions(every, fusions, roots, per_part)
     last_use = _last_uses(graph, storage, roots, steps, fusions, computed_at)
     own = {node for node in computed if storage[node] is Storage.OWN}
@@ -156,19 +159,10 @@ def make_program(
         takes_over,
         updates,
         prepared,
-        numbers,
+        {node: number for number, node in enumerate(exports)},
+        {node: number for number, node in enumerate(rows)},
         per_part,
     )
-
-
-def make_worker_program(
-    graph: Graph, worker: int, workers: int, *, is_reproducible: bool, analysis: BatchAnalysis | None = None
-) -> Program:
-    """The program of one of several workers; see `passes.partition`."""
-    own = partition(graph, worker, workers, is_reproducible=is_reproducible, analysis=analysis)
-    # Reproducible ones have parts of which the number depends on the batch.
-    contributors = 0 if is_reproducible else workers
-    return make_program(own.graph, own.exports, own.per_part, contributors=contributors)
 
 
 def _update(target: Node, value: Node) -> Update:
@@ -184,13 +178,13 @@ def _gathers(graph: Graph) -> set[Node]:
 
 
 def _store(
-    graph: Graph, exports: Mapping[Node, int], gathers: set[Node], adds_up_alone: bool
+    graph: Graph, exports: set[Node], gathers: set[Node], adds_up_alone: bool
 ) -> tuple[dict[Node, Storage], dict[Node, Node]]:
     storage: dict[Node, Storage] = {}
     roots: dict[Node, Node] = {}
     contiguous: dict[Node, bool] = {}
     for node in graph.nodes:
-        if node in exports:
+        if node in exports and not is_input(node):
             storage[node] = Storage.EXPORT
         elif node in gathers:
             storage[node] = Storage.GATHERED
@@ -209,6 +203,8 @@ def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping
         return Storage.FED
     if is_variable(node):
         return Storage.STATE
+    if node.op is _gather_rows:
+        return Storage.ROWS
     if node.op is constant:
         return Storage.CONSTANT
     if node.op.name in RUN_NUMBERS:
@@ -247,6 +243,7 @@ def _fuse(
     roots: Mapping[Node, Node],
     steps: Sequence[Node],
     prepared: Mapping[Node, Update],
+    exports: Sequence[Node],
     per_part: frozenset[Node],
     kind: Callable[[Node], Hashable],
     contributors: int,
@@ -256,9 +253,10 @@ def _fuse(
     if processor() is None:
         return steps, {}
 
+    owed = frozenset(exports)
+
     def kind_of(node: Node) -> Hashable:
-        is_exported = storage[node] is Storage.EXPORT
-        return None if is_exported and summed_axes(node) is None else (node in per_part, kind(node))
+        return None if node in owed and summed_axes(node) is None else (node in per_part, kind(node))
 
     iterations = {node: iteration_of(node, kind_of(node), contributors) for node in steps}
     uses = uses_of(steps, roots, _kept(graph))
