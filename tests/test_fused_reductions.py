@@ -18,6 +18,9 @@ from miai_graph.plan.worker_programs import WorkerPrograms
 
 pytestmark = pytest.mark.skipif(processor() is None, reason="there is no native code for this processor")
 
+BATCH = 160
+"""So many samples that gradients are smaller than what they are computed from; see `outer_products`."""
+
 
 def training_graph() -> mg.Graph:
     """Of a small network; the updates of its parameters are shared out among the workers."""
@@ -35,7 +38,7 @@ def fusions_with_reductions(program: Program) -> list[Fusion]:
 
 @pytest.mark.parametrize("workers", [2, 3, MOST_CONTRIBUTORS])
 def test_a_reduction_and_the_update_are_one_kernel(workers: int) -> None:
-    program = WorkerPrograms(training_graph(), 0, is_reproducible=False).program(workers, 1 << 20)
+    program = WorkerPrograms(training_graph(), 0, is_reproducible=False).program(workers, BATCH)
     assert fusions_with_reductions(program)
     for node in program.graph.nodes:
         if node.op in REDUCING and node.type.shape:
@@ -44,7 +47,7 @@ def test_a_reduction_and_the_update_are_one_kernel(workers: int) -> None:
 
 @pytest.mark.parametrize(("workers", "is_reproducible"), [(2, True), (MOST_CONTRIBUTORS + 1, False)])
 def test_others_are_reduced_by_themselves(workers: int, is_reproducible: bool) -> None:
-    program = WorkerPrograms(training_graph(), 0, is_reproducible=is_reproducible).program(workers, 1 << 20)
+    program = WorkerPrograms(training_graph(), 0, is_reproducible=is_reproducible).program(workers, BATCH)
     assert not fusions_with_reductions(program)
     assert any(node.op in REDUCING and program.storage[node] is Storage.OWN for node in program.graph.nodes)
 
@@ -61,7 +64,7 @@ def test_others_are_reduced_by_themselves(workers: int, is_reproducible: bool) -
     ids=["momentum", "adam", "clipped"],
 )
 def test_training_is_that_of_one_process(optimizer, workers: int, dtype: str, rng: np.random.Generator) -> None:
-    x, y = rng.standard_normal((36, 300)).astype(dtype), rng.standard_normal((36, 3)).astype(dtype)
+    x, y = (rng.standard_normal((3 * BATCH, width)).astype(dtype) for width in (300, 3))
 
     def trained(who: mg.Executor) -> list[np.ndarray]:
         mg.set_seed(3)
@@ -70,7 +73,7 @@ def test_training_is_that_of_one_process(optimizer, workers: int, dtype: str, rn
         )
         model.compile(optimizer(), losses.MeanSquaredError())
         with who:
-            model.fit(x, y, 12, epochs=2, verbose=0, executor=who)
+            model.fit(x, y, BATCH, epochs=2, verbose=0, executor=who)
         return model.get_weights()
 
     tolerance = 1e-4 if dtype == "float32" else 1e-11
@@ -81,9 +84,9 @@ def test_training_is_that_of_one_process(optimizer, workers: int, dtype: str, rn
 def test_reducing_is_booked_as_communication(rng: np.random.Generator) -> None:
     model = mg.Sequential([layers.Input((300,)), layers.Dense(200, "relu"), layers.Dense(3)])
     model.compile(optimizers.SGD(0.1), losses.MeanSquaredError())
-    x, y = rng.standard_normal((32, 300)).astype("f4"), rng.standard_normal((32, 3)).astype("f4")
+    x, y = (rng.standard_normal((BATCH, width)).astype("f4") for width in (300, 3))
     with Processes(2) as two:
-        history = model.fit(x, y, 32, epochs=3, verbose=0, executor=two)
+        history = model.fit(x, y, BATCH, epochs=3, verbose=0, executor=two)
     reduced = [
         record for record in history.timing.records if record.op in {op.name for op in REDUCING} and record.kernel
     ]
