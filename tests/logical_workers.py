@@ -17,6 +17,7 @@ from miai_graph.feeding import check_batch, check_inputs
 from miai_graph.interpreter import evaluate_node
 from miai_graph.ops.leaves import RUN_NUMBERS, is_input, is_variable, variable_of
 from miai_graph.passes.batch_analysis import analyse_batch
+from miai_graph.passes.column_products import column_products
 from miai_graph.passes.outer_products import outer_products
 from miai_graph.passes.partition import Partition, partition
 from miai_graph.passes.simplify import simplify
@@ -38,11 +39,12 @@ class LogicalWorker:
         self.values: dict[mg.Node, np.ndarray] = {}
         self.reduced: Shared = {}
         self.gathered: Shared = {}
+        self.columns: Shared = {}
         self.sources = {source for node in own.graph.nodes for source in node.inputs} | set(own.graph.outputs)
 
-    def run(self) -> Iterator[tuple[Shared, Shared]]:
-        """Stops at each barrier: with what is owed there, and the rows that all read from then on."""
-        numbers, rows = _numbers(self.own.exports), _numbers(self.own.rows)
+    def run(self) -> Iterator[tuple[Shared, Shared, Shared]]:
+        """Stops at each barrier: with what is owed there, and the rows and columns that all read from then on."""
+        numbers, rows, columns = map(_numbers, (self.own.exports, self.own.rows, _own_columns(self.own)))
         for node in self.own.graph.nodes:
             inputs = [self.values.get(source) for source in node.inputs]
             match node.op.name:
@@ -50,10 +52,16 @@ class LogicalWorker:
                     self.values[node] = np.empty(0, bool)
                     yield tuple(
                         {known[source]: self.values[source] for source in node.inputs if source in known}
-                        for known in (numbers, rows)
+                        for known in (numbers, rows, columns)
                     )
                 case "gather_rows":
                     self.values[node] = self.gathered[rows[node.inputs[0]]]
+                case "rows_of_columns":
+                    whole = self.columns[columns[node.inputs[0]]]
+                    assert whole.shape[1] == node.attributes["columns"]
+                    multiple = node.type.shape[0].multiple
+                    first = multiple * self.part.first_row
+                    self.values[node] = whole[first : first + multiple * self.part.size]
                 case "all_reduce":
                     self.values[node] = self.reduced[numbers[node.inputs[0]]]
                 case "reduce_scatter":
@@ -87,15 +95,16 @@ def partitions_of(
 ) -> list[Partition]:
     """All workers' graphs, which must be well formed and fit together."""
     analysis = analyse_batch(graph)
-    products = outer_products(graph, analysis, batch_size) if workers > 1 and not is_reproducible else {}
-    found = [
-        partition(graph, worker, workers, is_reproducible=is_reproducible, products=products)
-        for worker in range(workers)
-    ]
+    options = {"is_reproducible": is_reproducible}
+    if workers > 1 and not is_reproducible:
+        options["products"] = outer_products(graph, analysis, batch_size)
+        options["by_columns"] = column_products(graph, analysis, batch_size, workers, options["products"])
+    found = [partition(graph, worker, workers, **options) for worker in range(workers)]
     for own in found:
         mg.check_graph(own.graph)
         assert [node.type for node in own.exports] == [node.type for node in found[0].exports]
         assert [node.type for node in own.rows] == [node.type for node in found[0].rows]
+        assert [node.type for node in own.columns] == [node.type for node in found[0].columns]
         assert _waits(own) == _waits(found[0])
     return found
 
@@ -108,9 +117,14 @@ def _numbers(nodes: Sequence[mg.Node]) -> dict[mg.Node, int]:
     return {node: number for number, node in enumerate(nodes)}
 
 
+def _own_columns(own: Partition) -> list[mg.Node]:
+    """What a worker computes of products that are cut up by columns."""
+    return [node.inputs[0] for node in own.columns]
+
+
 def _waits(own: Partition) -> list[list[int]]:
-    """For each barrier the numbers of the exports, and then of the rows, that it waits for."""
-    numbers = _numbers((*own.exports, *own.rows))
+    """For each barrier the numbers of the exports, and then of the rows and columns, that it waits for."""
+    numbers = _numbers((*own.exports, *own.rows, *_own_columns(own)))
     return [[numbers[source] for source in node.inputs] for node in barriers_of(own)]
 
 
@@ -133,15 +147,17 @@ def _reduce(crew: list[LogicalWorker], stops) -> None:
         for node in worker.own.graph.nodes
         if node.op.name in ("all_reduce", "reduce_scatter")
     }
-    owed, rows = zip(*stops, strict=True)
+    owed, rows, columns = zip(*stops, strict=True)
     totals = {
         number: reduce(REDUCTIONS[reductions.get(number, "sum")], (values[number] for values in owed))
         for number in owed[0]
     }
     whole = {number: np.concatenate([values[number] for values in rows]) for number in rows[0]}
+    joined = {number: np.concatenate([values[number] for values in columns], axis=1) for number in columns[0]}
     for worker in crew:
         worker.reduced |= totals
         worker.gathered |= whole
+        worker.columns |= joined
 
 
 def _outputs(graph: mg.Graph, crew: list[LogicalWorker]) -> list[np.ndarray]:

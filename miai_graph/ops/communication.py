@@ -142,6 +142,30 @@ class GatherRows(Communication):
         return Cost(0, 0)
 
 
+class RowsOfColumns(Communication):
+    """A worker's rows of a matrix of which each worker has computed some columns.
+
+    Shapes: x [rows of the batch, columns of the worker], the barrier after which those of all are there; y [rows of the
+        worker's part, `columns`].
+    Gradient: none; taken before.
+    Cost: nothing; each worker writes its columns where the whole is.
+    Batch: that of one worker.
+    """
+
+    name = "rows_of_columns"
+
+    def infer(self, x: TensorType, barrier: TensorType, *, columns: int, start: int) -> TensorType:
+        return x.with_shape((x.shape[0], columns))
+
+    def forward(self, x: Array, barrier: Array, *, columns: int, start: int) -> Array:
+        if x.shape[1] != columns:
+            raise ValueError(f"expected all {columns} columns, for there are no other workers; found {x.shape[1]}")
+        return x
+
+    def cost(self, output: TensorType, *inputs: TensorType, **_: Any) -> Cost:
+        return Cost(0, 0)
+
+
 class Send(Communication):
     """Give a value to another stage of a pipeline, and do not wait.
 
@@ -229,6 +253,7 @@ _all_reduce = register(AllReduce())
 _reduce_scatter = register(ReduceScatter())
 _all_gather = register(AllGather())
 _gather_rows = register(GatherRows())
+_rows_of_columns = register(RowsOfColumns())
 _send = register(Send())
 _receive = register(Receive())
 _contribute = register(Contribute())
@@ -236,3 +261,7 @@ _await_commit = register(AwaitCommit())
 
 EFFECTS = (_barrier, _send, _contribute, _await_commit)
 """The ops that are there for what they do, not for a value."""
+
+FROM_ALL = (_gather_rows, _rows_of_columns)
+"""The ops that read what all workers have written, and compute nothing: there when the barrier, their last input, is
+passed."""

@@ -5,21 +5,30 @@ what the worker updates. All reductions that can wait for each other share one `
 the number of reductions that come before them, and a barrier stands between one level and the next. So a training step
 whose only reductions are those of gradients and loss has one.
 
-Of some gradients the factors are shared instead, see `outer_products`.
+Of some gradients the factors are shared instead, see `outer_products`; some products are cut up by columns, see
+`column_products`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
-from miai_graph.ops.communication import _all_gather, _all_reduce, _barrier, _gather_rows, _reduce_scatter
+from miai_graph.ops.communication import (
+    _all_gather,
+    _all_reduce,
+    _barrier,
+    _gather_rows,
+    _reduce_scatter,
+    _rows_of_columns,
+)
 from miai_graph.ops.slicing import _slice
 from miai_graph.ops.structure import _broadcast_to, _reshape, _sum
 from miai_graph.passes.batch_analysis import BatchAnalysis, analyse_batch
+from miai_graph.passes.column_products import own_columns
 from miai_graph.passes.outer_products import shared_rows
 from miai_graph.passes.sharding import NO_PRODUCTS, Shards, Slice, shard_updates
 from miai_graph.placement import Partial, Replicated, Split
@@ -38,6 +47,7 @@ class Partition:
         all others
     exports : what the worker owes to reductions. All workers have as many, of the same types, in the same order
     rows : of what all workers read all rows; of these likewise
+    columns : what the worker reads its rows of, and some columns of which it computes; of these likewise
     per_part : the nodes that depend on the rows, and so are computed for each part of the batch that a worker has
     """
 
@@ -45,6 +55,7 @@ class Partition:
     outputs: tuple[int, ...]
     exports: tuple[Node, ...]
     rows: tuple[Node, ...]
+    columns: tuple[Node, ...]
     per_part: frozenset[Node]
 
 
@@ -56,6 +67,7 @@ def partition(
     is_reproducible: bool = False,
     analysis: BatchAnalysis | None = None,
     products: Mapping[Node, int] = NO_PRODUCTS,
+    by_columns: Collection[Node] = (),
 ) -> Partition:
     """The graph that one of several workers runs.
 
@@ -66,6 +78,7 @@ def partition(
         anything but parts of the batch are not cut up then
     analysis : of the graph, where it is known already
     products : those of which the factors are shared, with their costs; see `outer_products`
+    by_columns : products that are cut up by columns; see `column_products`
 
     Raises
     ------
@@ -76,14 +89,19 @@ def partition(
     analysis.require_splittable()
     levels = _levels(graph, analysis.reduced)
     shards = shard_updates(graph, analysis, levels, worker, workers, sums=not is_reproducible, products=products)
-    return _Rewriter(graph, analysis, shards, products, is_first=worker == 0).result()
+    return _Rewriter(graph, analysis, shards, products, by_columns, worker, workers).result()
 
 
-def _levels(graph: Graph, reduced: frozenset[Node]) -> dict[Node, int]:
-    """How many reductions come before each node, one after another."""
+BARRIERS_OF_COLUMNS = 2
+"""That a product which is cut up by columns waits for: rows of all, and columns of all."""
+
+
+def _levels(graph: Graph, reduced: frozenset[Node], by_columns: Collection[Node] = ()) -> dict[Node, int]:
+    """How many barriers stand before each node, one after another."""
     levels: dict[Node, int] = {}
     for node in graph.nodes:
-        levels[node] = max((levels[source] + (source in reduced) for source in node.inputs), default=0)
+        own = BARRIERS_OF_COLUMNS if node in by_columns else 0
+        levels[node] = own + max((levels[source] + (source in reduced) for source in node.inputs), default=0)
     return levels
 
 
@@ -94,16 +112,18 @@ class _Rewriter:
         analysis: BatchAnalysis,
         shards: Shards,
         products: Collection[Node],
-        *,
-        is_first: bool,
+        by_columns: Collection[Node],
+        worker: int,
+        workers: int,
     ) -> None:
         self._graph = graph
         self._analysis = analysis
         self._shards = shards
         self._products = products
-        self._is_first = is_first
+        self._by_columns = by_columns
+        self._worker, self._workers = worker, workers
         self._owed = analysis.reduced | shards.sums
-        self._levels = _levels(graph, self._owed)
+        self._levels = _levels(graph, self._owed, by_columns)
         self._new: dict[Node, Node] = {}
         """The worker's node for each of the graph's: a slice, a part, or the whole."""
         self._whole: dict[Node, Node] = {}
@@ -114,55 +134,105 @@ class _Rewriter:
         self._barriers: list[Node] = []
         self._exports: list[Node] = []
         self._rows: list[Node] = []
+        self._columns: list[Node] = []
+        self._computed_columns: list[tuple[Node, Node]] = []
+        """Products with the worker's columns of them, which the others do not see before the next barrier."""
 
     def result(self) -> Partition:
-        per_part = []
+        last = self._computed_last()
         for node in sorted(self._graph.nodes, key=self._order):
-            self._reach(self._levels[node])
-            if node in self._products:
-                continue
-            self._new[node] = self._rewritten(node)
-            if not isinstance(self._analysis.placements[node], Replicated):
-                per_part.append(self._new[node])
-        # Outputs and updates may be reductions themselves.
+            if node not in last:
+                self._reach(self._levels[node])
+                self._rewrite(node)
         self._reach(max((self._levels[node] + (node in self._owed) for node in self._graph.nodes), default=0))
+        for node in sorted(last, key=self._order):
+            self._rewrite(node)
         places = tuple(
-            place for place, node in enumerate(self._graph.outputs) if self._is_first or self._is_split(node)
+            place for place, node in enumerate(self._graph.outputs) if self._worker == 0 or self._is_split(node)
         )
         outputs = [self._read(self._graph.outputs[place]) for place in places]
         graph = Graph([*outputs, *self._barriers], self._updates())
-        return Partition(graph, places, tuple(self._exports), tuple(self._rows), frozenset(per_part))
+        return Partition(graph, places, tuple(self._exports), tuple(self._rows), tuple(self._columns), self._per_part())
+
+    def _per_part(self) -> frozenset[Node]:
+        placements = self._analysis.placements
+        return frozenset(new for node, new in self._new.items() if not isinstance(placements[node], Replicated))
 
     def _order(self, node: Node) -> tuple[int, bool, int]:
         """By level, and in a level first what all parts of the batch share."""
         return self._levels[node], not isinstance(self._analysis.placements[node], Replicated), node.index
 
+    def _computed_last(self) -> set[Node]:
+        """What is computed from reductions, and nobody needs at a barrier: updates.
+
+        Workers have as much to do of them, but not behind each barrier: they would wait for one another.
+        """
+        found = {
+            node
+            for node in self._graph.nodes
+            if isinstance(self._analysis.placements[node], Replicated)
+            and self._levels[node] > 0
+            and node not in self._owed
+        }
+        for node in reversed(self._graph.nodes):
+            if node not in found:
+                found.difference_update(node.inputs)
+        return found
+
     def _is_split(self, node: Node) -> bool:
         return isinstance(self._analysis.placements[node], Split)
 
     def _reach(self, level: int) -> None:
-        """Put a barrier behind each level before this one, and behind the barrier reductions, and all workers' rows."""
+        """Put a barrier behind each level before this one, and behind it what is there then."""
         while len(self._barriers) < level:
-            due = [node for node in self._owed if self._levels[node] == len(self._barriers)]
-            due.sort(key=self._order)
+            number = len(self._barriers)
+            due = sorted((node for node in self._owed if self._levels[node] == number), key=self._order)
             owed = [node for node in due if node not in self._products]
-            factors = (factor for node in due if node in self._products for factor in node.inputs)
-            shared = [node for node in dict.fromkeys(map(shared_rows, factors)) if node not in self._gathered]
-            exports = [self._new[node] for node in owed]
-            rows = [self._new[node] for node in shared]
+            by_columns = [node for node in self._by_columns if self._levels[node] == number + BARRIERS_OF_COLUMNS]
+            by_columns.sort(key=self._order)
+            shared = self._newly_shared([*due, *by_columns])
+            exports, rows = ([self._new[node] for node in nodes] for nodes in (owed, shared))
+            columns, self._computed_columns = self._computed_columns, []
+            waits_for = [*exports, *rows, *(own for _, own in columns)]
+            barrier = derive(waits_for[-1], _barrier, waits_for, {}, WAIT)
             self._exports += exports
             self._rows += rows
-            barrier = derive((*rows, *exports)[-1], _barrier, [*exports, *rows], {}, WAIT)
             self._barriers.append(barrier)
             for node, own in zip(shared, rows, strict=True):
                 self._gathered[node] = derive(own, _gather_rows, [own, barrier], {}, COMMUNICATION)
+            for node, own in columns:
+                self._new[node] = self._rows_of_columns(node, own, barrier)
             for node, export in zip(owed, exports, strict=True):
                 reduction = {"reduction": self._reduction(node)}
                 self._whole[node] = derive(export, _all_reduce, [export, barrier], reduction, COMMUNICATION)
+            self._computed_columns = [(node, self._own_columns(node)) for node in by_columns]
+
+    def _newly_shared(self, nodes: Sequence[Node]) -> list[Node]:
+        """The values whose rows are shared for these products, and were not before."""
+        factors = [factor for node in nodes if node in self._products for factor in node.inputs]
+        factors += [node.inputs[0] for node in nodes if node in self._by_columns]
+        return [node for node in dict.fromkeys(map(shared_rows, factors)) if node not in self._gathered]
+
+    def _own_columns(self, node: Node) -> Node:
+        """The worker's columns of a product, for the rows of all workers."""
+        left, matrix = self._gather(node.inputs[0]), self._read(node.inputs[1])
+        key = (None, None, 1), (*own_columns(node, self._worker, self._workers), 1)
+        return reapply(node, [left, derive(matrix, _slice, [matrix], {"key": key}, node.phase)])
+
+    def _rows_of_columns(self, node: Node, own: Node, barrier: Node) -> Node:
+        start, _ = own_columns(node, self._worker, self._workers)
+        attributes = {"columns": node.type.shape[1], "start": start}
+        self._columns.append(derive(own, _rows_of_columns, [own, barrier], attributes, COMMUNICATION))
+        return self._columns[-1]
 
     def _reduction(self, node: Node) -> str:
         placement = self._analysis.placements[node]
         return placement.reduction if isinstance(placement, Partial) else "sum"
+
+    def _rewrite(self, node: Node) -> None:
+        """Make the worker's node; some are made at barriers, and products where they are read."""
+        if node not in self._by_columns and node not in self._products:
+            self._new[node] = self._rewritten(node)
 
     def _rewritten(self, node: Node) -> Node:
         own = self._shards.slices.get(node)

@@ -156,7 +156,7 @@ class BoundPlan:
         for place, part in enumerate(self._places):
             rows = (np.asarray(number, np.int64) for number in (self.batch_size, part.size, part.first_row))
             numbers = dict(zip(RUN_NUMBERS, (*rows, self._step), strict=True))
-            shared = self._exchange.rows_of(part) if isinstance(self._exchange, Exchange) else {}
+            shared = self._exchange.arrays_of(part) if isinstance(self._exchange, Exchange) else {}
             every_own = own | own_parts[place] | shared
             arrays: Arrays = {}
             for node in self.program.graph.nodes:

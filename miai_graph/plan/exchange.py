@@ -50,13 +50,16 @@ class Exchange:
     def __init__(self, program: Program, batch_size: int, parts: int, memory: Callable[[int], Array]) -> None:
         types = [node.type for node in program.exports]
         outputs = split_outputs(program)
-        whole = [bind_type(node.type, batch_size) for node in (*outputs, *program.rows)]
+        whole = [bind_type(node.type, batch_size) for node in (*outputs, *program.rows, *program.columns)]
         taken, region = block_bytes(whole), block_bytes(types)
         block = memory(taken + parts * region)
         arrays = arrays_in(block, whole)
         self.outputs = arrays[: len(outputs)]
-        self._rows = dict(zip(program.rows, arrays[len(outputs) :], strict=True))
-        self._gathered = {node: self._rows[node.inputs[0]] for node in program.graph.nodes if node.op is _gather_rows}
+        self._whole = dict(zip((*program.rows, *program.columns), arrays[len(outputs) :], strict=True))
+        self._shared = {node: self._whole[node.inputs[0]] for node in program.graph.nodes if node.op is _gather_rows}
+        for node in program.columns:
+            (own, _), start = node.inputs, node.attributes["start"]
+            self._shared[own] = self._whole[node][:, start : start + own.type.shape[1]]
         regions = [arrays_in(block[taken + part * region :], types) for part in range(parts)]
         self._exports = [[arrays[number] for arrays in regions] for number in range(len(types))]
 
@@ -64,10 +67,10 @@ class Exchange:
         """Where a part's share of what is owed is written."""
         return self._exports[number][part.number]
 
-    def rows_of(self, part: Part) -> dict[Node, Array]:
-        """Where a part writes rows that all workers read, and where the rows of all parts are read."""
-        own = {node: whole[rows_along(node.type.shape[0], part)] for node, whole in self._rows.items()}
-        return own | self._gathered
+    def arrays_of(self, part: Part) -> dict[Node, Array]:
+        """Where a part has its rows of what all workers write, and where it writes, or reads, those of others too."""
+        own = {node: whole[rows_along(node.type.shape[0], part)] for node, whole in self._whole.items()}
+        return own | self._shared
 
     def owed(self, number: int) -> Sequence[Array]:
         """What is reduced, in order."""

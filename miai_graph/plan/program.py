@@ -16,7 +16,7 @@ from miai_graph.kernels.compiler.native import processor
 from miai_graph.node import Node
 from miai_graph.op import constant
 from miai_graph.ops.again import _again
-from miai_graph.ops.communication import _all_gather, _all_reduce, _await_commit, _gather_rows
+from miai_graph.ops.communication import FROM_ALL, _all_gather, _all_reduce, _await_commit
 from miai_graph.ops.leaves import RUN_NUMBERS, _batch_size, _part_size, is_input, is_variable
 from miai_graph.ops.structure import _broadcast_to, _reshape
 from miai_graph.plan.fusion import Fusion, find_fusions, iteration_of
@@ -41,8 +41,8 @@ class Storage(enum.Enum):
     """Where a variable's next value is prepared, or a slice of it: that value, or a gradient that becomes it."""
     EXPORT = "export"
     """Where all who reduce it, or who need the rows of all workers, can read it."""
-    ROWS = "rows"
-    """Where all workers write their rows."""
+    FROM_ALL = "from all"
+    """Where all workers write, each its rows or columns."""
     GATHERED = "gathered"
     """Nowhere in one piece: each worker has its slice in the next value of a variable."""
     OWN = "own"
@@ -77,7 +77,8 @@ class Program:
     prepared : the updates by node, of nodes that are computed where a variable's next value is prepared: that value,
         or what nothing but that value is computed from
     exports : the number of each node that is owed to a reduction
-    rows : the number of each node of which others read the rows
+    rows : the nodes of which others read the rows
+    columns : the nodes of which others compute columns
     per_part : the nodes that are computed for each part of a batch; the others are computed once
     """
 
@@ -92,7 +93,8 @@ class Program:
     updates: tuple[Update, ...]
     prepared: Mapping[Node, Update]
     exports: Mapping[Node, int]
-    rows: Mapping[Node, int]
+    rows: Sequence[Node]
+    columns: Sequence[Node]
     per_part: frozenset[Node]
 
     def results_of(self, node: Node) -> Sequence[Node]:
@@ -112,6 +114,7 @@ def make_program(
     per_part: frozenset[Node] = frozenset(),
     *,
     rows: Sequence[Node] = (),
+    columns: Sequence[Node] = (),
     adds_up_alone: bool = False,
     copied_bytes: int = 0,
     kind: Callable[[Node], Hashable] = type,
@@ -121,7 +124,7 @@ def make_program(
 
     Parameters
     ----------
-    exports, per_part, rows : of a graph that is one worker's, or one stage's; see `passes.partition` and
+    exports, per_part, rows, columns : of a graph that is one worker's, or one stage's; see `passes.partition` and
         `passes.pipeline`
     adds_up_alone : whether what is owed is complete where it is exported, because nobody else contributes
     copied_bytes : new values up to this size are copied to where they belong when all else is done: counters are raised
@@ -130,7 +133,8 @@ def make_program(
     contributors : how many owe something to each reduction, if that lies in memory as long as the step takes; else 0
     """
     updates = tuple(_update(target, value) for target, value in graph.updates.items())
-    storage, roots = _store(graph, {*exports, *rows}, _gathers(graph), adds_up_alone)
+    seen_by_others = {*exports, *rows, *(node.inputs[0] for node in columns)}
+    storage, roots = _store(graph, seen_by_others, _gathers(graph), adds_up_alone)
     prepared: dict[Node, Update] = {}
     for update in updates:
         is_copied = update.value.type.size_bytes <= copied_bytes
@@ -160,7 +164,8 @@ def make_program(
         updates,
         prepared,
         {node: number for number, node in enumerate(exports)},
-        {node: number for number, node in enumerate(rows)},
+        rows,
+        columns,
         per_part,
     )
 
@@ -203,8 +208,8 @@ def _storage_of(node: Node, storage: Mapping[Node, Storage], contiguous: Mapping
         return Storage.FED
     if is_variable(node):
         return Storage.STATE
-    if node.op is _gather_rows:
-        return Storage.ROWS
+    if node.op in FROM_ALL:
+        return Storage.FROM_ALL
     if node.op is constant:
         return Storage.CONSTANT
     if node.op.name in RUN_NUMBERS:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from miai_graph.node import Node
+from miai_graph.ops.communication import FROM_ALL
 
 
 class Use(NamedTuple):
@@ -22,7 +23,7 @@ class Use(NamedTuple):
 
 
 def uses_of(steps: Sequence[Node], roots: Mapping[Node, Node], kept: Iterable[Node]) -> dict[Node, list[Use]]:
-    """The uses of each step.
+    """The uses of each step. What reads the values of all workers uses the barrier behind which they are there.
 
     Parameters
     ----------
@@ -33,7 +34,9 @@ def uses_of(steps: Sequence[Node], roots: Mapping[Node, Node], kept: Iterable[No
     for place, node in enumerate(steps):
         for source in node.inputs:
             root = roots[source]
-            if root in uses:
+            if root.op in FROM_ALL:
+                uses[root.inputs[-1]].append(Use(place, None))
+            elif root in uses:
                 uses[root].append(Use(place, node if source is root else None))
     for node in kept:
         if roots[node] in uses:

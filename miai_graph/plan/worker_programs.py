@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from miai_graph.graph import Graph
+from miai_graph.node import Node
 from miai_graph.passes.batch_analysis import BatchAnalysis, analyse_batch
+from miai_graph.passes.column_products import column_products
 from miai_graph.passes.outer_products import outer_products
 from miai_graph.passes.partition import partition
 from miai_graph.plan.program import Program, make_program
@@ -30,9 +34,12 @@ class WorkerPrograms:
 
     def program(self, workers: int, batch_size: int) -> Program:
         """That for batches of a size, if so many workers take part."""
-        shares_factors = workers > 1 and not self._is_reproducible
-        products = outer_products(self._graph, self._analysis, batch_size) if shares_factors else {}
-        key = workers, frozenset(products.items())
+        products: Mapping[Node, int] = {}
+        by_columns: Collection[Node] = frozenset()
+        if workers > 1 and not self._is_reproducible:
+            products = outer_products(self._graph, self._analysis, batch_size)
+            by_columns = column_products(self._graph, self._analysis, batch_size, workers, products)
+        key = workers, frozenset(products.items()), by_columns
         if key not in self._programs:
             own = partition(
                 self._graph,
@@ -41,10 +48,11 @@ class WorkerPrograms:
                 is_reproducible=self._is_reproducible,
                 analysis=self._analysis,
                 products=products,
+                by_columns=by_columns,
             )
             # Reproducible ones have parts of which the number depends on the batch.
             contributors = 0 if self._is_reproducible else workers
             self._programs[key] = make_program(
-                own.graph, own.exports, own.per_part, rows=own.rows, contributors=contributors
+                own.graph, own.exports, own.per_part, rows=own.rows, columns=own.columns, contributors=contributors
             )
         return self._programs[key]
