@@ -22,6 +22,7 @@ from miai_graph.passes.column_products import column_products, own_columns
 from miai_graph.passes.outer_products import outer_products, shared_rows
 from miai_graph.passes.partition import Partition
 from miai_graph.passes.simplify import simplify
+from miai_graph.plan.program import Program
 from miai_graph.plan.worker_programs import WorkerPrograms
 
 FLOAT64 = {"dtype": "float64"}
@@ -146,18 +147,30 @@ def test_drawn_graphs(drawn: DrawnGraph, any_matrix: None) -> None:
             assert_workers_agree(graph, drawn.feeds(7), 7, workers)
 
 
+def assert_read_behind_barriers(program: Program) -> None:
+    places = {node: place for place, node in enumerate(program.steps)}
+    for place, node in enumerate(program.steps):
+        for source in program.operands_of(node):
+            root = program.roots[source]
+            if root.op in FROM_ALL:
+                assert places[root.inputs[-1]] < place
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_nobody_reads_what_others_write_before_the_barrier(name: str, optimizer: str, any_matrix: None) -> None:
     graph = training_graph(MODELS[name], optimizer)
     for worker in range(2):
-        program = WorkerPrograms(graph, worker, is_reproducible=False).program(2, 7)
-        places = {node: place for place, node in enumerate(program.steps)}
-        for place, node in enumerate(program.steps):
-            for source in program.operands_of(node):
-                root = program.roots[source]
-                if root.op in FROM_ALL:
-                    assert places[root.inputs[-1]] < place
+        assert_read_behind_barriers(WorkerPrograms(graph, worker, is_reproducible=False).program(2, 7))
+
+
+def test_sums_that_are_taken_early_wait_for_what_others_write(any_matrix: None) -> None:
+    """What is computed for nothing but a sum moves up to what it is computed from: not to the first of it."""
+    x = mg.input("x", (None, 30))
+    early, product = mg.tanh(x), x @ mg.parameter(np.ones((30, 30), "f4"), "w")
+    program = WorkerPrograms(mg.Graph([mg.sum(early * product, 0)]), 0, is_reproducible=False).program(2, 7)
+    assert program.columns
+    assert_read_behind_barriers(program)
 
 
 @pytest.mark.parametrize("is_table", [True, False], ids=["arrays", "generator"])
