@@ -11,6 +11,7 @@ Of some gradients the factors are shared instead, see `outer_products`; some pro
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,6 +125,14 @@ class _Rewriter:
         self._worker, self._workers = worker, workers
         self._owed = analysis.reduced | shards.sums
         self._levels = _levels(graph, self._owed, by_columns)
+        self._due_at: dict[int, list[Node]] = defaultdict(list)
+        """What is owed, by the number of the barrier."""
+        self._begin_at: dict[int, list[Node]] = defaultdict(list)
+        """Products that are cut up by columns, by the number of the barrier for the rows of all."""
+        for node in sorted(self._owed, key=self._order):
+            self._due_at[self._levels[node]].append(node)
+        for node in sorted(by_columns, key=self._order):
+            self._begin_at[self._levels[node] - BARRIERS_OF_COLUMNS].append(node)
         self._new: dict[Node, Node] = {}
         """The worker's node for each of the graph's: a slice, a part, or the whole."""
         self._whole: dict[Node, Node] = {}
@@ -186,11 +195,9 @@ class _Rewriter:
         """Put a barrier behind each level before this one, and behind it what is there then."""
         while len(self._barriers) < level:
             number = len(self._barriers)
-            due = sorted((node for node in self._owed if self._levels[node] == number), key=self._order)
-            owed = [node for node in due if node not in self._products]
-            by_columns = [node for node in self._by_columns if self._levels[node] == number + BARRIERS_OF_COLUMNS]
-            by_columns.sort(key=self._order)
-            shared = self._newly_shared([*due, *by_columns])
+            by_columns = self._begin_at[number]
+            owed = [node for node in self._due_at[number] if node not in self._products]
+            shared = self._newly_shared([*self._due_at[number], *by_columns])
             exports, rows = ([self._new[node] for node in nodes] for nodes in (owed, shared))
             columns, self._computed_columns = self._computed_columns, []
             waits_for = [*exports, *rows, *(own for _, own in columns)]
