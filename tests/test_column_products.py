@@ -173,17 +173,18 @@ def test_sums_that_are_taken_early_wait_for_what_others_write(any_matrix: None) 
     assert_read_behind_barriers(program)
 
 
+@pytest.mark.parametrize("recompute", [None, "all"])
 @pytest.mark.parametrize("is_table", [True, False], ids=["arrays", "generator"])
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("make", [network, normalized, linear])
-def test_training_is_that_of_one_process(make, workers: int, is_table: bool) -> None:
+def test_training_is_that_of_one_process(make, workers: int, is_table: bool, recompute: str | None) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(21, WIDTH)), rng.normal(size=(21, 3))
 
     def results(executor: mg.Executor) -> list[np.ndarray]:
         mg.set_seed(5)
         model = make()
-        model.compile(optimizers.SGD(0.01, momentum=0.9), losses.MeanSquaredError())
+        model.compile(optimizers.SGD(0.01, momentum=0.9), losses.MeanSquaredError(), recompute=recompute)
         with executor:
             if is_table:
                 model.fit(x, y, batch_size=8, epochs=3, verbose=0, executor=executor)

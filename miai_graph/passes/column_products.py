@@ -17,7 +17,7 @@ from miai_graph.ops.leaves import is_variable
 from miai_graph.ops.linalg import _matmul
 from miai_graph.passes.batch_analysis import BatchAnalysis
 from miai_graph.passes.outer_products import shared_rows
-from miai_graph.placement import Placement, Split
+from miai_graph.placement import Placement, Replicated, Split
 from miai_graph.types import bind_shape
 
 FEW_ROWS = 24
@@ -63,5 +63,8 @@ def _multiplies_rows(node: Node, placements: Mapping[Node, Placement]) -> bool:
     """Whether it is the product of rows of the batch with a parameter."""
     if node.op is not _matmul or node.ndim != 2 or not is_variable(shared_rows(node.inputs[1])):
         return False
-    found = [placements[each] for each in (node, node.inputs[0], shared_rows(node.inputs[0]))]
+    left, matrix = node.inputs
+    if not isinstance(placements[matrix], Replicated):
+        return False
+    found = [placements[each] for each in (node, left, shared_rows(left))]
     return all(isinstance(placement, Split) and placement.axis == 0 for placement in found)

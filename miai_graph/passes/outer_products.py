@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from miai_graph.graph import Graph
 from miai_graph.node import Node
+from miai_graph.ops.again import _again
 from miai_graph.ops.elementwise import ElementwiseOp
 from miai_graph.ops.linalg import _matmul
 from miai_graph.ops.structure import _reshape, _transpose
@@ -23,7 +24,7 @@ from miai_graph.types import bind_shape
 MULTIPLICATIONS = 16
 """A core does about so many, with additions, in the time that an element takes in an element-wise kernel."""
 
-VIEWS = (_transpose, _reshape)
+VIEWS = (_transpose, _reshape, _again)
 
 
 def outer_products(graph: Graph, analysis: BatchAnalysis, batch_size: int) -> dict[Node, int]:
@@ -50,7 +51,7 @@ def outer_products(graph: Graph, analysis: BatchAnalysis, batch_size: int) -> di
 def shared_rows(factor: Node) -> Node:
     """The value whose rows are shared, of which a factor is a view."""
     while factor.op in VIEWS:
-        (factor,) = factor.inputs
+        factor = factor.inputs[0]
     return factor
 
 

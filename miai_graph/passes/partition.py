@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from miai_graph.context import COMMUNICATION, WAIT
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
+from miai_graph.ops.again import _again
 from miai_graph.ops.communication import (
     _all_gather,
     _all_reduce,
@@ -260,7 +261,8 @@ class _Rewriter:
     def _gather(self, factor: Node) -> Node:
         """A factor of a product with the rows of all workers."""
         if factor not in self._gathered:
-            self._gathered[factor] = reapply(factor, list(map(self._gather, factor.inputs)))
+            inputs = list(map(self._gather, factor.inputs[:1]))
+            self._gathered[factor] = inputs[0] if factor.op is _again else reapply(factor, inputs)
         return self._gathered[factor]
 
     def _sliced(self, node: Node, own: Slice) -> Node:
