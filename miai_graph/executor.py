@@ -19,10 +19,11 @@ from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import assign
-from miai_graph.timing import Timing
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from miai_graph.timing import Timing
 
 ENTRY_POINT_GROUP = "miai_graph.executors"
 

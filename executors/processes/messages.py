@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from miai_graph.graph_data import GraphData
 from miai_graph.op import Array
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """An array in shared memory: the number of the segment, where in it, and the array's dtype and shape."""
 
     segment: int
@@ -27,8 +26,7 @@ class Location:
         return segment[self.offset : self.offset + size_bytes].view(dtype).reshape(self.shape)
 
 
-@dataclass(frozen=True)
-class SetUp:
+class SetUp(NamedTuple):
     """The first message to a worker."""
 
     index: int
@@ -38,25 +36,21 @@ class SetUp:
     has_bells: bool
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """The answer to a segment that has a name."""
 
 
-@dataclass(frozen=True)
-class SegmentFollows:
+class SegmentFollows(NamedTuple):
     """The next thing on the connection is a segment."""
 
 
-@dataclass(frozen=True)
-class DropSegments:
+class DropSegments(NamedTuple):
     """Nobody uses these any more."""
 
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class NewGraph:
+class NewGraph(NamedTuple):
     """What an executable computes, mostly by so many workers."""
 
     executable: int
@@ -66,15 +60,13 @@ class NewGraph:
     is_reproducible: bool
 
 
-@dataclass(frozen=True)
-class DropExecutable:
+class DropExecutable(NamedTuple):
     """An executable is gone, and its plans with it."""
 
     executable: int
 
 
-@dataclass(frozen=True)
-class NewPlan:
+class NewPlan(NamedTuple):
     """How an executable's graph is run on batches of one size.
 
     workers : how many take part
@@ -102,47 +94,40 @@ class NewPlan:
     slots: tuple[tuple[Location, ...], ...]
 
 
-@dataclass(frozen=True)
-class AreYouReady:
+class AreYouReady(NamedTuple):
     """Answer with `Ready` when everything that was said before is done."""
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The answer."""
 
 
-@dataclass(frozen=True)
-class NewTable:
+class NewTable(NamedTuple):
     """Arrays in memory from which batches are rows, one for each input of the executable."""
 
     table: int
     arrays: tuple[Location, ...]
 
 
-@dataclass(frozen=True)
-class DropTable:
+class DropTable(NamedTuple):
     """Batches will not come from there any more."""
 
     table: int
 
 
-@dataclass(frozen=True)
-class TellTiming:
+class TellTiming(NamedTuple):
     """Answer with `timing.recorder.Timed`."""
 
     executable: int
 
 
-@dataclass(frozen=True)
-class ResetTiming:
+class ResetTiming(NamedTuple):
     """Begin to count anew."""
 
     executable: int
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """A worker's step failed: the text of the error, whether a node is to blame, and the lines that led to it."""
 
     text: str
