@@ -40,7 +40,7 @@ LAZY_MODULES = {
 """What is imported where it is used, because it would slow down the start, or is not there on every system."""
 
 CORE = (
-    ["errors", "terminal"],
+    ["dataclass", "errors", "terminal"],
     ["types"],
     ["context", "placement", "state"],
     ["messages"],

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from executors.processes.memory import Kind
+from miai_graph.dataclass import dataclass
 from miai_graph.graph_data import GraphData
 from miai_graph.op import Array
 
 
-class Location(NamedTuple):
+@dataclass(frozen=True)
+class Location:
     """An array in shared memory: the number of the segment, where in it, and the array's dtype and shape."""
 
     segment: int
@@ -26,7 +26,8 @@ class Location(NamedTuple):
         return segment[self.offset : self.offset + size_bytes].view(dtype).reshape(self.shape)
 
 
-class SetUp(NamedTuple):
+@dataclass(frozen=True)
+class SetUp:
     """The first message to a worker."""
 
     index: int
@@ -36,21 +37,25 @@ class SetUp(NamedTuple):
     has_bells: bool
 
 
-class Received(NamedTuple):
+@dataclass(frozen=True)
+class Received:
     """The answer to a segment that has a name."""
 
 
-class SegmentFollows(NamedTuple):
+@dataclass(frozen=True)
+class SegmentFollows:
     """The next thing on the connection is a segment."""
 
 
-class DropSegments(NamedTuple):
+@dataclass(frozen=True)
+class DropSegments:
     """Nobody uses these any more."""
 
     numbers: tuple[int, ...]
 
 
-class NewGraph(NamedTuple):
+@dataclass(frozen=True)
+class NewGraph:
     """What an executable computes, mostly by so many workers."""
 
     executable: int
@@ -60,13 +65,15 @@ class NewGraph(NamedTuple):
     is_reproducible: bool
 
 
-class DropExecutable(NamedTuple):
+@dataclass(frozen=True)
+class DropExecutable:
     """An executable is gone, and its plans with it."""
 
     executable: int
 
 
-class NewPlan(NamedTuple):
+@dataclass(frozen=True)
+class NewPlan:
     """How an executable's graph is run on batches of one size.
 
     workers : how many take part
@@ -94,40 +101,47 @@ class NewPlan(NamedTuple):
     slots: tuple[tuple[Location, ...], ...]
 
 
-class AreYouReady(NamedTuple):
+@dataclass(frozen=True)
+class AreYouReady:
     """Answer with `Ready` when everything that was said before is done."""
 
 
-class Ready(NamedTuple):
+@dataclass(frozen=True)
+class Ready:
     """The answer."""
 
 
-class NewTable(NamedTuple):
+@dataclass(frozen=True)
+class NewTable:
     """Arrays in memory from which batches are rows, one for each input of the executable."""
 
     table: int
     arrays: tuple[Location, ...]
 
 
-class DropTable(NamedTuple):
+@dataclass(frozen=True)
+class DropTable:
     """Batches will not come from there any more."""
 
     table: int
 
 
-class TellTiming(NamedTuple):
+@dataclass(frozen=True)
+class TellTiming:
     """Answer with `timing.recorder.Timed`."""
 
     executable: int
 
 
-class ResetTiming(NamedTuple):
+@dataclass(frozen=True)
+class ResetTiming:
     """Begin to count anew."""
 
     executable: int
 
 
-class Failed(NamedTuple):
+@dataclass(frozen=True)
+class Failed:
     """A worker's step failed: the text of the error, whether a node is to blame, and the lines that led to it."""
 
     text: str

@@ -55,7 +55,6 @@ class Timing:
     notes : what else is to be known of how the steps were run
     slices : what each worker did, one after the other, in the steps that were traced
     wall_seconds : how long the steps took, with all that is between them; None: as long as the longest worker's records
-    workers : one `TimedWorker` each; empty where they are not known
     graph : the graph that was timed, whose names the records bear; None where there is none
     typical_step : of the steps that were traced, the last one on a batch of the commonest size, which the last one of
         an epoch often is not; None: not known
@@ -92,6 +91,7 @@ class Timing:
 
     @property
     def workers(self) -> tuple[TimedWorker, ...]:
+        """One `TimedWorker` each, with all that is to be found out; empty where they are not known."""
         if self.measure is not None:
             self._workers, self.measure = tuple(map(self.measure, self._workers)), None
         return self._workers
@@ -100,10 +100,6 @@ class Timing:
     def unmeasured_workers(self) -> tuple[TimedWorker, ...]:
         """The workers, as far as they are known."""
         return self._workers
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Where the copy goes, another machine would be measured.
-        return {**vars(self), "_workers": self.workers, "measure": None}
 
     @property
     def seconds(self) -> float:
