@@ -43,7 +43,7 @@ CORE = (
     ["dataclass", "errors", "terminal"],
     ["types"],
     ["context", "placement", "state"],
-    ["messages"],
+    ["messages", "node_fields"],
     ["node"],
     ["op"],
     ["ops"],
