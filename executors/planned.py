@@ -208,7 +208,11 @@ class PlannedExecutable(Executable):
         if turns in plan.bindings:
             return plan.bindings[turns]
         with self._starting_up():
-            return plan.bind(turns)
+            return self._bind(plan, turns)
+
+    def _bind(self, plan: BoundPlan, turns: bytes) -> Binding:
+        """Prepare for values that lie where no step has found them yet."""
+        return plan.bind(turns)
 
     @contextmanager
     def _starting_up(self) -> Iterator[None]:

@@ -102,6 +102,14 @@ class NewPlan:
 
 
 @dataclass(frozen=True)
+class NewBinding:
+    """Prepare a plan for a step in which the graph's variables have these versions."""
+
+    plan: int
+    versions: Array
+
+
+@dataclass(frozen=True)
 class AreYouReady:
     """Answer with `Ready` when everything that was said before is done."""
 
