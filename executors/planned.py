@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -207,7 +208,11 @@ class PlannedExecutable(Executable):
         if turns in plan.bindings:
             return plan.bindings[turns]
         with self._starting_up():
-            return plan.bind(turns)
+            return self._bind(plan, turns)
+
+    def _bind(self, plan: BoundPlan, turns: bytes) -> Binding:
+        """Prepare for values that lie where no step has found them yet."""
+        return plan.bind(turns)
 
     @contextmanager
     def _starting_up(self) -> Iterator[None]:
@@ -239,6 +244,7 @@ class PlannedExecutable(Executable):
                 wall_seconds=wall_seconds,
                 workers=workers,
                 graph=self.graph,
+                measure=partial(_with_peaks, self._thread_count()),
             )
 
     def _others(self) -> Sequence[Timed]:
@@ -251,11 +257,7 @@ class PlannedExecutable(Executable):
 
     def _timed_workers(self) -> list[TimedWorker]:
         """The workers, this process first."""
-        threads = self._thread_count()
-        with limited_blas(threads):
-            flops_per_second, bytes_per_second = known_peaks(threads)
-        own = TimedWorker(0, socket.gethostname(), os.getpid())
-        return [replace(own, flops_per_second=flops_per_second, bytes_per_second=bytes_per_second)]
+        return [TimedWorker(0, socket.gethostname(), os.getpid())]
 
     def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
@@ -267,3 +269,10 @@ class PlannedExecutable(Executable):
     @property
     def state(self) -> MutableMapping[Node, Array]:
         return VariableValues(self.variables)
+
+
+def _with_peaks(threads: int, worker: TimedWorker) -> TimedWorker:
+    """A worker of this machine that has so many threads, with what it can do at most."""
+    with state.lock, limited_blas(threads):
+        flops_per_second, bytes_per_second = known_peaks(threads)
+    return replace(worker, flops_per_second=flops_per_second, bytes_per_second=bytes_per_second)

@@ -84,7 +84,6 @@ from miai_graph.ops.structure import (
     zeros_like,
 )
 from miai_graph.report import report
-from miai_graph.timing import Timing, TimingDifference, TimingRecord
 
 if TYPE_CHECKING:
     from miai_graph import (
@@ -99,6 +98,7 @@ if TYPE_CHECKING:
         regularizers,
     )
     from miai_graph.model import Model, Sequential, load_model
+    from miai_graph.timing import Timing, TimingDifference, TimingRecord
     from miai_graph.views import plot_error, plot_model, plot_scaling
 
 abs = absolute
@@ -123,6 +123,9 @@ _LAZY_MODULES = (
 _LAZY_NAMES = {
     "Model": "miai_graph.model",
     "Sequential": "miai_graph.model",
+    "Timing": "miai_graph.timing",
+    "TimingDifference": "miai_graph.timing",
+    "TimingRecord": "miai_graph.timing",
     "load_model": "miai_graph.model",
     "plot_error": "miai_graph.views",
     "plot_model": "miai_graph.views",

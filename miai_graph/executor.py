@@ -9,20 +9,21 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
+from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, ExecutorError
 from miai_graph.feeding import Batch
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import assign
-from miai_graph.timing import Timing
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from miai_graph.timing import Timing
 
 ENTRY_POINT_GROUP = "miai_graph.executors"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miai_graph.errors import ArgumentError, DuplicateNameError
 from miai_graph.executor import Executable, Executor, as_executor
@@ -12,7 +12,9 @@ from miai_graph.messages import describe
 from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.ops.leaves import is_input
-from miai_graph.timing import Timing
+
+if TYPE_CHECKING:
+    from miai_graph.timing import Timing
 
 
 class Function:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ views: dict[str, Callable[..., Any]] = {}
 """How graphs are drawn: filled by whoever can draw (see `miai_graph.views`)."""
 
 _MOST_NODES_SHOWN = 1000
+_INDEX = attrgetter("index")
 
 
 class Graph:
@@ -61,7 +63,7 @@ class Graph:
         self.nodes = ancestors([*self.outputs, *self.updates.values(), *self.updates])
         self.inputs = tuple(node for node in self.nodes if is_input(node))
         by_variable = {variable_of(node): node for node in reversed(self.nodes) if is_variable(node)}
-        self.variables = tuple(sorted(by_variable.values(), key=lambda node: node.index))
+        self.variables = tuple(sorted(by_variable.values(), key=_INDEX))
         _check_names(self.inputs, "inputs")
         _check_names(self.variables, "parameters or variables")
 
@@ -129,7 +131,7 @@ def ancestors(nodes: Iterable[Node]) -> tuple[Node, ...]:
         if node not in found:
             found.add(node)
             waiting.extend(node.inputs)
-    return tuple(sorted(found, key=lambda node: node.index))
+    return tuple(sorted(found, key=_INDEX))
 
 
 def _check_update(target: Any, value: Any) -> None:

@@ -10,7 +10,6 @@ import importlib
 import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.context import SourceLine
+from miai_graph.dataclass import dataclass
 from miai_graph.errors import GraphError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe
@@ -49,8 +49,7 @@ class GraphData:
         - sources : file and line of each
         - variables : name, type, trainable of each, in the order of ``graph.variables``
         - nodes : op, inputs, attributes, type, name, scope, phase, source of each, in order
-        - outputs : nodes
-        - updates : pairs of nodes
+        - outputs, updates : nodes, and pairs of them
     arrays : those among the attributes, such as the values of constants
     """
 
@@ -72,10 +71,11 @@ def graph_to_data(graph: Graph) -> GraphData:
         if another process could not make the graph of it; see `unportable_ops`.
     """
     writer = _Writer(graph)
+    content = writer.content(graph)
     if writer.problems:
-        lines = [f"  {describe(node)}: {reason}" for node, reason in writer.problems]
-        raise GraphError("\n".join(["expected a graph that other processes can build; found one that has", *lines]))
-    return writer.data
+        lines = "".join(f"\n  {describe(node)}: {reason}" for node, reason in writer.problems)
+        raise GraphError(f"expected a graph that other processes can build; found one that has{lines}")
+    return GraphData(content, tuple(writer.arrays))
 
 
 def unportable_ops(graph: Graph) -> list[tuple[Node, str]]:
@@ -83,7 +83,10 @@ def unportable_ops(graph: Graph) -> list[tuple[Node, str]]:
 
     Either the op is a user's that cannot be imported by name, or an attribute is not plain data.
     """
-    return _Writer(graph).problems
+    writer = _Writer(graph)
+    for node in graph.nodes:
+        writer.look_at(node)
+    return writer.problems
 
 
 def graph_from_data(data: GraphData) -> tuple[Graph, tuple[Variable, ...]]:
@@ -97,8 +100,7 @@ def graph_from_data(data: GraphData) -> tuple[Graph, tuple[Variable, ...]]:
     GraphError
         if an op is not to be found here.
     """
-    reader = _Reader(data)
-    nodes: list[Node] = []
+    reader, nodes = _Reader(data), list[Node]()
     for row in data.content["nodes"]:
         nodes.append(reader.node(row, nodes))
     outputs = [nodes[number] for number in data.content["outputs"]]
@@ -110,21 +112,26 @@ class _Writer:
 
     Attributes
     ----------
-    data : what can be told
-    problems : the nodes that cannot, with the reasons
+    problems : the nodes that cannot be told, with the reasons
+    arrays : those among attributes so far
     """
 
     def __init__(self, graph: Graph) -> None:
         self.problems: list[tuple[Node, str]] = []
-        self._arrays: list[Array] = []
+        self.arrays: list[Array] = []
         self._ops: dict[Op, tuple[int, _Origin]] = {}
         self._types: dict[TensorType, int] = {}
         self._sources: dict[SourceLine, int] = {}
         self._variables = {variable_of(node): number for number, node in enumerate(graph.variables)}
         self._nodes: dict[Node, int] = {}
-        self.data = GraphData(self._content(graph), tuple(self._arrays))
 
-    def _content(self, graph: Graph) -> dict[str, Any]:
+    def look_at(self, node: Node) -> None:
+        """See what stands in the way of a node."""
+        self._op(node)
+        self._attributes(node)
+
+    def content(self, graph: Graph) -> dict[str, Any]:
+        """What can be told, but for `arrays`."""
         rows = []
         for node in graph.nodes:
             rows.append(self._row(node))
@@ -171,16 +178,15 @@ class _Writer:
             try:
                 encoded[name] = encode(value, self._array_or_variable)
             except GraphError as error:
-                reason = f"attribute {name!r} of op {node.op.name} is not plain data: {error}"
-                self.problems.append((node, reason))
+                self.problems.append((node, f"attribute {name!r} of op {node.op.name} is not plain data: {error}"))
         return encoded
 
     def _array_or_variable(self, value: Any) -> Any:
         if isinstance(value, Variable) and value in self._variables:
             return {"variable": self._variables[value]}
         if type(value) is np.ndarray and value.dtype in DTYPE_CODES:
-            self._arrays.append(value)
-            return {"array": len(self._arrays) - 1}
+            self.arrays.append(value)
+            return {"array": len(self.arrays) - 1}
         return _refuse(value)
 
 

@@ -86,13 +86,19 @@ PRIVATE = PrivateMemory()
 
 
 class _Place:
-    """A variable's number among all versions, and its arrays: one and the same before it is first updated."""
+    """A variable's number among all versions, and its arrays: one and the same before it is first updated.
 
-    __slots__ = ("arrays", "number")
+    Attributes
+    ----------
+    is_zero : whether version 0 is all zeros, as new memory is
+    """
 
-    def __init__(self, number: int, array: Array) -> None:
+    __slots__ = ("arrays", "is_zero", "number")
+
+    def __init__(self, number: int, array: Array, *, is_zero: bool = False) -> None:
         self.number = number
         self.arrays = array, array
+        self.is_zero = is_zero
 
     @property
     def has_spare(self) -> bool:
@@ -121,9 +127,13 @@ class State:
     def __contains__(self, variable: Variable) -> bool:
         return variable in self._places
 
-    def add(self, variable: Variable, value: Array) -> None:
-        """Give a new variable its first value (copied)."""
-        self._places[variable] = _Place(self.new_number(), _aligned_copy(value))
+    def add(self, variable: Variable, value: Array | None = None) -> None:
+        """Give a new variable its first value (copied); by default zeros, which the system provides when the memory is
+        first written."""
+        (array,) = arrays_in(aligned_bytes(variable.type.size_bytes), [variable.type])
+        if value is not None:
+            np.copyto(array, value)
+        self._places[variable] = _Place(self.new_number(), array, is_zero=value is None)
 
     def adopt(self, variable: Variable, arrays: tuple[Array, Array]) -> None:
         """Let a variable's value be in these arrays, of even versions and of odd ones, which others may hold too."""
@@ -262,8 +272,11 @@ class State:
         # First, so that nobody relies on where values were, if this is interrupted.
         self.generation += 1
         for variable, array in zip(variables, _cut(variables, memory), strict=True):
-            np.copyto(array, self.array(variable))
             place = self._places[variable]
+            if self.versions[place.number]:
+                place.is_zero = False
+            if not place.is_zero:
+                np.copyto(array, self.array(variable))
             place.arrays = array, array
             self.versions[place.number] &= ~1
 
@@ -305,12 +318,6 @@ def aligned_bytes(size_bytes: int) -> Array:
     block = np.zeros(size_bytes + ALIGNMENT_BYTES, np.uint8)
     start = -block.ctypes.data % ALIGNMENT_BYTES
     return block[start : start + size_bytes]
-
-
-def _aligned_copy(value: Array) -> Array:
-    copy = aligned_bytes(value.nbytes).view(value.dtype).reshape(value.shape)
-    np.copyto(copy, value)
-    return copy
 
 
 def block_of(array: Array) -> Any:

@@ -26,8 +26,9 @@ from miai_graph.errors import (
     FeedError,
     ShapeError,
 )
-from miai_graph.ops.leaves import variable_of
+from miai_graph.ops.leaves import variable_of, variable_of_zeros
 from miai_graph.state import State, aligned_bytes, state
+from miai_graph.types import TensorType
 
 COUNTER = {"name": "counter", "dtype": "int64"}
 
@@ -255,6 +256,31 @@ def test_placing_moves_values_and_functions_go_on() -> None:
     assert state.generation == generation
 
 
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("sets", [False, True])
+def test_what_begins_with_zeros_is_moved_once_it_has_changed(steps: int, sets: bool) -> None:
+    class Elsewhere:
+        def allocate(self, size_bytes: int) -> np.ndarray:
+            return aligned_bytes(size_bytes)
+
+        def suits(self, pairs) -> bool:
+            return False
+
+    total = variable_of_zeros(TensorType(np.dtype("f4"), (5,)), "total")
+    one = mg.parameter(np.ones(5, "f4"), "one")
+    step = mg.function([], [], {total: total + one})
+    if sets:
+        mg.assign(total, np.full(5, 10, "f4"))
+    for _ in range(steps):
+        step()
+    for _ in range(2):
+        # A value may lie in the arrays of even versions under the number 0 again.
+        state.place([variable_of(total)], memory=Elsewhere())
+        np.testing.assert_array_equal(total.value, np.full(5, steps + 10 * sets))
+    step()
+    np.testing.assert_array_equal(total.value, np.full(5, steps + 10 * sets + 1))
+
+
 def test_a_state_forgets_variables_that_nobody_refers_to() -> None:
     own = State()
     w = mg.parameter(np.ones(2), "w")
@@ -352,6 +378,21 @@ def test_preparing_is_start_up_and_checking_is_feeding() -> None:
     assert step.timing.start_up_seconds == prepared > 0
     step(np.ones((3, 4)))
     assert step.timing.start_up_seconds > prepared
+
+
+def test_what_the_machine_can_do_is_measured_when_it_is_looked_at(monkeypatch) -> None:
+    step = mg.function([], [mg.parameter(np.ones(2), "w") * 2.0])
+    step()
+    asked = []
+    monkeypatch.setattr("executors.planned.known_peaks", lambda threads: (asked.append(threads), (3e9, 2e9))[1])
+    timing = step.timing
+    assert timing.grouped("node")
+    (known,) = timing.unmeasured_workers
+    assert (known.flops_per_second, asked) == (None, [])
+    for _ in range(2):
+        (worker,) = timing.workers
+        assert (worker.flops_per_second, worker.bytes_per_second) == (3e9, 2e9)
+    assert len(asked) == 1
 
 
 def test_a_node_named_like_an_overhead_is_booked_apart() -> None:

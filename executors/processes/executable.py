@@ -18,6 +18,7 @@ from executors.processes.choice import WorkerChoice, candidates
 from executors.processes.messages import (
     AreYouReady,
     DropExecutable,
+    NewBinding,
     NewGraph,
     NewPlan,
     ResetTiming,
@@ -215,6 +216,13 @@ class ProcessesExecutable(PlannedExecutable):
         self._shared[plan] = shared
         pool.ask(AreYouReady())
         return plan
+
+    def _bind(self, plan: BoundPlan, turns: bytes) -> Binding:
+        shared = self._shared.get(plan)
+        if shared is not None and self._pool is not None:
+            # The others do the same meanwhile.
+            self._pool.send(NewBinding(shared.number, state.versions[self._all_numbers]))
+        return super()._bind(plan, turns)
 
     def _forget_unused(self) -> None:
         """Free the numbers of plans that are not kept: the workers forget a plan when another one gets its number."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from executors.processes.memory import Kind
+from miai_graph.dataclass import dataclass
 from miai_graph.graph_data import GraphData
 from miai_graph.op import Array
 
@@ -100,6 +99,14 @@ class NewPlan:
     stamps: Location
     threads: int | None
     slots: tuple[tuple[Location, ...], ...]
+
+
+@dataclass(frozen=True)
+class NewBinding:
+    """Prepare a plan for a step in which the graph's variables have these versions."""
+
+    plan: int
+    versions: Array
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from executors.processes.messages import (
     DropTable,
     Failed,
     Location,
+    NewBinding,
     NewGraph,
     NewPlan,
     NewTable,
@@ -38,6 +39,7 @@ from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph_data import graph_from_data
 from miai_graph.node import Node
 from miai_graph.op import Array
+from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.memory import Workspace
@@ -107,6 +109,12 @@ class _Plan:
         inputs = {node.name: node for node in program.graph.inputs}
         self._inputs = [(place, inputs[name]) for place, name in enumerate(executable.inputs) if name in inputs]
 
+    def prepared(self, versions: Array) -> Binding:
+        """What is ready to be run with these versions of the graph's variables."""
+        self.executable.state.versions[self._numbers] = versions
+        turns = self.bound.turns()
+        return self.bound.bindings.get(turns) or self.bound.bind(turns)
+
     def run(self, step: int, batch: list[Array], is_table: bool, ordered_ns: int, number: int, is_traced: bool) -> None:
         """Compute this worker's part of a step on a batch, given whole or as rows of a table.
 
@@ -116,10 +124,7 @@ class _Plan:
         number, is_traced : of the step, since timing began, and whether its trace is kept
         """
         began_ns = perf_counter_ns()
-        bound = self.bound
-        self.executable.state.versions[self._numbers] = self._turns
-        turns = bound.turns()
-        binding = bound.bindings.get(turns) or bound.bind(turns)
+        bound, binding = self.bound, self.prepared(self._turns)
         for place, node in self._inputs:
             self._feed(node, batch[place], is_table=is_table)
         bound.run(step, binding)
@@ -225,6 +230,9 @@ class _Worker:
             case NewPlan(number, executable) if self.index < message.workers:
                 with no_search_for_garbage():
                     self._plans[number] = _Plan(message, self._executables[executable], self)
+            case NewBinding(number, versions) if number in self._plans:
+                with no_search_for_garbage():
+                    self._plans[number].prepared(versions)
             case AreYouReady():
                 self._connection.send(Ready())
             case NewTable(table, arrays):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from miai_graph.dataclass import dataclass
 from miai_graph.op import Array
 
 Kernel = Callable[[], Any]

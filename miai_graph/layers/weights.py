@@ -110,7 +110,9 @@ class WeightOwner(Configurable):
 
     def _owned_parts(self) -> Iterator[Any]:
         for value in vars(self).values():
-            if not isinstance(value, _NO_PARTS):
+            if isinstance(value, WeightOwner | Node):
+                yield value
+            elif not isinstance(value, _NO_PARTS):
                 yield from flat(value)
 
     @property

@@ -213,9 +213,18 @@ def _new_variable(value: Any, name: str | None, dtype: Any, *, trainable: bool) 
             f"expected floats as value of parameter {name!r}, which is to be trained; found {array.dtype}. "
             "Give dtype='float32', or use mg.variable"
         )
+    return _variable_of_type(name, TensorType(array.dtype, array.shape), array, trainable=trainable)
+
+
+def variable_of_zeros(type: TensorType, name: str) -> Node:
+    """A variable of a type, without the batch, that begins with zeros. See `variable`."""
+    return _variable_of_type(name, type, None, trainable=False)
+
+
+def _variable_of_type(name: str, type: TensorType, value: Array | None, *, trainable: bool) -> Node:
     scope = current_context().scope
-    key = Variable(f"{scope}/{name}" if scope else name, TensorType(array.dtype, array.shape), trainable)
-    state.add(key, array)
+    key = Variable(f"{scope}/{name}" if scope else name, type, trainable)
+    state.add(key, value)
     return variable_node(key)
 
 

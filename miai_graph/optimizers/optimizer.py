@@ -24,12 +24,11 @@ from miai_graph.ops.arithmetic import clip, maximum, minimum, square
 from miai_graph.ops.casting import cast
 from miai_graph.ops.comparisons import equal, not_equal
 from miai_graph.ops.elementwise import where
-from miai_graph.ops.leaves import assign, variable, variable_of
+from miai_graph.ops.leaves import assign, variable, variable_of, variable_of_zeros
 from miai_graph.ops.nonlinear import sqrt
 from miai_graph.ops.structure import sum
 from miai_graph.registry import Configurable, Registry, as_config
 from miai_graph.state import Variable
-from miai_graph.types import int_dims
 
 
 class Optimizer(Configurable):
@@ -201,8 +200,7 @@ class Optimizer(Configurable):
             for parameter in parameters:
                 key = variable_of(parameter)
                 if key not in self._slots:
-                    zeros = np.zeros(int_dims(key.type.shape), key.type.dtype)
-                    self._slots[key] = {name: variable(zeros, f"{key.name}/{name}") for name in names}
+                    self._slots[key] = {name: variable_of_zeros(key.type, f"{key.name}/{name}") for name in names}
 
     def exclude_from_weight_decay(
         self, var_list: Sequence[Node] | None = None, var_names: Sequence[str] | None = None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from miai_graph.timing import Timing
+if TYPE_CHECKING:
+    from miai_graph.timing import Timing
 
 __all__ = ["report"]
 

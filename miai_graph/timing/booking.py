@@ -105,7 +105,7 @@ class TrainingClock:
         self._started_ns = perf_counter_ns()
 
     def stop(self) -> None:
-        """Training is over: what comes after it, such as measuring what the machine can do, is none of its steps."""
+        """Training is over: what comes after it, such as asking workers for their times, is none of its steps."""
         self._stopped_ns = perf_counter_ns()
 
     def drawing(self, batches: Iterator[T], at_once: int = 1) -> Iterator[T]:
@@ -163,7 +163,7 @@ class TrainingClock:
         ended_ns = self._stopped_ns or answered_ns
         wall = max((ended_ns - self._started_ns) / 1e9 - timing.start_up_seconds, 0.0)
         records = [record for record in timing.records if record.phase != IDLE]
-        workers = list(timing.workers)
+        workers = list(timing.unmeasured_workers)
         own = next((worker for worker in workers if worker.index == caller), None)
         if own is None:
             own = TimedWorker(caller, socket.gethostname(), os.getpid())
@@ -188,4 +188,5 @@ class TrainingClock:
             workers=workers,
             graph=timing.graph,
             typical_step=timing.typical_step,
+            measure=timing.measure,
         )

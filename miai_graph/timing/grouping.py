@@ -80,7 +80,7 @@ def records_by_kernel(records: Iterable[TimingRecord]) -> dict[tuple[str, str, i
 def calling_processes(timing: Timing) -> set[int]:
     """The number of the process that only gives stages their work, and waits for them; empty where there is none."""
     staged = {record.worker for record in timing.records if record.stage is not None}
-    staged |= {worker.index for worker in timing.workers if worker.stage is not None}
+    staged |= {worker.index for worker in timing.unmeasured_workers if worker.stage is not None}
     if not staged:
         return set()
     computing = {record.worker for record in timing.records if record.phase not in NOT_COMPUTING}

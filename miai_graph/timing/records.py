@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from miai_graph.dataclass import dataclass
 
 OVERHEAD = "overhead"
 """The phase of what a step does beside its nodes: copying inputs, committing updates, handing out results."""

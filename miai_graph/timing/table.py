@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.grouping import (
     GroupBy,

@@ -7,7 +7,7 @@ nodes is booked too, so that the parts add up to the whole.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from miai_graph.graph import Graph, views
@@ -50,16 +50,16 @@ class Timing:
     ----------
     records : one `TimingRecord` for each node and worker
     steps : how many calls are counted
-    start_up_seconds : spent outside of the steps: on compiling, on preparing for each size of batch, and on measuring
-        what the machine can do
+    start_up_seconds : spent outside of the steps: on compiling, and on preparing for each size of batch
     peak_bytes : the most memory that a plan uses for computed values and scratch
     notes : what else is to be known of how the steps were run
     slices : what each worker did, one after the other, in the steps that were traced
     wall_seconds : how long the steps took, with all that is between them; None: as long as the longest worker's records
-    workers : one `TimedWorker` each; empty where they are not known
     graph : the graph that was timed, whose names the records bear; None where there is none
     typical_step : of the steps that were traced, the last one on a batch of the commonest size, which the last one of
         an epoch often is not; None: not known
+    measure : adds to a worker what takes long to find out; called when `workers` is first read. None: nothing is
+        left to find out
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Timing:
         workers: Iterable[TimedWorker] = (),
         graph: Graph | None = None,
         typical_step: int | None = None,
+        measure: Callable[[TimedWorker], TimedWorker] | None = None,
     ) -> None:
         self.records = tuple(records)
         self.steps = steps
@@ -82,10 +83,23 @@ class Timing:
         self.peak_bytes = peak_bytes
         self.notes = tuple(notes)
         self.slices = tuple(slices)
-        self.workers = tuple(workers)
+        self._workers = tuple(workers)
+        self.measure = measure
         self.graph = graph
         self.typical_step = typical_step
         self.wall_seconds = self.seconds if wall_seconds is None else wall_seconds
+
+    @property
+    def workers(self) -> tuple[TimedWorker, ...]:
+        """One `TimedWorker` each, with all that is to be found out; empty where they are not known."""
+        if self.measure is not None:
+            self._workers, self.measure = tuple(map(self.measure, self._workers)), None
+        return self._workers
+
+    @property
+    def unmeasured_workers(self) -> tuple[TimedWorker, ...]:
+        """The workers, as far as they are known."""
+        return self._workers
 
     @property
     def seconds(self) -> float:

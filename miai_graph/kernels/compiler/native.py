@@ -15,14 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import CFUNCTYPE, PYFUNCTYPE
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
+from miai_graph.dataclass import dataclass
+
 CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
 SUFFIX = ".code"
+
+OBJECT_FORMAT = 2
+"""Object code of other formats is not found."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,15 +107,16 @@ class LoadedCode:
 
     Attributes
     ----------
+    key : of the module
     seconds : how long it took to compile; 0 if that was done before
     """
 
+    key: str
     seconds: float
-    _engine: Any = field(repr=False)  # owns the code
 
     def address(self, name: str) -> int:
         """Where a function lies."""
-        address: int = self._engine.get_function_address(name)
+        address: int = _engine().get_function_address(_symbol(name, self.key))
         return address
 
 
@@ -229,16 +235,40 @@ def load_code(key: str, text: str, source: str) -> LoadedCode:
     path, start, seconds = _path(key), perf_counter(), 0.0
     code = _read(path)
     if code is None:
-        code = _machine().emit_object(llvm.parse_assembly(text))
+        code = _compiled(key, text)
         seconds = perf_counter() - start
         # Who cannot write there compiles each time.
         with suppress(OSError):
             _write(path.with_suffix(".ll"), f"{_as_comment(source)}{text}".encode())
             _write(path, _digest(code) + code)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target().create_target_machine(jit=True))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    return LoadedCode(seconds, engine)
+    _engine().add_object_file(llvm.ObjectFileRef.from_data(code))
+    _engine().finalize_object()
+    return LoadedCode(key, seconds)
+
+
+def _compiled(key: str, text: str) -> bytes:
+    """The object code of a module."""
+    import llvmlite.binding as llvm
+
+    module = llvm.parse_assembly(text)
+    for function in module.functions:
+        if not function.is_declaration:
+            function.name = _symbol(function.name, key)
+    code: bytes = _machine().emit_object(module)
+    return code
+
+
+def _symbol(name: str, key: str) -> str:
+    """The name of a function of a module in object code: no other module has it."""
+    return f"{name}.{key}"
+
+
+@functools.cache
+def _engine() -> Any:
+    """Owns all code that is loaded: one, since another one for each module would take ten times as long."""
+    import llvmlite.binding as llvm
+
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target().create_target_machine(jit=True))
 
 
 @functools.cache
@@ -283,7 +313,7 @@ def _describe_compiler() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    versions = f"{llvmlite.__version__} {llvm.llvm_version_info}"
+    versions = f"{OBJECT_FORMAT} {llvmlite.__version__} {llvm.llvm_version_info}"
     return f"{versions} {_triple()} {llvm.get_host_cpu_name()} {_features()}"
 
 
