@@ -6,12 +6,11 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
-
-from miai_graph.dataclass import dataclass
 
 CANNOT_LIMIT = (
     "BLAS's threads cannot be limited: threadpoolctl does not know the library that NumPy uses here (on macOS that is "

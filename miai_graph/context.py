@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from types import FrameType
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 
 FORWARD, BACKWARD, UPDATE, COMMUNICATION, WAIT = "forward", "backward", "update", "communication", "wait"

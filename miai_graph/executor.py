@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, ExecutorError
 from miai_graph.feeding import Batch
 from miai_graph.graph import Graph

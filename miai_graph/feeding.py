@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import FeedError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe

@@ -10,6 +10,7 @@ import importlib
 import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from miai_graph.context import SourceLine
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import GraphError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe

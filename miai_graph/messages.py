@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from miai_graph.context import SourceLine, current_context, user_source_line
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, FeedError, GraphError, MiaiGraphError, ModelError
 
 OTHERS_ATTRIBUTES = {

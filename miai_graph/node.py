@@ -10,14 +10,13 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
 from miai_graph.context import SourceLine, current_context, unique_name, user_source_line
 from miai_graph.errors import ArgumentError, DTypeError, GraphError
 from miai_graph.messages import OTHERS_ATTRIBUTES, describe, locate_error, no_value_yet
-from miai_graph.node_fields import NodeFields
 from miai_graph.state import state
 from miai_graph.types import TensorType, user_shape
 
@@ -37,7 +36,7 @@ class Operation(Protocol):
     def infer(self) -> Callable[..., TensorType]: ...
 
 
-class Node(NodeFields):
+class Node:
     """A value in the graph. Made by ops and functions, never directly by users.
 
     Attributes
@@ -59,28 +58,36 @@ class Node(NodeFields):
         rewritten node that which stood there before, else its own
     """
 
-    __slots__ = ()
+    __slots__ = (
+        "__weakref__",
+        "attributes",
+        "call",
+        "index",
+        "inputs",
+        "name",
+        "op",
+        "origin",
+        "phase",
+        "scope",
+        "source",
+        "type",
+    )
 
-    def __new__(
-        cls,
-        op: Any,
-        inputs: tuple[Node, ...],
-        attributes: Mapping[str, Any],
-        type: TensorType,
-        name: str,
-        scope: str,
-        phase: str,
-        source: SourceLine | None,
-        call: Any,
-        index: int,
-        origin: int,
-    ) -> Self:
-        draft: Any = NodeFields()
-        draft.op, draft.inputs, draft.attributes, draft.type = op, inputs, attributes, type
-        draft.name, draft.scope, draft.phase, draft.source = name, scope, phase, source
-        draft.call, draft.index, draft.origin = call, index, origin
-        draft.__class__ = cls
-        return draft
+    op: Any
+    inputs: tuple[Node, ...]
+    attributes: Mapping[str, Any]
+    type: TensorType
+    name: str
+    scope: str
+    phase: str
+    source: SourceLine | None
+    call: Any
+    index: int
+    origin: int
+
+    def __init__(self, **fields: Any) -> None:
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
 
     def __setattr__(self, field: str, value: Any) -> NoReturn:
         raise GraphError(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from miai_graph.context import SourceLine, user_source_line
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, DTypeError, GradientError
 from miai_graph.messages import describe, locates_errors
 from miai_graph.node import Node, apply, functions

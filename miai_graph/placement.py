@@ -21,11 +21,11 @@ batch symbol.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.types import BatchDim, Shape, TensorType
 
 REDUCTIONS: dict[str, Any] = {"sum": np.add, "max": np.maximum, "min": np.minimum}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, DTypeError, ShapeError
 
 DTYPE_CODES = {

@@ -40,10 +40,10 @@ LAZY_MODULES = {
 """What is imported where it is used, because it would slow down the start, or is not there on every system."""
 
 CORE = (
-    ["dataclass", "errors", "terminal"],
+    ["errors", "terminal"],
     ["types"],
     ["context", "placement", "state"],
-    ["messages", "node_fields"],
+    ["messages"],
     ["node"],
     ["op"],
     ["ops"],

@@ -10,13 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, PYFUNCTYPE, c_bool, c_int64, c_void_p
-from dataclasses import field
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from miai_graph.dataclass import dataclass
 
 if TYPE_CHECKING:
     from miai_graph.kernels.compiler.native import LoadedCode

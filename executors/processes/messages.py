@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from executors.processes.memory import Kind
-from miai_graph.dataclass import dataclass
 from miai_graph.graph_data import GraphData
 from miai_graph.op import Array
 

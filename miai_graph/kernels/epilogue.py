@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.vectors import Vector
 from miai_graph.kernels.elementwise.code import OPERATIONS
 from miai_graph.kernels.elementwise.formulas import Step

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from miai_graph.dataclass import dataclass
 from miai_graph.op import Array
 
 Kernel = Callable[[], Any]

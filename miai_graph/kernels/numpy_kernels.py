@@ -7,13 +7,13 @@ entry in `KERNELS` is computed by its definition and copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.elementwise.kernels import copying, filling, in_turn
 from miai_graph.kernels.epilogue import Epilogue
 from miai_graph.kernels.kernel import Kernel, Scratch

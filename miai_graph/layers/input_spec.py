@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.node import Node
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from miai_graph import losses, metrics, optimizers
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, ModelError
 from miai_graph.executor import Executor, as_executor, executor_names
 from miai_graph.layers.nesting import mapped

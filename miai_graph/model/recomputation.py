@@ -12,12 +12,12 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from math import isqrt
 from typing import Any
 
 from miai_graph.context import BACKWARD, FORWARD, RECOMPUTE
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError, ModelError
 from miai_graph.graph import Graph
 from miai_graph.interpreter import bind_attributes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from miai_graph import losses
-from miai_graph.dataclass import dataclass
 from miai_graph.executor import Executor
 from miai_graph.garbage import no_search_for_garbage
 from miai_graph.layers.layer import Layer

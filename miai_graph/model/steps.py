@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from miai_graph.context import UPDATE, build_context, current_seed, warn_user
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ModelError
 from miai_graph.executor import Executable, Executor
 from miai_graph.function import function

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
 from miai_graph.callbacks import Callback, CallbackList, History, Logs
 from miai_graph.context import warn_user
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 from miai_graph.executor import Executor
 from miai_graph.messages import locates_errors

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from miai_graph.context import BACKWARD, UPDATE
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import NotSplittableError
 from miai_graph.graph import Graph
 from miai_graph.messages import describe

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from miai_graph.context import COMMUNICATION, WAIT
-from miai_graph.dataclass import dataclass
 from miai_graph.graph import Graph
 from miai_graph.node import Node, derive, reapply
 from miai_graph.ops.communication import _all_reduce, _await_commit, _barrier, _contribute, _receive, _send

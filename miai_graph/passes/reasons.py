@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-
-from miai_graph.dataclass import dataclass
 
 
 @dataclass(frozen=True)

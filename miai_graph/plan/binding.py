@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.running.run import Run
 from miai_graph.node import Node

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.elementwise.formulas import Step, Total, add_tree
 from miai_graph.kernels.elementwise.totals import SummedFormula
 from miai_graph.node import Node

@@ -12,9 +12,9 @@ To split the backward pass in two, for cotangents and for weights, is the idea o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
-from miai_graph.dataclass import dataclass
 from miai_graph.node import Node
 from miai_graph.ops.linalg import _matmul
 from miai_graph.plan.parts import Part, parts_of

@@ -7,8 +7,8 @@ can be computed so: what remained of others would have to read as much as before
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.node import Node
 from miai_graph.ops.structure import _broadcast_to, _reshape

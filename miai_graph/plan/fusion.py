@@ -9,13 +9,12 @@ of a fusion are computed where the last of them stands, so nothing outside that 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from miai_graph.context import UPDATE
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.elementwise.code import DTYPES, OPERATIONS, WITH_OPTIONS
 from miai_graph.kernels.elementwise.kernels import FormulaKernels
 from miai_graph.kernels.epilogue import Epilogue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.node import Node
 from miai_graph.plan.memory import Lifetime, assign_offsets, used_until
 from miai_graph.plan.program import Program, Storage

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import accumulate
 from operator import itemgetter
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.op import Array
 from miai_graph.state import ALIGNMENT_BYTES, aligned_bytes
 

@@ -7,9 +7,9 @@ is read. If all who read it go over the same elements, they compute it themselve
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from miai_graph.context import UPDATE
-from miai_graph.dataclass import dataclass
 from miai_graph.node import Node
 from miai_graph.plan.uses import Use
 from miai_graph.types import ElementCount

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 
 FORWARD_SWEEP, BACKWARD_SWEEP = 0, 1

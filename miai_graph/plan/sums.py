@@ -6,8 +6,8 @@ Such a sum adds in the same order alone and with others, so that bits do not dep
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.node import Node
 from miai_graph.ops.parts import _sum_of_part

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from miai_graph.context import WAIT
-from miai_graph.dataclass import dataclass
 from miai_graph.timing.grouping import NOT_COMPUTING, records_of_workers
 from miai_graph.timing.records import IDLE, LOOP, OVERHEAD, TimingRecord
 from miai_graph.timing.timeline import slices_of_step

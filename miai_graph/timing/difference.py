@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 from miai_graph.terminal import print_text, terminal_width
 from miai_graph.timing.grouping import check_choice, group_name, records_of_workers

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from miai_graph.context import WAIT
-from miai_graph.dataclass import dataclass
 from miai_graph.graph import Graph
 from miai_graph.node import Node
 from miai_graph.op import Cost

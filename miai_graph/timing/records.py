@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-
-from miai_graph.dataclass import dataclass
+from dataclasses import dataclass, replace
 
 OVERHEAD = "overhead"
 """The phase of what a step does beside its nodes: copying inputs, committing updates, handing out results."""

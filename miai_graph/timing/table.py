@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from miai_graph.dataclass import dataclass
 from miai_graph.errors import ArgumentError
 from miai_graph.timing.grouping import (
     GroupBy,

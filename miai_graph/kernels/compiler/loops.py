@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_void_p
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.compiler.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector

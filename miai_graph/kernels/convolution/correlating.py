@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.convolution.geometry import Geometry
 from miai_graph.kernels.convolution.lines import Correlation, Line, together
 from miai_graph.kernels.convolution.program import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.convolution.lines import Line, convolution_line, gradient_lines
 from miai_graph.kernels.numpy_kernels import Request
 from miai_graph.op import Array

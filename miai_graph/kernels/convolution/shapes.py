@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.convolution.lines import WideLine
 from miai_graph.kernels.convolution.program import panels, shared_evenly
 from miai_graph.kernels.convolution.tiles import Target, Tile

@@ -11,11 +11,11 @@ Taps that lie beyond the image are left out, so that nothing needs to be padded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.llvm_code import NUMBER_BYTES, Code
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64, Lines, Vector
 from miai_graph.kernels.epilogue import Ending, Kind

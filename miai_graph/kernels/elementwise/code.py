@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import curves
 from miai_graph.kernels.compiler.compensated import LONGEST_CHAIN, with_errors, with_parts
 from miai_graph.kernels.compiler.loops import Loops, Span, plus

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64

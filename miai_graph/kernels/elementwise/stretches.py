@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.elementwise.formulas import Formula
 from miai_graph.op import Array
 

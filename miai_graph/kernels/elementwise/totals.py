@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.compensated import LONGEST_CHAIN
 from miai_graph.kernels.compiler.loops import call

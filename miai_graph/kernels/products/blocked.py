@@ -6,11 +6,10 @@ Their results may differ from BLAS's in the last bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.loops import are_floats, call
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.epilogue import Epilogue, finished

@@ -20,12 +20,12 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.loops import Loops
 from miai_graph.kernels.compiler.transposition import transposed
 from miai_graph.kernels.compiler.vectors import Vector

@@ -8,12 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.llvm_code import FLOAT_BYTES
 from miai_graph.kernels.compiler.native import library, processor
 from miai_graph.kernels.kernel import Kernel, Scratch

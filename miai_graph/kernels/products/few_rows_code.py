@@ -11,8 +11,8 @@ is stored twice, the same. No code for remainders is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.llvm_code import FLOAT_BYTES, Code
 from miai_graph.kernels.compiler.transposition import transposed
 

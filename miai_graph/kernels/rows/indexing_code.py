@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.loops import Loops
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.compiler.vectors import Vector

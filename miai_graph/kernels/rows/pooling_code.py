@@ -9,11 +9,11 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.loops import Loops, Span, maximum
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.compiler.vectors import Vector

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import curves
 from miai_graph.kernels.compiler.loops import Loops
 from miai_graph.kernels.compiler.native import Processor

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.compensated import LONGEST_CHAIN, with_errors, with_parts
 from miai_graph.kernels.compiler.loops import Loops, maximum, minimum, plus
 from miai_graph.kernels.compiler.native import Processor

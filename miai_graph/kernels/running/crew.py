@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -13,7 +14,6 @@ from weakref import WeakSet
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler.denormals import FlushedDenormals
 from miai_graph.kernels.kernel import Kernel
 

@@ -10,12 +10,12 @@ import functools
 import time
 from collections.abc import Sequence
 from ctypes import c_void_p
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from miai_graph.dataclass import dataclass
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.kernel import NOTHING, Checked, Kernel, Several
