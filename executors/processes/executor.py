@@ -62,11 +62,11 @@ class Processes(Executor):
             )
         self.shards = shards if reproducible else None
         self.threads = 1 if reproducible else max(1, usable_cores() // self.size)
-        blas_limits.rescan()
         self._pools: list[Pool] = []
         self._finish = finalize(self, _stop_all, self._pools)
         if self.size > 1:
             self.pool()
+        blas_limits.rescan()
 
     def __repr__(self) -> str:
         reproducible = "" if self.shards is None else f", reproducible=True, shards={self.shards}"

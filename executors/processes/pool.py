@@ -72,7 +72,7 @@ class Pool:
         self._is_stepping = False
         try:
             # Kernels bring threads of their own where BLAS lets itself be limited.
-            blas_threads = 1 if can_limit() else threads
+            blas_threads = 1 if threads == 1 or can_limit() else threads
             for _ in range(1, workers):
                 self.processes.append(start(WORKER_MAIN, blas_threads))
             control = Segment.create(Words.size_bytes(workers), kind)
