@@ -161,7 +161,7 @@ def _entry_points() -> Mapping[str, EntryPoint]:
 
 
 @cache
-def _own_entry_points() -> Mapping[str, EntryPoint]:
+def _own_entry_points() -> dict[str, EntryPoint]:
     """Those that come with this package: to look through all that are installed takes ten times as long."""
     import importlib.metadata
 
