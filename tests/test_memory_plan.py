@@ -79,6 +79,18 @@ def test_a_large_parameter_is_updated_as_soon_as_its_gradient_is_there() -> None
         np.testing.assert_allclose(weight.value, value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
+def test_softmax_lies_where_logits_did_unless_they_are_read_again(function) -> None:
+    x, w = mg.input("x", (None, 6)), mg.input("w", (6, 6))
+    logits = x @ w
+    once, again = (
+        make_program(mg.Graph(outputs)) for outputs in ([function(logits) @ w], [function(logits) @ w, logits @ w])
+    )
+    (normal,) = (node for node in once.steps if node.op.name in ("softmax", "log_softmax"))
+    assert once.takes_over == {normal: logits}
+    assert not again.takes_over
+
+
 @needs_native_code
 def test_gradients_that_are_read_otherwise_keep_their_memory() -> None:
     x = mg.input("x", (None, 5))

@@ -13,7 +13,7 @@ from native_samples import PROCESSORS, check, native_result, request_for
 import miai_graph as mg
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.native import Processor
-from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
+from miai_graph.kernels.numpy_kernels import KERNELS, NATIVE_KERNELS, by_definition, works_in_place
 from miai_graph.kernels.rows import reductions as native_reductions
 from miai_graph.op import as_node
 
@@ -47,6 +47,20 @@ def test_softmax_along_each_axis(processor, dtype, function, axis):
 @pytest.mark.parametrize("length", LENGTHS[1:])
 def test_softmax_of_rows_of_each_length(processor, dtype, function, length):
     check(lambda x: function(x, -1), 4 * rng_rows(dtype, length), scale=4)
+
+
+@pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kernels", [NATIVE_KERNELS, KERNELS], ids=["native", "NumPy"])
+def test_softmax_may_write_where_it_reads(processor, dtype, function, axis, kernels):
+    for length in (1, 33, 200):
+        x = np.random.default_rng(3).standard_normal((3, 5, length)[axis:] + (3, 5, length)[:axis]).astype(dtype)
+        node = function(as_node(x), axis)
+        assert works_in_place(node)
+        apart, here = np.empty_like(x), x.copy()
+        for source, output in ((x, apart), (here, here)):
+            kernels.get(node.op.name, by_definition)(request_for(node, [source], output))()
+        np.testing.assert_array_equal(here, apart)
 
 
 @pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax, mg.logsumexp])

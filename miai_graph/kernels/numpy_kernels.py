@@ -57,10 +57,14 @@ _matrix_product: Any = np.matmul
 # These read an input again after they have begun to write.
 _NOT_IN_PLACE = {"rsqrt", "relu_gradient", "where", "clip", "sigmoid_cross_entropy"}
 
+# These read an element for the last time before they write it.
+_ALONG_AXIS_IN_PLACE = {"softmax", "log_softmax"}
+
 
 def works_in_place(node: Node) -> bool:
     """Whether the node's kernel may write its output where one of its inputs lies."""
-    return isinstance(node.op, ElementwiseOp) and node.op.name not in _NOT_IN_PLACE
+    is_elementwise = isinstance(node.op, ElementwiseOp) and node.op.name not in _NOT_IN_PLACE
+    return is_elementwise or node.op.name in _ALONG_AXIS_IN_PLACE
 
 
 def prepare(request: Request) -> Kernel:
