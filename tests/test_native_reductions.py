@@ -53,10 +53,10 @@ def test_softmax_of_rows_of_each_length(processor, dtype, function, length):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("kernels", [NATIVE_KERNELS, KERNELS], ids=["native", "NumPy"])
 def test_softmax_may_write_where_it_reads(processor, dtype, function, axis, kernels):
-    for length in (1, 33, 200):
+    for length in (1, 33, 64, 200):
         x = np.random.default_rng(3).standard_normal((3, 5, length)[axis:] + (3, 5, length)[:axis]).astype(dtype)
         node = function(as_node(x), axis)
-        assert works_in_place(node)
+        assert works_in_place(node) == (node.type.shape[axis] % 16 == 0)
         apart, here = np.empty_like(x), x.copy()
         for source, output in ((x, apart), (here, here)):
             kernels.get(node.op.name, by_definition)(request_for(node, [source], output))()
