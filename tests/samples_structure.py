@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sampling import MAX, MIN, REPLICATED, SUM, Sample, Split, b, f, i
 
-from miai_graph.ops import indexing, slicing
+from miai_graph.ops import indexing, slicing, special
 
 MOVES = [
     Sample("reshape", lambda m, x: m.reshape(x, (-1, 2, 3)), [f(None, 6)]),
@@ -110,6 +110,14 @@ REDUCTIONS = [
     Sample("sum", lambda m, x: m.mean(x, 1, keepdims=True), [i(None, 3)], gradient=False, note="mean of integers"),
     Sample("sum", lambda m, x: m.var(x, 0), [f(None, 3)], SUM, functions=["var"], note="var"),
     Sample("sum", lambda m, x: m.var(x, axis=(1, 2), ddof=1), [f(None, 3, 2)], note="var with ddof"),
+    Sample("squared_deviation", lambda m, x: m.var(x, 0, keepdims=True), [f(None, 3)], SUM, note="in var"),
+    Sample(
+        "squared_deviation",
+        lambda m, x, y: special.squared_deviation(x, y),
+        [f(None, 3), f(3)],
+        reference=lambda x, y: np.square(x - y),
+        gradient=False,
+    ),
     Sample("max", lambda m, x: m.max(x), [f(None, 3)], MAX, functions=["max"]),
     Sample("max", lambda m, x: m.max(x, -1, keepdims=True), [f(None, 3)], note="of rows"),
     Sample("max", lambda m, x: m.amax(x, (0, 2)), [i(None, 3, 2)], MAX, gradient=False, functions=["amax"]),

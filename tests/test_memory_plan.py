@@ -79,6 +79,22 @@ def test_a_large_parameter_is_updated_as_soon_as_its_gradient_is_there() -> None
         np.testing.assert_allclose(weight.value, value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
+def test_softmax_lies_where_logits_did_unless_they_are_read_again(function) -> None:
+    x, w = mg.input("x", (None, 64)), mg.input("w", (64, 64))
+    logits = x @ w
+    normal = function(logits)
+    once, again = (make_program(mg.Graph(outputs)) for outputs in ([normal @ w], [normal @ w, logits @ w]))
+    assert once.takes_over == {normal: logits}
+    assert not again.takes_over
+
+
+@pytest.mark.parametrize("classes", [10, 65])
+def test_softmax_of_rows_that_end_within_a_vector_lies_elsewhere(classes: int) -> None:
+    x, w = mg.input("x", (None, classes)), mg.input("w", (classes, classes))
+    assert not make_program(mg.Graph([mg.softmax(x @ w) @ w])).takes_over
+
+
 @needs_native_code
 def test_gradients_that_are_read_otherwise_keep_their_memory() -> None:
     x = mg.input("x", (None, 5))

@@ -13,11 +13,11 @@ from native_samples import PROCESSORS, check, native_result, request_for
 import miai_graph as mg
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.native import Processor
-from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
+from miai_graph.kernels.numpy_kernels import KERNELS, NATIVE_KERNELS, by_definition, works_in_place
 from miai_graph.kernels.rows import reductions as native_reductions
 from miai_graph.op import as_node
 
-LENGTHS = (0, 1, 3, 8, 16, 17, 63, 64, 65, 130, 5000)
+LENGTHS = (0, 1, 3, 8, 16, 17, 63, 64, 65, 128, 130, 5000)
 
 
 @pytest.fixture(params=PROCESSORS, ids=str)
@@ -43,12 +43,52 @@ def test_softmax_along_each_axis(processor, dtype, function, axis):
         check(lambda x: function(x, axis), (8 * rng.standard_normal(shape)).astype(dtype))
 
 
+@pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
+@pytest.mark.parametrize("length", LENGTHS[1:])
+def test_softmax_of_rows_of_each_length(processor, dtype, function, length):
+    check(lambda x: function(x, -1), 4 * rng_rows(dtype, length), scale=4)
+
+
+@pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kernels", [NATIVE_KERNELS, KERNELS], ids=["native", "NumPy"])
+def test_softmax_may_write_where_it_reads(processor, dtype, function, axis, kernels):
+    for length in (1, 33, 64, 200):
+        x = np.random.default_rng(3).standard_normal((3, 5, length)[axis:] + (3, 5, length)[:axis]).astype(dtype)
+        node = function(as_node(x), axis)
+        assert works_in_place(node) == (node.type.shape[axis] % 16 == 0)
+        apart, here = np.empty_like(x), x.copy()
+        for source, output in ((x, apart), (here, here)):
+            kernels.get(node.op.name, by_definition)(request_for(node, [source], output))()
+        np.testing.assert_array_equal(here, apart)
+
+
 @pytest.mark.parametrize("function", [mg.softmax, mg.log_softmax, mg.logsumexp])
-def test_softmax_of_numbers_that_are_not_finite(processor, dtype, function):
-    rows = rng_rows(dtype, 20)
+@pytest.mark.parametrize("length", [20, 64, 1000])
+def test_softmax_of_numbers_that_are_not_finite(processor, dtype, function, length):
+    rows = rng_rows(dtype, length)
     rows[0, 3], rows[1, 19], rows[2, :], rows[3, 5] = -math.inf, math.nan, -math.inf, math.inf
     rows[4, 2:], rows[5, 0] = -1e9, -80.0
     check(lambda x: function(x, -1), rows)
+
+
+@pytest.mark.parametrize("length", [5, 64, 1000])
+def test_a_nan_anywhere_makes_the_row_nan_and_leaves_the_others(processor, dtype, length):
+    rows = np.arange(float(length * length)).astype(dtype).reshape(length, length) % 91
+    np.fill_diagonal(rows, math.nan)
+    rows[-1] = np.arange(length) % 7
+    node = mg.softmax(as_node(rows))
+    found = native_result(node, rows)
+    assert np.isnan(found[:-1]).all()
+    np.testing.assert_allclose(found[-1], node.op.forward(rows, **node.attributes)[-1], 1e-6)
+
+
+def test_exponentials_that_lose_digits_become_zero(processor, dtype):
+    least = math.log(np.finfo(dtype).tiny)
+    rows = np.array([[0.0, least * share] for share in (0.3, 0.99, 0.9999, 1.0001, 1.01, 1.5, 3.0, 1e6)], dtype)
+    found = native_result(mg.softmax(as_node(rows)), rows)[:, 1]
+    np.testing.assert_allclose(found[:3], np.exp(rows[:3, 1]), 1e-6)
+    np.testing.assert_array_equal(found[3:], 0.0)
 
 
 def rng_rows(dtype: np.dtype[Any], length: int) -> np.ndarray:

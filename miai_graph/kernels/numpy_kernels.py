@@ -57,9 +57,17 @@ _matrix_product: Any = np.matmul
 # These read an input again after they have begun to write.
 _NOT_IN_PLACE = {"rsqrt", "relu_gradient", "where", "clip", "sigmoid_cross_entropy"}
 
+# These read an element for the last time before they write it. Where rows end within a vector, the part of it that was
+# written keeps the processor from reading the next row, which lies in the same vector.
+_ALONG_AXIS_IN_PLACE = {"softmax", "log_softmax"}
+_LONGEST_VECTOR = 16
+
 
 def works_in_place(node: Node) -> bool:
     """Whether the node's kernel may write its output where one of its inputs lies."""
+    if node.op.name in _ALONG_AXIS_IN_PLACE:
+        length = node.type.shape[node.attributes["axis"]]
+        return isinstance(length, int) and length % _LONGEST_VECTOR == 0
     return isinstance(node.op, ElementwiseOp) and node.op.name not in _NOT_IN_PLACE
 
 

@@ -10,10 +10,10 @@ from miai_graph.errors import ArgumentError, ShapeError
 from miai_graph.layers.input_spec import InputSpec
 from miai_graph.layers.layer import Layer, registry
 from miai_graph.node import Node
-from miai_graph.ops.arithmetic import square
 from miai_graph.ops.nonlinear import rsqrt
 from miai_graph.ops.parts import average_over_parts, each_part, mean_of_part, repeat_in_part
 from miai_graph.ops.reductions import mean
+from miai_graph.ops.special import squared_deviation
 from miai_graph.ops.structure import reshape
 from miai_graph.types import normalize_axes, normalize_axis
 
@@ -187,7 +187,7 @@ class BatchNormalization(Normalization):
             return self._normalize_parts(values, others, shape)
         batch_mean = mean(values, others, keepdims=True)
         differences = values - batch_mean
-        batch_variance = mean(square(differences), others, keepdims=True)
+        batch_variance = mean(squared_deviation(values, batch_mean), others, keepdims=True)
         self._move(self.moving_mean, batch_mean)
         self._move(self.moving_variance, batch_variance)
         return self._shift_and_scale(differences, batch_variance, shape)
@@ -195,8 +195,9 @@ class BatchNormalization(Normalization):
     def _normalize_parts(self, values: Node, axes: Sequence[int], shape: Sequence[int]) -> Node:
         """Each part of the batch with its own mean and variance."""
         part_mean = mean_of_part(values, axes)
-        differences = values - repeat_in_part(part_mean, values.type.shape)
-        part_variance = mean_of_part(square(differences), axes)
+        repeated_mean = repeat_in_part(part_mean, values.type.shape)
+        differences = values - repeated_mean
+        part_variance = mean_of_part(squared_deviation(values, repeated_mean), axes)
         self._move(self.moving_mean, average_over_parts(part_mean))
         self._move(self.moving_variance, average_over_parts(part_variance))
         return self._shift_and_scale(differences, part_variance, shape, is_of_part=True)
@@ -262,6 +263,6 @@ class LayerNormalization(Normalization):
         values = self.as_floats(inputs)
         axes = normalize_axes(self.axis, values.ndim)
         shape = [dim if axis in axes and dim is not None else 1 for axis, dim in enumerate(values.shape)]
-        differences = values - mean(values, axes, keepdims=True)
-        variance = mean(square(differences), axes, keepdims=True)
-        return self._shift_and_scale(differences, variance, shape)
+        sample_mean = mean(values, axes, keepdims=True)
+        variance = mean(squared_deviation(values, sample_mean), axes, keepdims=True)
+        return self._shift_and_scale(values - sample_mean, variance, shape)

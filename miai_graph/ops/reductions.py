@@ -15,12 +15,12 @@ import numpy as np
 from miai_graph.errors import DTypeError, ShapeError
 from miai_graph.node import Node, functions
 from miai_graph.op import Array, Cost, Op, as_node, moved_bytes, no_derivative, register, register_function
-from miai_graph.ops.arithmetic import square
 from miai_graph.ops.casting import cast
 from miai_graph.ops.comparisons import equal, isfinite
 from miai_graph.ops.elementwise import stop_gradient, where
 from miai_graph.ops.leaves import batch_size
 from miai_graph.ops.nonlinear import exp, log
+from miai_graph.ops.special import squared_deviation
 from miai_graph.ops.structure import reduction_placement, restore_axes, sum, without_axes
 from miai_graph.placement import Placement, Split, Unsplittable, elementwise
 from miai_graph.types import BatchDim, ElementCount, Shape, TensorType, normalize_axes, normalize_axis
@@ -151,7 +151,7 @@ def var(x: Any, axis: Axes = None, *, ddof: int = 0, keepdims: bool = False) -> 
     if not node.type.is_floating:
         node = cast(node, np.float64)
     axes = normalize_axes(axis, node.ndim)
-    squares = square(node - mean(node, axes, keepdims=True))
+    squares = squared_deviation(node, mean(node, axes, keepdims=True))
     if ddof == 0:
         return mean(squares, axes, keepdims=keepdims)
     dims = [node.type.shape[place] for place in axes]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from miai_graph.node import Node
-from miai_graph.op import Array, elementwise_cost
+from miai_graph.op import Array, elementwise_cost, register
 from miai_graph.ops.arithmetic import square
 from miai_graph.ops.elementwise import ElementwiseOp, named_as
 from miai_graph.ops.nonlinear import exp
@@ -107,5 +108,29 @@ class Erf(ElementwiseOp):
         return [g * (2.0 / math.sqrt(math.pi) * exp(-square(x)))]
 
 
+class SquaredDeviation(ElementwiseOp):
+    """Square of the difference to a mean: y = (x - m)², of which a variance is the mean.
+
+    Shapes: x any; m, the mean of x along axes, repeated along them; y the same.
+    Gradient: dx = 2 · g · (x - m); none for m.
+    Cost: two flops an element.
+    Batch: element-wise.
+    Care: only to be added up along the axes of the mean: g is the same along them then, deviations add up to 0, and so
+        does the gradient of m, which would take a pass over x of its own. That of dx is not 0, so m is no constant.
+    """
+
+    name = "squared_deviation"
+    accepts = "f"
+    arity = 2
+    cost = elementwise_cost(2)
+
+    def forward(self, *arrays: Array, **_: Any) -> Array:
+        return np.square(np.subtract(*arrays))
+
+    def vjp(self, g: Node, output: Node, x: Node, m: Node) -> Sequence[Node | None]:
+        return [2.0 * g * (x - m), None]
+
+
 expm1 = named_as(Expm1())
 erf = named_as(Erf())
+squared_deviation = register(SquaredDeviation())

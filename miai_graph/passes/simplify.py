@@ -23,6 +23,7 @@ from miai_graph.ops.leaves import is_input, is_variable
 from miai_graph.ops.parts import _each_part, _repeat_in_part, _sum_over_parts
 from miai_graph.ops.structure import _broadcast_to, _reshape, _transpose
 from miai_graph.passes.rewrite import Rule, rewrite, with_inputs
+from miai_graph.passes.scaled_sums import scale_sums
 from miai_graph.passes.transposed_products import transpose_products
 from miai_graph.types import ElementCount, int_dims
 
@@ -36,7 +37,7 @@ def simplify(graph: Graph) -> Graph:
     Its outputs and updates are the same to rounding.
     """
     simplest = _Simplest()
-    return rewrite(transpose_products(rewrite(graph, simplest)), simplest)
+    return rewrite(scale_sums(transpose_products(rewrite(graph, simplest))), simplest)
 
 
 class _Simplest:

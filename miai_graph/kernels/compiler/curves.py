@@ -70,11 +70,23 @@ def exp(x: Vector) -> Vector:
     vanishes = x.compare("olt", format.least)
     bounded = vanishes.choose(zero, x.call("minimum", x.as_same(format.greatest)))
     exponent, rest = _reduced(bounded)
-    series = polynomial(rest, [1 / math.factorial(power) for power in range(format.terms, -1, -1)])
+    series = _series(rest)
     # In two steps: the power itself may be too large, or too small, where the product is not.
     half = x.integer("ashr", exponent, 1)
     result = series * _power_of_two(x, half) * _power_of_two(x, x.integer("sub", exponent, half))
     return vanishes.choose(zero, result)
+
+
+def decay(x: Vector) -> Vector:
+    """The exponential of what is not above 0: of no more instructions than that takes. 0 where the exponential has not
+    all its digits; nan stays."""
+    format = _FORMATS[x.dtype]
+    vanishes = x.compare("olt", math.log(float(np.finfo(x.dtype).tiny)))
+    # Rounding to an integer leaves the power's bits, bias and all, at the low end.
+    shift = x.as_same(format.shift + format.bias)
+    shifted = x.multiply_add(1 / math.log(2), shift)
+    power = x.from_bits(x.integer("shl", shifted.bits(), format.mantissa))
+    return vanishes.choose(x.as_same(0.0), _series(_rest(x, shifted - shift)) * power)
 
 
 def expm1(x: Vector) -> Vector:
@@ -163,8 +175,19 @@ def _reduced(x: Vector) -> tuple[str, Vector]:
     shift = x.as_same(format.shift)
     shifted = x.multiply_add(1 / math.log(2), shift)
     exponent = x.integer("sub", shifted.bits(), shift.bits())
-    count = shifted - shift
-    return exponent, count.multiply_add(-format.ln2_low, count.multiply_add(-format.ln2_high, x))
+    return exponent, _rest(x, shifted - shift)
+
+
+def _rest(x: Vector, count: Vector) -> Vector:
+    """x - count · ln 2"""
+    format = _FORMATS[x.dtype]
+    return count.multiply_add(-format.ln2_low, count.multiply_add(-format.ln2_high, x))
+
+
+def _series(rest: Vector) -> Vector:
+    """The power series of exp."""
+    terms = _FORMATS[rest.dtype].terms
+    return polynomial(rest, [1 / math.factorial(power) for power in range(terms, -1, -1)])
 
 
 def _power_of_two(x: Vector, exponent: str) -> Vector:

@@ -98,8 +98,11 @@ class Loops(Lines):
 
     def number(self, integer: object, dtype: np.dtype[Any]) -> Vector:
         """An integer in all lanes, as a float."""
+        return self.spread(self.value(f"sitofp i64 {integer} to {ELEMENTS[dtype]}"), dtype)
+
+    def spread(self, number: str, dtype: np.dtype[Any]) -> Vector:
+        """A float in all lanes."""
         element, type = ELEMENTS[dtype], self.type(ELEMENTS[dtype])
-        number = self.value(f"sitofp i64 {integer} to {element}")
         first = self.value(f"insertelement {type} poison, {element} {number}, i64 0")
         every = f"shufflevector {type} {first}, {type} poison, <{self.lanes} x i32> zeroinitializer"
         return Vector(self, self.value(every), dtype)

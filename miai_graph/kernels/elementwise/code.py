@@ -56,6 +56,11 @@ def _relu_gradient(g: Vector, y: Vector) -> Vector:
     return y.compare("ogt", 0.0).choose(g, g * 0.0)
 
 
+def _squared_deviation(x: Vector, mean: Vector) -> Vector:
+    deviation = x - mean
+    return deviation * deviation
+
+
 def _comparison(relation: str) -> Callable[[Vector, Vector], Vector]:
     return lambda a, b: a.compare(relation, b)
 
@@ -68,6 +73,7 @@ OPERATIONS: Mapping[str, Callable[..., Vector]] = {
     "negative": lambda x: -x,
     "absolute": lambda x: x.call("fabs"),
     "square": lambda x: x * x,
+    "squared_deviation": _squared_deviation,
     "minimum": _minimum,
     "maximum": _maximum,
     "sqrt": lambda x: x.call("sqrt"),

@@ -12,7 +12,7 @@ from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.loops import are_floats, call
 from miai_graph.kernels.kernel import Kernel, checked
 from miai_graph.kernels.numpy_kernels import Request, native_for
-from miai_graph.kernels.rows.softmax_code import Variant, columns_text, rows_text
+from miai_graph.kernels.rows.softmax_code import Variant, columns_text, kept_vectors, rows_text
 from miai_graph.op import Array
 from miai_graph.ops.softmax import check_labels
 
@@ -75,7 +75,8 @@ def _along_rows(
     processor, x = native.processor(), request.inputs[0]
     if processor is None or not _suit(x, result):
         return None
-    variant = Variant(request.node.op.name, x.dtype, 8 * other.itemsize)
+    kept = kept_vectors(size[1], x.dtype, processor)
+    variant = Variant(request.node.op.name, x.dtype, 8 * other.itemsize, kept)
     strides = [step * array.itemsize for step, array in zip(steps, (x, result, other), strict=True)]
     words: list[Array | int] = [x, result, other, x if failed is None else failed, *size, *strides]
     return call(rows_text(variant, processor), words, _source(request))

@@ -1,23 +1,29 @@
 """Code for softmax and its kin: along rows, or along columns with a vector of them at a time.
 
-The greatest of a row is taken out first. Exponentials of many rows are under way at the same time, for rows do not
-depend on each other.
+The greatest of a row is taken out first. Short rows stay in registers from the first step to the last; what of several
+rows can be done at a time the processor finds out, for they do not depend on each other.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from miai_graph.kernels.compiler import curves
-from miai_graph.kernels.compiler.loops import Loops, plus
+from miai_graph.kernels.compiler.loops import ELEMENTS, Loops, plus
 from miai_graph.kernels.compiler.native import Processor
-from miai_graph.kernels.compiler.vectors import Vector
+from miai_graph.kernels.compiler.vectors import Vector, literal_of
+
+MOST_KEPT = 8
+"""Vectors of a row that stay in registers; of longer rows so many are under way at a time."""
+
+ABREAST = 4
+"""Vectors of longer rows that are computed at a time, and added up apart."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,20 @@ class Variant:
     ----------
     operation : the name of an op
     label_bits : the width of the integers that name classes
+    kept : of rows that stay in registers: how many whole vectors they are, and whether there is a rest; None: rows of
+        any length, which do not
     """
 
     operation: str
     dtype: np.dtype[Any]
     label_bits: int = 64
+    kept: tuple[int, bool] | None = None
+
+
+def kept_vectors(length: int, dtype: np.dtype[Any], processor: Processor) -> tuple[int, bool] | None:
+    """What a `Variant` for rows of that length keeps."""
+    whole, rest = divmod(length, processor.width(dtype.itemsize))
+    return (whole, rest > 0) if 0 < whole + (rest > 0) <= MOST_KEPT else None
 
 
 @functools.cache
@@ -47,11 +62,17 @@ def rows_text(variant: Variant, processor: Processor) -> str:
     return _Rows(variant, processor).module()
 
 
+Part = Callable[[str, str | None], Vector]
+"""Of the number of the first element and the mask."""
+
+
 class _Rows:
     def __init__(self, variant: Variant, processor: Processor) -> None:
         self._variant = variant
         self._dtype = variant.dtype
         self._code = Loops(processor.width(variant.dtype.itemsize))
+        self._kept: dict[tuple[str, str], Vector] = {}
+        """By row and first element."""
 
     def module(self) -> str:
         """A loop over rows."""
@@ -70,53 +91,25 @@ class _Rows:
             write(*(code.stepped(array, row.index, step) for array, step in zip((x, y, other), strides, strict=True)))
         return code.module()
 
-    def _greatest(self, x: str) -> Vector:
-        code, lowest = self._code, self._code.constant(-math.inf, self._dtype)
-
-        def greater(start: str, mask: str | None, best: Sequence[Vector]) -> Sequence[Vector]:
-            return [_greater(code.where(mask, self._load(x, start, mask), -math.inf), best[0])]
-
-        return code.over_lanes(_greater, code.each_vector(self._span, [lowest], greater)[0])
-
-    def _exponentials(self, x: str, taken_out: Vector, kept_at: str | None = None) -> Vector:
-        """Their sum; they are kept if it is said where."""
-        code = self._code
-
-        def added(start: str, mask: str | None, total: Sequence[Vector]) -> Sequence[Vector]:
-            # Exponentials beyond the end are those of -inf: 0.
-            shifted = code.where(mask, self._load(x, start, mask) - taken_out, -math.inf)
-            exponential = curves.exp(shifted)
-            if kept_at is not None:
-                self._store(exponential, kept_at, start, mask)
-            return [total[0] + exponential]
-
-        return code.over_lanes(plus, code.each_vector(self._span, [code.constant(0.0, self._dtype)], added)[0])
-
     def _softmax(self, x: str, y: str, other: str) -> None:
-        code = self._code
-        factor = 1.0 / self._exponentials(x, self._greatest(x), y)
+        greatest = self._greatest(x)
 
-        def scale(start: str, mask: str | None, _: Sequence[Vector]) -> Sequence[Vector]:
-            self._store(self._load(y, start, mask) * factor, y, start, mask)
-            return ()
+        def exponential(start: str, mask: str | None) -> Vector:
+            return self._keep(curves.decay(self._load(x, start, mask) - greatest), y, start, mask)
 
-        code.each_vector(self._span, (), scale)
+        factor = self._reciprocal(self._sum(exponential))
+        self._each(lambda start, mask: self._store(self._load(y, start, mask) * factor, y, start, mask))
 
     def _log_softmax(self, x: str, y: str, other: str) -> None:
-        greatest = self._greatest(x)
-        logarithm = curves.log(self._exponentials(x, greatest))
-
-        def shift(start: str, mask: str | None, _: Sequence[Vector]) -> Sequence[Vector]:
-            self._store(self._load(x, start, mask) - greatest - logarithm, y, start, mask)
-            return ()
-
-        self._code.each_vector(self._span, (), shift)
+        greatest, logarithm = self._greatest_and_logarithm(x)
+        self._each(lambda start, mask: self._store(self._load(x, start, mask) - greatest - logarithm, y, start, mask))
 
     def _logsumexp(self, x: str, y: str, other: str) -> None:
         greatest = self._greatest(x)
         is_finite = greatest.call("fabs").compare("olt", math.inf)
         taken_out = is_finite.choose(greatest, greatest.as_same(0.0))
-        self._code.store_number(curves.log(self._exponentials(x, taken_out)) + taken_out, y)
+        total = self._sum(lambda start, mask: curves.exp(self._load(x, start, mask) - taken_out))
+        self._code.store_number(curves.log(total) + taken_out, y)
 
     def _sparse_cross_entropy(self, x: str, y: str, label: str) -> None:
         code, bits = self._code, self._variant.label_bits
@@ -128,28 +121,110 @@ class _Rows:
         with code.when(outside):
             code.do(f"store i64 1, ptr {self._failed}, align 8")
         with code.when(code.value(f"xor i1 {outside}, true")):
-            greatest = self._greatest(x)
-            logarithm = curves.log(self._exponentials(x, greatest))
+            greatest, logarithm = self._greatest_and_logarithm(x)
             number = code.load_number(code.element(x, chosen, self._dtype), self._dtype)
             code.store_number(logarithm - (number - greatest), y)
 
     def _cross_entropy(self, x: str, y: str, probabilities: str) -> None:
-        code = self._code
+        greatest, logarithm = self._greatest_and_logarithm(x)
+
+        def product(start: str, mask: str | None) -> Vector:
+            return self._load(probabilities, start, mask) * (self._load(x, start, mask) - greatest - logarithm)
+
+        self._code.store_number(-self._sum(product), y)
+
+    def _greatest_and_logarithm(self, x: str) -> tuple[Vector, Vector]:
+        """The greatest of a row, and the logarithm of the sum of exponentials without it."""
         greatest = self._greatest(x)
-        logarithm = curves.log(self._exponentials(x, greatest))
+        total = self._sum(lambda start, mask: curves.decay(self._load(x, start, mask) - greatest))
+        return greatest, curves.log(total)
 
-        def added(start: str, mask: str | None, total: Sequence[Vector]) -> Sequence[Vector]:
-            product = self._load(probabilities, start, mask) * (self._load(x, start, mask) - greatest - logarithm)
-            return [total[0] + code.where(mask, product, 0.0)]
+    def _greatest(self, x: str) -> Vector:
+        return self._combined(_greater, -math.inf, functools.partial(self._load, x))
 
-        (total,) = code.each_vector(self._span, [code.constant(0.0, self._dtype)], added)
-        code.store_number(-code.over_lanes(plus, total), y)
+    def _sum(self, part: Part) -> Vector:
+        return self._combined(plus, 0.0, part)
+
+    def _combined(self, combine: Callable[[Vector, Vector], Vector], neutral: float, part: Part) -> Vector:
+        """All elements of a row, in each lane: as many vectors at a time as do not wait for each other."""
+        code = self._code
+
+        def masked(start: str, mask: str | None) -> Vector:
+            return code.where(mask, part(start, mask), neutral)
+
+        def added(start: str, mask: str | None, values: Sequence[Vector]) -> list[Vector]:
+            return [combine(masked(start, mask), values[0])]
+
+        if self._variant.kept is not None:
+            return code.over_lanes(combine, _in_pairs(combine, [masked(*place) for place in self._places()]))
+        first, step = code.constant(neutral, self._dtype), ABREAST * code.lanes
+        whole = code.value(f"and i64 {self._length}, {-step}")
+        with code.loop(0, whole, step, [first] * ABREAST) as round:
+            starts = [code.add(round.index, place * code.lanes) for place in range(ABREAST)]
+            round.following = [
+                combine(part(start, None), value) for start, value in zip(starts, round.values, strict=True)
+            ]
+        values = [_in_pairs(combine, round.values)]
+        with code.loop(whole, self._span.whole, code.lanes, values) as round:
+            round.following = added(round.index, None, round.values)
+        (result,) = code.changed_when(
+            self._span.has_rest, round.values, functools.partial(added, self._span.whole, self._span.mask)
+        )
+        return code.over_lanes(combine, result)
+
+    def _each(self, act: Callable[[str, str | None], None]) -> None:
+        """Do something with each vector of a row."""
+        if self._variant.kept is not None:
+            for place in self._places():
+                act(*place)
+            return
+
+        def body(start: str, mask: str | None, _: Sequence[Vector]) -> Sequence[Vector]:
+            act(start, mask)
+            return ()
+
+        self._code.each_vector(self._span, (), body)
+
+    def _places(self) -> list[tuple[str, str | None]]:
+        """Of the vectors of a row that stays in registers: the number of the first element, and the mask."""
+        assert self._variant.kept is not None
+        whole, has_rest = self._variant.kept
+        starts = [str(place * self._code.lanes) for place in range(whole + has_rest)]
+        return [(start, self._span.mask if place == whole else None) for place, start in enumerate(starts)]
+
+    def _reciprocal(self, vector: Vector) -> Vector:
+        """Of a number that is in all lanes: to divide them all takes the processor longer."""
+        code, element = self._code, ELEMENTS[self._dtype]
+        number = code.value(f"extractelement {vector.type} {vector.name}, i64 0")
+        return code.spread(code.value(f"fdiv {element} {literal_of(1.0, self._dtype)}, {number}"), self._dtype)
 
     def _load(self, row: str, start: str, mask: str | None) -> Vector:
-        return self._code.load(self._code.element(row, start, self._dtype), self._dtype, mask)
+        code = self._code
+        found = self._kept.get((row, start))
+        if found is None:
+            found = code.load(code.element(row, start, self._dtype), self._dtype, mask)
+            if self._variant.kept is not None:
+                self._kept[row, start] = found
+        return found
+
+    def _keep(self, vector: Vector, row: str, start: str, mask: str | None) -> Vector:
+        """For who loads it: in a register, or in memory."""
+        if self._variant.kept is not None:
+            self._kept[row, start] = vector
+        else:
+            self._store(vector, row, start, mask)
+        return vector
 
     def _store(self, vector: Vector, row: str, start: str, mask: str | None) -> None:
         self._code.store(vector, self._code.element(row, start, self._dtype), mask)
+
+
+def _in_pairs(combine: Callable[[Vector, Vector], Vector], vectors: Sequence[Vector]) -> Vector:
+    """All of them combined, with as few as possible one after another."""
+    while len(vectors) > 1:
+        pairs = [combine(*vectors[place : place + 2]) for place in range(0, len(vectors) - 1, 2)]
+        vectors = [*pairs, *vectors[2 * len(pairs) :]]
+    return vectors[0]
 
 
 @functools.cache
@@ -196,7 +271,7 @@ class _Columns:
         is_softmax = self._variant.operation == "softmax"
         with code.loop(0, self._rows, 1, [code.constant(0.0, dtype)]) as addition:
             number, place = at(addition.index)
-            exponential = curves.exp(number - greatest)
+            exponential = curves.decay(number - greatest)
             if is_softmax:
                 code.store(exponential, place, mask)
             addition.following = [addition.values[0] + exponential]
