@@ -344,6 +344,22 @@ COMMUNICATION = [
         reference=lambda x: x.reshape(2, 3),
         gradient=False,
     ),
+    Sample(
+        "gather_rows",
+        lambda m, x: apply(communication._gather_rows, [x, alone(x)]),
+        [f(2, 3)],
+        REPLICATED,
+        reference=lambda x: x,
+        gradient=False,
+    ),
+    Sample(
+        "rows_of_columns",
+        lambda m, x: apply(communication._rows_of_columns, [x, alone(x)], {"columns": 3, "start": 0}),
+        [f(2, 3)],
+        REPLICATED,
+        reference=lambda x: x,
+        gradient=False,
+    ),
 ]
 
 PARTS = [

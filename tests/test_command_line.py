@@ -20,6 +20,11 @@ from miai_graph.timing import Timing
 PICTURES = ("model.png", "curves.png", "predictions.png")
 
 
+MOST_DIFFERENCE = 0.05
+"""In weights, after 43 steps. Rounding may turn the sign of a gradient that is next to nothing, and Adam then takes a
+whole step of 0.001 the other way."""
+
+
 def run(
     *arguments: str, folder: Path, encoding: str = "utf-8", variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -67,7 +72,7 @@ def test_demo_compares_all_executors_with_serial_on_one_thread(tmp_path: Path) -
     assert rows["serial:threads=1"][2:4] == ["1.00", ""]
     for _, rate, _, difference, accuracy in list(rows.values())[1:]:
         assert float(rate.replace(",", "")) > 0
-        assert float(difference) < 1e-3
+        assert float(difference) < MOST_DIFFERENCE
         assert float(accuracy) > 80
 
 
@@ -107,7 +112,7 @@ def test_demo_tells_programs_in_json(tmp_path: Path) -> None:
         ("serial", 1),
         ("processes:workers=2", 2),
     ]
-    assert found["compared"][0]["difference"] == 0 < found["compared"][1]["difference"] < 1e-3
+    assert found["compared"][0]["difference"] == 0 < found["compared"][1]["difference"] < MOST_DIFFERENCE
     timing = Timing.from_json(found["timing"])
     assert timing.steps == 43
     assert list(timing.verdict()) == found["verdict"]

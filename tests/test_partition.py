@@ -269,8 +269,8 @@ def normalized(count: int) -> mg.Model:
         (dense_model, "rmsprop", 1),
         (dense_model, "average", 1),
         (dense_model, "global_clipnorm", 2),
-        (lambda: normalized(1), "adam", 1 + 4),
-        (lambda: normalized(2), "adam", 1 + 2 * 4),
+        (lambda: normalized(1), "adam", 1 + 3),
+        (lambda: normalized(2), "adam", 1 + 2 * 3),
     ],
 )
 def test_the_number_of_barriers(make: Callable[[], mg.Model], optimizer: str, expected: int) -> None:
