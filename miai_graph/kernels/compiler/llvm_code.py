@@ -56,13 +56,28 @@ class Code(Instructions):
         """Pointers to vectors one after another."""
         return [self.at(pointer, place * self.width * self.number_bytes) for place in range(count)]
 
-    def load(self, pointer: str) -> str:
-        """The vector that lies there."""
-        return self.value(f"load {self.vector}, ptr {pointer}, align {self.number_bytes}")
+    def load(self, pointer: str, lanes: int = 0) -> str:
+        """The vector that lies there. Only so many numbers of it are read, unless that is 0; the others are any."""
+        if lanes == 0:
+            return self.value(f"load {self.vector}, ptr {pointer}, align {self.number_bytes}")
+        part = f"<{lanes} x {self.number}>"
+        found = self.value(f"load {part}, ptr {pointer}, align {self.number_bytes}")
+        return self._resized(part, found, lanes, self.width)
 
-    def store(self, vector: str, pointer: str) -> None:
-        """Put a vector there."""
-        self.do(f"store {self.vector} {vector}, ptr {pointer}, align {self.number_bytes}")
+    def store(self, vector: str, pointer: str, lanes: int = 0) -> None:
+        """Put a vector there, or only so many numbers of it.
+
+        Not by a masked store, which takes dozens of cycles where there are no registers for masks.
+        """
+        type = self.vector
+        if lanes:
+            type, vector = f"<{lanes} x {self.number}>", self._resized(self.vector, vector, self.width, lanes)
+        self.do(f"store {type} {vector}, ptr {pointer}, align {self.number_bytes}")
+
+    def _resized(self, type: str, vector: str, length: int, result_length: int) -> str:
+        """The first numbers of a vector, or all of them and others that may be anything."""
+        lanes = [f"i32 {lane}" if lane < length else "i32 poison" for lane in range(result_length)]
+        return self.value(f"shufflevector {type} {vector}, {type} poison, <{result_length} x i32> <{', '.join(lanes)}>")
 
     def broadcast(self, pointer: str) -> str:
         """A vector of one number."""

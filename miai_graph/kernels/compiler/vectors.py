@@ -21,6 +21,10 @@ _TYPES = {FLOAT32: "float", FLOAT64: "double", BOOL: "i1"}
 _STORED = {FLOAT32: "float", FLOAT64: "double", BOOL: "i8"}
 _INTEGERS = {FLOAT32: "i32", FLOAT64: "i64"}
 
+MASKED_BYTES = 64
+"""Of vectors as long as this a part is stored as fast as all of one. With shorter ones a masked store may take dozens of
+cycles, for there are no registers for masks."""
+
 
 class Lines(Instructions):
     """The instructions of a function on vectors, and what has to be declared for them.
@@ -34,6 +38,7 @@ class Lines(Instructions):
         super().__init__()
         self.lanes = lanes
         self.declared: set[str] = set()
+        self._counts: dict[str, str] = {}
 
     def type(self, element: str) -> str:
         """Of a vector."""
@@ -85,18 +90,34 @@ class Lines(Instructions):
         type = self.type(element)
         if vector.dtype == BOOL:
             name = self.value(f"zext {vector.type} {name} to {type}")
+        size = _align(vector.dtype)
         if mask is None and streams:
-            size = self.lanes * _align(vector.dtype)
-            self.do(f"store {type} {name}, ptr {pointer}, align {size}, !nontemporal !0")
+            self.do(f"store {type} {name}, ptr {pointer}, align {self.lanes * size}, !nontemporal !0")
         elif mask is None:
-            self.do(f"store {type} {name}, ptr {pointer}, align {_align(vector.dtype)}")
+            self.do(f"store {type} {name}, ptr {pointer}, align {size}")
+        elif self.lanes * size < MASKED_BYTES:
+            self._store_first(self._counts[mask], name, element, pointer, size)
         else:
             short = f"{self.lanes}{_short(element)}"
             self.declared.add(f"declare void @llvm.masked.store.v{short}.p0({type}, ptr, i32, {self.type('i1')})")
             self.do(
-                f"call void @llvm.masked.store.v{short}.p0({type} {name}, ptr {pointer}, i32 {_align(vector.dtype)}, "
+                f"call void @llvm.masked.store.v{short}.p0({type} {name}, ptr {pointer}, i32 {size}, "
                 f"{self.type('i1')} {mask})"
             )
+
+    def _store_first(self, count: str, name: str, element: str, pointer: str, size: int) -> None:
+        """Put the first so many numbers of a vector there: pieces by the binary digits of their count."""
+        type, length = self.type(element), self.lanes
+        while length:
+            digit = self.value(f"and i64 {count}, {length}")
+            is_set = self.value(f"icmp ne i64 {digit}, 0")
+            with self.when(is_set):
+                piece = self.value(f"shufflevector {type} {name}, {type} poison, {_places(range(length))}")
+                self.do(f"store <{length} x {element}> {piece}, ptr {pointer}, align {size}")
+            following = [*range(length, self.lanes), *[self.lanes] * length]
+            moved = self.value(f"shufflevector {type} {name}, {type} poison, {_places(following)}")
+            name = self.value(f"select i1 {is_set}, {type} {moved}, {type} {name}")
+            pointer, length = self.at(pointer, self.times(digit, size)), length // 2
 
     def mask_of(self, count: str) -> str:
         """True in the first so many lanes."""
@@ -104,7 +125,10 @@ class Lines(Instructions):
         first = self.value(f"insertelement {type} poison, i64 {count}, i64 0")
         every = self.value(f"shufflevector {type} {first}, {type} poison, <{self.lanes} x i32> zeroinitializer")
         places = ", ".join(f"i64 {lane}" for lane in range(self.lanes))
-        return self.value(f"icmp ult {type} <{places}>, {every}")
+        mask = self.value(f"icmp ult {type} <{places}>, {every}")
+        self.declared.add("declare i64 @llvm.umin.i64(i64, i64)")
+        self._counts[mask] = self.value(f"call i64 @llvm.umin.i64(i64 {count}, i64 {self.lanes})")
+        return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +240,11 @@ def polynomial(x: Vector, coefficients: Sequence[float]) -> Vector:
     for coefficient in coefficients[1:]:
         result = result.multiply_add(x, coefficient)
     return result
+
+
+def _places(lanes: Sequence[int]) -> str:
+    """The last operand of a shuffle."""
+    return f"<{len(lanes)} x i32> <{', '.join(f'i32 {lane}' for lane in lanes)}>"
 
 
 def _align(dtype: np.dtype[Any]) -> int:

@@ -228,7 +228,13 @@ class Correlating:
         for first in range(0, across.line.count, work.shape.pixels):
             tile = work.shape.tile(across, self._source.shape[2], first, part.taps, panel.vectors, read.strides[2])
             program.multiply(
-                replace(tile, is_depthwise=self._is_depthwise, has_single_steps=chunk.sources == 1, ending=ending),
+                replace(
+                    tile,
+                    lanes=panel.used,
+                    is_depthwise=self._is_depthwise,
+                    has_single_steps=chunk.sources == 1,
+                    ending=ending,
+                ),
                 lines.rows,
                 lines.places,
                 a_runs,
@@ -243,7 +249,6 @@ class Correlating:
                 c_advance=work.block.images * output.strides[0],
                 c_step=across.step * output.strides[2],
                 operands=operands,
-                lanes=panel.used,
                 adds=adds,
             )
 

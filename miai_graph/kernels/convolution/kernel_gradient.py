@@ -135,7 +135,7 @@ class KernelGradient:
         if self._is_depthwise or rows * lines < most_lines:
             tile = Tile(most_lines, vectors=vectors, is_depthwise=self._is_depthwise)
         else:
-            tile = Tile(lines, rows, vectors, item, end=rows * item)
+            tile = Tile(lines, rows, vectors, pixel_bytes=item, end=rows * item)
         return replace(tile, has_single_steps=self._has_short_runs)
 
     @property

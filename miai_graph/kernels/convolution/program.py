@@ -180,7 +180,6 @@ class Program:
             "b_runs": b_runs.address(),
             "run_count": len(a_runs),
         }
-        fields.setdefault("lanes", self.width)
         self._products.append([fields.get(name, 0) for name in PRODUCT_FIELDS])
 
     def repeat(self, count: int) -> None:

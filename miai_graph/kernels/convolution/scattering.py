@@ -112,7 +112,7 @@ class Scattering:
         runs = program.table(np.zeros(1, np.int64))
         for group, (panel, address, step) in numbered(factors_of_groups):
             program.multiply(
-                Tile(program.target.most_lines[panel.vectors], vectors=panel.vectors),
+                Tile(program.target.most_lines[panel.vectors], vectors=panel.vectors, lanes=panel.used),
                 source_rows,
                 places,
                 runs,
@@ -125,7 +125,6 @@ class Scattering:
                 b_step=step,
                 c=output[block.first :].ctypes.data + (group * self._channels + panel.first) * program.item,
                 c_advance=block.images * output.strides[0],
-                lanes=panel.used,
                 adds=1,
             )
 

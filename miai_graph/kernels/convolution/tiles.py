@@ -22,7 +22,7 @@ from miai_graph.kernels.epilogue import Ending, Kind
 
 TILE_PARAMETERS = (
     *("A", "B", "C", "ROWS", "A_RUNS", "B_RUNS", "PLACES", "OPERANDS", "row_count", "run_count", "run_steps"),
-    *("a_step", "b_step", "c_step", "lanes", "adds"),
+    *("a_step", "b_step", "c_step", "adds"),
 )
 """What the function `tile` of a tile's module is given.
 
@@ -34,7 +34,6 @@ row_count : how many lines, a multiple of a tile's
 run_count, run_steps : how many runs there are, and how many steps each has
 a_step, b_step : bytes from a step to the next one of its run
 c_step : bytes in C from a pixel to the next one of its line
-lanes : how many numbers of the last vector belong to C
 adds : whether C is added to
 """
 
@@ -93,6 +92,7 @@ class Tile:
     lines : how many there are, which lie anywhere
     pixels : in each of them
     vectors : of each pixel
+    lanes : how many numbers of a pixel's last vector belong to C; 0 for all
     pixel_bytes : from a pixel's source to the next one's
     taps : the bytes from a pixel's source to what each tap multiplies; for each of them B has vectors
     first, end : sources from here to there, as such bytes, exist; others are left out
@@ -104,6 +104,7 @@ class Tile:
     lines: int
     pixels: int = 1
     vectors: int = 1
+    lanes: int = 0
     pixel_bytes: int = 0
     taps: tuple[int, ...] = (0,)
     first: int = 0
@@ -125,15 +126,6 @@ class Tile:
         return _PixelWriter(target, self)
 
 
-def declarations(code: Code) -> list[str]:
-    """Those of LLVM's functions for vectors of which only some lanes count."""
-    suffix, mask = suffix_of(code), mask_type(code)
-    return [
-        f"declare {code.vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {code.vector})",
-        f"declare void @llvm.masked.store.{suffix}.p0({code.vector}, ptr, i32, {mask})",
-    ]
-
-
 def suffix_of(code: Code) -> str:
     """That of LLVM's functions of vectors."""
     return f"v{code.width}f{8 * code.number_bytes}"
@@ -150,36 +142,37 @@ class TileWriter:
     Parameters
     ----------
     lines, vectors : how many lines of C a tile has, and how many vectors lie side by side in C
+    lanes : how many numbers of the last one of these belong to C; 0 for all
 
     Attributes
     ----------
-    declared : what the code uses of LLVM's functions, beside those for some lanes
+    declared : what the code uses of LLVM's functions
     """
 
-    def __init__(self, target: Target, lines: int, vectors: int) -> None:
+    def __init__(self, target: Target, lines: int, vectors: int, lanes: int = 0) -> None:
         self.code = Code(target.width, target.number)
         self._lines, self._vectors = lines, vectors
+        self._lanes = lanes % target.width
         self.declared: set[str] = set()
 
     def text(self) -> str:
         """The module with the function `tile`."""
         code = self.code
-        mask = self._mask()
         with code.loop(0, "%row_count", self._lines) as start:
             lines = [code.at("%A", self._entry("%ROWS", code.add(start, line))) for line in range(self._lines)]
             starts = [code.at("%C", self._entry("%PLACES", code.add(start, line))) for line in range(self._lines)]
             places = [place for line in starts for place in self.places(line)]
-            sums = self._sums_so_far(places, mask)
+            sums = self._sums_so_far(places)
             with code.carrying_loop(0, "%run_count", 1, sums) as (run, carried, following):
                 offset = self._entry("%A_RUNS", run)
                 vectors = code.at("%B", self._entry("%B_RUNS", run))
                 following += self.add_run([code.at(line, offset) for line in lines], vectors, carried)
-            for number, (value, place) in enumerate(zip(self.finish(carried, mask), places, strict=True)):
-                self._store_lanes(value, place, mask) if self._is_last(number) else code.store(value, place)
+            for number, (value, place) in enumerate(zip(self.finish(carried), places, strict=True)):
+                code.store(value, place, self._lanes_of(number))
         function = code.function("tile", " ".join(TILE_PARAMETERS), linkage="dso_local")
-        return "\n".join([*sorted({*declarations(code), *self.declared}), function])
+        return "\n".join([*sorted(self.declared), function])
 
-    def finish(self, sums: Sequence[str], mask: str) -> Sequence[str]:
+    def finish(self, sums: Sequence[str]) -> Sequence[str]:
         """What is stored of the sums."""
         return sums
 
@@ -197,48 +190,21 @@ class TileWriter:
         entry = code.value(f"load i32, ptr {code.at(table, code.times(index, 4))}, align 4")
         return code.value(f"sext i32 {entry} to i64")
 
-    def _is_last(self, number: int) -> bool:
-        """Is this the last one of vectors that lie side by side?"""
-        return number % self._vectors == self._vectors - 1
+    def _lanes_of(self, number: int) -> int:
+        """How many numbers of this vector belong to C; 0 for all."""
+        return self._lanes if number % self._vectors == self._vectors - 1 else 0
 
-    def _sums_so_far(self, places: Sequence[str], mask: str) -> list[str]:
+    def _sums_so_far(self, places: Sequence[str]) -> list[str]:
         """What lies in a tile of C, or 0 if nothing is added to that."""
         code = self.code
         start, later, ready = code.block, code.name(), code.name()
         is_first = code.value("icmp eq i64 %adds, 0")
         code.do(f"br i1 {is_first}, label %{ready}, label %{later}")
         code.begin(later)
-        found = [
-            self.load_lanes(place, mask) if self._is_last(number) else code.load(place)
-            for number, place in enumerate(places)
-        ]
+        found = [code.load(place, self._lanes_of(number)) for number, place in enumerate(places)]
         code.do(f"br label %{ready}")
         code.begin(ready)
         return [code.value(f"phi {code.vector} [ zeroinitializer, %{start} ], [ {old}, %{later} ]") for old in found]
-
-    def _mask(self) -> str:
-        """The first lanes, so many of them."""
-        code = self.code
-        numbers = f"<{code.width} x i64>"
-        first = code.value(f"insertelement {numbers} poison, i64 %lanes, i64 0")
-        limit = code.value(f"shufflevector {numbers} {first}, {numbers} poison, <{code.width} x i32> zeroinitializer")
-        lanes = ", ".join(f"i64 {lane}" for lane in range(code.width))
-        return code.value(f"icmp slt {numbers} <{lanes}>, {limit}")
-
-    def load_lanes(self, pointer: str, mask: str) -> str:
-        """A vector of which only some lanes are read."""
-        code = self.code
-        return code.value(
-            f"call {code.vector} @llvm.masked.load.{suffix_of(code)}.p0(ptr {pointer}, i32 {code.number_bytes}, "
-            f"{mask_type(code)} {mask}, {code.vector} zeroinitializer)"
-        )
-
-    def _store_lanes(self, vector: str, pointer: str, mask: str) -> None:
-        code = self.code
-        code.do(
-            f"call void @llvm.masked.store.{suffix_of(code)}.p0({code.vector} {vector}, ptr {pointer}, "
-            f"i32 {code.number_bytes}, {mask_type(code)} {mask})"
-        )
 
 
 class _Arithmetic(Lines):
@@ -254,7 +220,7 @@ class _Arithmetic(Lines):
 
 class _PixelWriter(TileWriter):
     def __init__(self, target: Target, tile: Tile) -> None:
-        super().__init__(target, tile.lines, tile.vectors)
+        super().__init__(target, tile.lines, tile.vectors, tile.lanes)
         self._tile = tile
 
     def places(self, line: str) -> list[str]:
@@ -272,12 +238,12 @@ class _PixelWriter(TileWriter):
             following += self._add_products(sources, code.at(vectors, code.times(step, "%b_step")), carried)
         return carried
 
-    def finish(self, sums: Sequence[str], mask: str) -> Sequence[str]:
+    def finish(self, sums: Sequence[str]) -> Sequence[str]:
         ending, tile = self._tile.ending, self._tile
         if ending is None:
             return sums
         arithmetic, dtype = _Arithmetic(self.code), DTYPES[self.code.number]
-        columns = [self._operand(place, kind, mask) for place, kind in enumerate(ending.kinds)]
+        columns = [self._operand(place, kind) for place, kind in enumerate(ending.kinds)]
         finished = [
             ending.applied(
                 Vector(arithmetic, total, dtype),
@@ -288,14 +254,13 @@ class _PixelWriter(TileWriter):
         self.declared |= arithmetic.declared
         return [vector.name for vector in finished]
 
-    def _operand(self, place: int, kind: Kind, mask: str) -> list[str]:
+    def _operand(self, place: int, kind: Kind) -> list[str]:
         """What each vector of a pixel takes of an operand."""
         code, count = self.code, self._tile.vectors
         start = code.at(code.value(f"load ptr, ptr {code.at('%OPERANDS', 8 * place)}, align 8"), 0)
         if kind is Kind.NUMBER:
             return [code.broadcast(start)] * count
-        *others, last = code.vectors_at(start, count)
-        return [*map(code.load, others), self.load_lanes(last, mask)]
+        return [code.load(each, self._lanes_of(number)) for number, each in enumerate(code.vectors_at(start, count))]
 
     def _add_products(self, lines: Sequence[str], vectors: str, sums: Sequence[str]) -> list[str]:
         code, tile, result = self.code, self._tile, list(sums)
