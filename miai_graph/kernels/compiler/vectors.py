@@ -22,8 +22,8 @@ _STORED = {FLOAT32: "float", FLOAT64: "double", BOOL: "i8"}
 _INTEGERS = {FLOAT32: "i32", FLOAT64: "i64"}
 
 MASKED_BYTES = 64
-"""Of vectors as long as this a part is stored as fast as all of one. With shorter ones a masked store may take dozens of
-cycles, for there are no registers for masks."""
+"""Of vectors as long as this a part is stored as fast as all of one. With shorter ones a masked store may take dozens
+of cycles, for there are no registers for masks."""
 
 
 class Lines(Instructions):
