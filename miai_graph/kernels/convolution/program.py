@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_int64, c_void_p
@@ -297,11 +298,14 @@ def factors(program: Program, kernel: Array, index: Array, most: int) -> list[Fa
         return [Factors(panel, start + panel.first * item, step) for panel in found]
     padded = np.full((len(steps), taps, -(-lanes // width) * width), -1, np.int32)
     padded[:, :, :lanes] = steps
-    return [
-        Factors(panel, program.gather(kernel, own.reshape(len(steps), -1)), taps * panel.vectors * width * item)
-        for panel in found
-        for own in [padded[:, :, panel.first : panel.first + panel.vectors * width]]
-    ]
+    result = []
+    for vectors, alike in itertools.groupby(found, lambda panel: panel.vectors):
+        those = list(alike)
+        parts = [padded[:, :, panel.first : panel.first + vectors * width] for panel in those]
+        start = program.gather(kernel, np.concatenate(parts).reshape(len(steps) * len(those), -1))
+        step = taps * vectors * width * item
+        result += [Factors(panel, start + place * len(steps) * step, step) for place, panel in enumerate(those)]
+    return result
 
 
 def numbered(factors_of_groups: Sequence[Sequence[Factors]]) -> Iterator[tuple[int, Factors]]:
