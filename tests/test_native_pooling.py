@@ -19,13 +19,14 @@ from miai_graph.op import as_node, ops
 WINDOWS = [
     ((2, 2), (2, 2), ((0, 0), (0, 0))),
     ((3, 2), (3, 2), ((0, 0), (0, 0))),
+    ((2, 3), (2, 3), ((0, 0), (0, 0))),
     ((3, 3), (2, 1), ((0, 0), (0, 0))),
     ((2, 1), (3, 4), ((0, 0), (0, 0))),
     ((3, 2), (1, 2), ((2, 1), (0, 1))),
     ((2, 2), (2, 2), ((1, 1), (1, 0))),
     ((4, 5), (1, 3), ((0, 0), (0, 0))),
 ]
-"""Sizes, strides and padding: side by side, overlapping, with gaps, padded, and too large to be written out."""
+"""Sizes, strides and padding: side by side, with a rest, overlapping, with gaps, padded, and too large to be written out."""
 
 CHANNELS = (1, 3, 8, 17, 40)
 

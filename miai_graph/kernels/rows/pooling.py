@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.loops import are_floats, call
@@ -53,22 +54,23 @@ def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Ke
     if not request.output.flags.c_contiguous:
         return None
     size, steps, padding = (request.attributes[name] for name in ("pool_size", "strides", "padding"))
+    lanes = processor.width(pooled.dtype.itemsize)
     is_padded = any(any(pair) for pair in padding)
     overlaps = steps[0] < size[0] or steps[1] < size[1]
     fills = request.output is target and not (steps == size and _is_covered(request, pooled, target))
-    is_in_place = source is not target and source.ctypes.data == target.ctypes.data and source.size > 0
-    copies = (
-        is_in_place
-        and not is_padded
-        and source.flags.c_contiguous
-        and pooled.shape[3] % processor.width(pooled.dtype.itemsize) != 0
-    )
+    reads_image = any(source is each for each in request.inputs)
+    is_in_place = reads_image and target is request.output and source.ctypes.data == target.ctypes.data
+    copies = is_in_place and not is_padded and source.flags.c_contiguous and pooled.shape[3] % lanes != 0
+    is_unrolled = not is_padded and math.prod(size) <= MOST_UNROLLED
+    may_spill = is_unrolled and steps == size and (copies or not is_in_place)
+    spilling = _spilling_windows(arrays, lanes) if may_spill else 0
     variant = Variant(
         request.node.op.name,
         pooled.dtype,
-        None if is_padded or math.prod(size) > MOST_UNROLLED else size,
+        size if is_unrolled else None,
         adds=request.output is target and overlaps,
         copies=copies,
+        spills=spilling > 0,
     )
     copied = size[0] * math.prod(source.shape[2:]) if copies else 0
     words = [
@@ -82,8 +84,19 @@ def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Ke
         *size,
         request.scratch((copied,), pooled.dtype),
         copied,
+        spilling,
     ]
     return call(module_text(variant, processor), words, f"{request.node.op.name} {request.node.name}")
+
+
+def _spilling_windows(arrays: Sequence[Array], lanes: int) -> int:
+    """How many windows of a row, side by side, may write whole vectors, if pixels have fewer channels than that: not
+    the last ones, which would reach beyond what is written later."""
+    pooled = arrays[0]
+    columns, channels = pooled.shape[2:]
+    if channels >= lanes or any(array.strides[2] != channels * array.itemsize for array in arrays):
+        return 0
+    return max(columns + 1 - -(-lanes // channels), 0)
 
 
 def _has_channels_together(array: Array) -> bool:

@@ -30,6 +30,8 @@ class Variant:
     adds : whether shares are added to what there is, instead of put there
     copies : whether what a row of windows reads is copied first. Where it is written to the same place, few channels at
         a time, processors wait for what they have just written beside what they read
+    spills : whether pixels have less than a vector of channels, and some windows write whole vectors all the same: what
+        reaches into the next pixels is written over with those
     """
 
     operation: str
@@ -37,6 +39,7 @@ class Variant:
     pool_size: tuple[int, int] | None
     adds: bool = False
     copies: bool = False
+    spills: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def module_text(variant: Variant, processor: Processor) -> str:
     - height and width of the image, rows above it and columns before it that are padding
     - the strides of windows, and their size: down, across
     - where copies are put, and how many elements a row of windows reads
+    - how many windows of a row, from the first one on, write whole vectors
     """
     return _Writer(variant, processor).module()
 
@@ -92,15 +96,21 @@ class _Writer:
         span, filled_span = code.span(channels), code.span(filled)
         (copy,), (copied,) = code.pointers(1), code.words(1)
         copied_span = code.span(copied)
+        (spilling,) = code.words(1)
         with code.loop(0, images) as image:
             starts = zip((pooled, source, target), strides, strict=True)
             own = [code.stepped(array, image.index, steps[0]) for array, steps in starts]
             code.fill(own[2], filled_span, code.constant(0.0, self._variant.dtype))
             with code.loop(0, rows) as row:
                 source = self._copied(own[1], row.index, copy, copied_span) if self._variant.copies else own[1]
-                with code.loop(0, columns) as column:
+                results = code.stepped(own[0], row.index, strides[0][1])
+                if self._variant.spills:
+                    with code.loop(0, spilling) as column:
+                        window = self._window(row.index, column.index, source, own[2])
+                        self._pool(window, code.stepped(results, column.index, strides[0][2]), "0", None, ())
+                with code.loop(spilling, columns) as column:
                     window = self._window(row.index, column.index, source, own[2])
-                    place = code.stepped(code.stepped(own[0], row.index, strides[0][1]), column.index, strides[0][2])
+                    place = code.stepped(results, column.index, strides[0][2])
                     code.each_vector(span, (), functools.partial(self._pool, window, place))
         return code.module()
 
