@@ -26,7 +26,7 @@ WINDOWS = [
     ((2, 2), (2, 2), ((1, 1), (1, 0))),
     ((4, 5), (1, 3), ((0, 0), (0, 0))),
 ]
-"""Sizes, strides and padding: side by side, with a rest, overlapping, with gaps, padded, and too large to be written out."""
+"""Sizes, strides, padding: side by side, with a rest, overlapping, with gaps, padded, too large to be written out."""
 
 CHANNELS = (1, 3, 8, 17, 40)
 
