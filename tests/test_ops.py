@@ -91,6 +91,12 @@ def test_serial_treats_special_values_as_the_interpreter_does(sample: Sample, fl
         spread = np.isnan(found) & ~np.isnan(expected).all(axis=(1, 2, 3), keepdims=True)
         assert np.isnan(expected).any(axis=(1, 2, 3))[spread.any(axis=(1, 2, 3))].all()
         found = np.where(spread, expected, found)
+        # Of large products that cancel each other there remains what was rounded off of them, in some order.
+        positive = [np.nan_to_num(np.abs(array), posinf=0.0) for array in arrays]
+        (magnitudes,), _ = evaluate(mg.Graph([node]), dict(zip(inputs, positive, strict=True)), batch_size=4)
+        with np.errstate(invalid="ignore"):
+            is_rounding = np.abs(found - expected) <= 10 * np.finfo(found.dtype).eps * magnitudes
+        found = np.where(is_rounding, expected, found)
     if (sample.op, node.dtype.kind) != ("cast", "i"):  # which integer nan becomes is not specified
         assert_close(found, expected, times=10)
 
