@@ -183,9 +183,9 @@ def test_what_they_cannot_compute() -> None:
 
 
 def test_they_suit_what_is_not_large() -> None:
-    def can(rows: int, depth: int, columns: int, dtype: str = "f4", orders: str = "CC") -> bool:
+    def can(rows: int, depth: int, columns: int, dtype: str = "f4", orders: str = "CC", registers: int = 32) -> bool:
         a, b = np.empty((rows, depth), dtype, orders[0]), np.empty((depth, columns), dtype, orders[1])
-        return suits(a, b, np.empty((rows, columns), dtype))
+        return suits(a, b, np.empty((rows, columns), dtype), Processor(64, registers))
 
     assert not can(1, 64, 64)
     assert not can(64, 64, 1)
@@ -193,6 +193,8 @@ def test_they_suit_what_is_not_large() -> None:
     assert [can(1024, 1024, columns, orders="FC") for columns in (2048, 2049)] == [True, False]
     assert [can(1024, 1024, columns, orders="CF") for columns in (1024, 1025)] == [True, False]
     assert [can(1024, 1024, columns, "f8") for columns in (1024, 1025)] == [True, False]
+    for orders in ("CC", "CF", "FC"):
+        assert [can(512, 512, columns, orders=orders, registers=16) for columns in (1024, 1025)] == [True, False]
 
 
 @pytest.mark.skipif(processor() is None, reason="there is no native code")

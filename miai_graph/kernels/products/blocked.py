@@ -44,9 +44,10 @@ STRIP_PANELS = 6
 FAR_BYTES = 3 << 20
 """What is needed soon is fetched if the matrices are as large as this."""
 
-MOST_BYTES = 1 << 33
-"""Up to how many multiplications, counted in bytes, the products were measured to be faster than BLAS. They count twice
-where columns of B are contiguous, which take longer to lay out anew."""
+MOST_BYTES = {True: 1 << 33, False: 1 << 30}
+"""Up to how many multiplications, counted in bytes, the products were measured to be faster than BLAS; with many
+registers, and with fewer. With many they count twice where columns of B are contiguous, which take longer to lay out
+anew."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,14 @@ def can_multiply(a: Array, b: Array, out: Array) -> bool:
     )
 
 
-def suits(a: Array, b: Array, out: Array) -> bool:
+def suits(a: Array, b: Array, out: Array, processor: Processor) -> bool:
     """Is there native code for `out` = a @ b, and is it faster than BLAS? BLAS is best at vectors."""
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
+    has_many = processor.registers >= MANY_REGISTERS
     counted = rows * depth * columns * a.itemsize
-    if not _is_contiguous(b, -1):
+    if has_many and not _is_contiguous(b, -1):
         counted *= 2
-    return min(rows, columns) > 1 and counted <= MOST_BYTES and can_multiply(a, b, out)
+    return min(rows, columns) > 1 and counted <= MOST_BYTES[has_many] and can_multiply(a, b, out)
 
 
 def _is_contiguous(array: Array, axis: int) -> bool:

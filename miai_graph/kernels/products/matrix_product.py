@@ -49,7 +49,7 @@ def matrix_product(
         kernel = _by_depth(a, b, out, scratch, threads or 1)
     elif threads is not None and few_rows is not None and few_rows.suits(a, b, out):
         kernel = few_rows.kernel(a, b, out, scratch, threads)
-    elif threads is not None and found is not None and suits(a, b, out):
+    elif threads is not None and found is not None and suits(a, b, out, found):
         shares = _shares(_Share(a, b, out, epilogue), threads)
         return together([product(own.a, own.b, own.out, found, scratch, own.epilogue) for own in shares])
     else:
