@@ -24,7 +24,7 @@ SECONDS = 0.02
 STEPS = 6
 ROWS = 24
 MICRO_BATCHES = 2
-ATTEMPTS = 48
+ATTEMPTS = 16
 MOST_STOOD = 0.2
 """The part of the time in which the worker of the slow node may stand idle, or wait."""
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+
+def lane_numbers(lanes: Iterable[int | None]) -> str:
+    """What a shuffle takes, as its last operand; None where a lane of the result may be anything."""
+    numbers = ["i32 poison" if lane is None else f"i32 {lane}" for lane in lanes]
+    return f"<{len(numbers)} x i32> <{', '.join(numbers)}>"
 
 
 class Instructions:

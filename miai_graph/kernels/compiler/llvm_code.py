@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from miai_graph.kernels.compiler.instructions import Instructions
+from miai_graph.kernels.compiler.instructions import Instructions, lane_numbers
 
 FLOAT_BYTES = 4
 
@@ -76,8 +76,8 @@ class Code(Instructions):
 
     def _resized(self, type: str, vector: str, length: int, result_length: int) -> str:
         """The first numbers of a vector, or all of them and others that may be anything."""
-        lanes = [f"i32 {lane}" if lane < length else "i32 poison" for lane in range(result_length)]
-        return self.value(f"shufflevector {type} {vector}, {type} poison, <{result_length} x i32> <{', '.join(lanes)}>")
+        lanes = (lane if lane < length else None for lane in range(result_length))
+        return self.value(f"shufflevector {type} {vector}, {type} poison, {lane_numbers(lanes)}")
 
     def broadcast(self, pointer: str) -> str:
         """A vector of one number."""
@@ -87,8 +87,7 @@ class Code(Instructions):
 
     def shuffle(self, a: str, b: str, lanes: Sequence[int]) -> str:
         """A vector of these lanes of a, and from `width` on of b."""
-        mask = ", ".join(f"i32 {lane}" for lane in lanes)
-        return self.value(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{self.width} x i32> <{mask}>")
+        return self.value(f"shufflevector {self.vector} {a}, {self.vector} {b}, {lane_numbers(lanes)}")
 
     def multiply_add(self, a: str, b: str, c: str) -> str:
         """a · b + c in one instruction, where the processor has it."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from miai_graph.kernels.compiler import native
+from miai_graph.kernels.compiler.instructions import lane_numbers
 from miai_graph.kernels.compiler.tables import table_of
 from miai_graph.kernels.compiler.vectors import BOOL, FLOAT32, FLOAT64, Lines, Vector
 from miai_graph.kernels.kernel import Kernel
@@ -122,16 +123,15 @@ class Loops(Lines):
 
     def shuffle(self, a: Vector, b: Vector, lanes: Sequence[int]) -> Vector:
         """A vector of these lanes of a, and from its number of lanes on of b."""
-        mask = ", ".join(f"i32 {lane}" for lane in lanes)
-        shuffled = f"shufflevector {a.type} {a.name}, {b.type} {b.name}, <{self.lanes} x i32> <{mask}>"
+        shuffled = f"shufflevector {a.type} {a.name}, {b.type} {b.name}, {lane_numbers(lanes)}"
         return Vector(self, self.value(shuffled), a.dtype)
 
     def over_lanes(self, combine: Callable[[Vector, Vector], Vector], vector: Vector) -> Vector:
         """All lanes combined, by halves; the result in each lane."""
         distance = self.lanes // 2
         while distance:
-            lanes = ", ".join(f"i32 {lane ^ distance}" for lane in range(self.lanes))
-            shuffle = f"shufflevector {vector.type} {vector.name}, {vector.type} poison, <{self.lanes} x i32> <{lanes}>"
+            lanes = lane_numbers(lane ^ distance for lane in range(self.lanes))
+            shuffle = f"shufflevector {vector.type} {vector.name}, {vector.type} poison, {lanes}"
             vector = combine(vector, Vector(self, self.value(shuffle), vector.dtype))
             distance //= 2
         return vector

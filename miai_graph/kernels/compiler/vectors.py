@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from miai_graph.kernels.compiler.instructions import Instructions
+from miai_graph.kernels.compiler.instructions import Instructions, lane_numbers
 
 FLOAT32, FLOAT64, BOOL = np.dtype(np.float32), np.dtype(np.float64), np.dtype(bool)
 
@@ -112,10 +112,10 @@ class Lines(Instructions):
             digit = self.value(f"and i64 {count}, {length}")
             is_set = self.value(f"icmp ne i64 {digit}, 0")
             with self.when(is_set):
-                piece = self.value(f"shufflevector {type} {name}, {type} poison, {_places(range(length))}")
+                piece = self.value(f"shufflevector {type} {name}, {type} poison, {lane_numbers(range(length))}")
                 self.do(f"store <{length} x {element}> {piece}, ptr {pointer}, align {size}")
             following = [*range(length, self.lanes), *[self.lanes] * length]
-            moved = self.value(f"shufflevector {type} {name}, {type} poison, {_places(following)}")
+            moved = self.value(f"shufflevector {type} {name}, {type} poison, {lane_numbers(following)}")
             name = self.value(f"select i1 {is_set}, {type} {moved}, {type} {name}")
             pointer, length = self.at(pointer, self.times(digit, size)), length // 2
 
@@ -240,11 +240,6 @@ def polynomial(x: Vector, coefficients: Sequence[float]) -> Vector:
     for coefficient in coefficients[1:]:
         result = result.multiply_add(x, coefficient)
     return result
-
-
-def _places(lanes: Sequence[int]) -> str:
-    """The last operand of a shuffle."""
-    return f"<{len(lanes)} x i32> <{', '.join(f'i32 {lane}' for lane in lanes)}>"
 
 
 def _align(dtype: np.dtype[Any]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from miai_graph.kernels.compiler.llvm_code import Code
 from miai_graph.kernels.compiler.transposition import transposed
-from miai_graph.kernels.convolution.tiles import TILE_PARAMETERS, Target, mask_type, suffix_of
+from miai_graph.kernels.convolution.tiles import TILE_PARAMETERS, Target
 
 PRODUCT_FIELDS = ("tile", "a_advance", "b_advance", "c_advance", *(name.lower() for name in TILE_PARAMETERS))
 """A product, as numbers of 64 bits: the address of its tile's function, and what that is given.
@@ -40,8 +40,8 @@ def module_text(target: Target) -> str:
     code = Code(target.width, target.number)
     return "\n".join(
         [
-            f"declare {code.vector} @llvm.masked.gather.{suffix_of(code)}.v{target.width}p0"
-            f"(<{target.width} x ptr>, i32, {mask_type(code)}, {code.vector})",
+            f"declare {code.vector} @{_gather_name(code)}"
+            f"(<{target.width} x ptr>, i32, <{target.width} x i1>, {code.vector})",
             "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
             _copy(target),
             _multiply(target),
@@ -104,11 +104,16 @@ def _gather(target: Target) -> str:
         mask = code.value(f"icmp sge {indices} {index}, zeroinitializer")
         places = code.value(f"getelementptr {target.number}, ptr %SOURCE, {indices} {index}")
         found = code.value(
-            f"call {code.vector} @llvm.masked.gather.{suffix_of(code)}.v{width}p0({pointers} {places}, "
-            f"i32 {target.number_bytes}, {mask_type(code)} {mask}, {code.vector} zeroinitializer)"
+            f"call {code.vector} @{_gather_name(code)}({pointers} {places}, "
+            f"i32 {target.number_bytes}, <{width} x i1> {mask}, {code.vector} zeroinitializer)"
         )
         code.store(found, code.at("%TARGET", code.times(first, target.number_bytes)))
     return code.function("gather", "SOURCE INDEX TARGET vectors", linkage="dso_local")
+
+
+def _gather_name(code: Code) -> str:
+    """That of LLVM's function."""
+    return f"llvm.masked.gather.v{code.width}f{8 * code.number_bytes}.v{code.width}p0"
 
 
 def _move(target: Target) -> str:

@@ -126,16 +126,6 @@ class Tile:
         return _PixelWriter(target, self)
 
 
-def suffix_of(code: Code) -> str:
-    """That of LLVM's functions of vectors."""
-    return f"v{code.width}f{8 * code.number_bytes}"
-
-
-def mask_type(code: Code) -> str:
-    """The type that says which lanes count."""
-    return f"<{code.width} x i1>"
-
-
 class TileWriter:
     """Writes the function of a tile: its sums, and what is done for each run of steps.
 
