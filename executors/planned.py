@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter_ns
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from executors.threads import blas_threads, limited_blas
 from miai_graph.executor import Executable, Executor, VariableValues
-from miai_graph.feeding import EVERY_ROW, Batch, BatchCheck, CheckedBatch, check_inputs
+from miai_graph.feeding import EVERY_ROW, Batch, CheckedBatch, check_inputs
 from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph import Graph
 from miai_graph.node import Node
@@ -29,6 +30,7 @@ from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.memory import Workspace
 from miai_graph.plan.program import Program
+from miai_graph.plan.row_feed import BatchCheck, RowFeed
 from miai_graph.plan.text import format_program
 from miai_graph.state import state
 from miai_graph.timing import TimedWorker, Timing
@@ -76,6 +78,7 @@ class PlannedExecutable(Executable):
             self._counter = state.new_number()
             self._committed = np.append(state.numbers(map(variable_of, self.updated)), self._counter)
             self._plans: dict[tuple[int, int], BoundPlan] = {}
+            self._row_feeds: WeakKeyDictionary[BoundPlan, RowFeed] = WeakKeyDictionary()
             self._workspace = Workspace()
             self._recorders: dict[Any, Recorder] = {}
             self._peak_bytes = 0
@@ -167,6 +170,9 @@ class PlannedExecutable(Executable):
         """Take note of how long a step took for which everything had been prepared."""
 
     def _feed(self, plan: BoundPlan, batch: CheckedBatch) -> None:
+        if batch.indices is not None and batch.indices is self._check_batch.numbers:
+            self._row_feed(plan, batch.indices)(batch.arrays)
+            return
         for position, node in enumerate(self._inputs):
             target = plan.feeds.get(node)
             if target is not None:
@@ -175,6 +181,13 @@ class PlannedExecutable(Executable):
             for part, feeds in zip(plan.parts, plan.part_feeds, strict=True):
                 if node in feeds:
                     batch.copy_to(position, feeds[node], part.rows)
+
+    def _row_feed(self, plan: BoundPlan, indices: Array) -> RowFeed:
+        """What copies the rows with these numbers."""
+        feed = self._row_feeds.get(plan)
+        if feed is None or feed.numbers is not indices:
+            feed = self._row_feeds[plan] = RowFeed(plan, self._inputs, indices)
+        return feed
 
     @property
     def step(self) -> int:
@@ -210,7 +223,7 @@ class PlannedExecutable(Executable):
         with self._starting_up():
             return self._bind(plan, turns)
 
-    def _bind(self, plan: BoundPlan, turns: bytes) -> Binding:
+    def _bind(self, plan: BoundPlan, turns: int) -> Binding:
         """Prepare for values that lie where no step has found them yet."""
         return plan.bind(turns)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import ref
 
 import numpy as np
 
@@ -18,8 +16,6 @@ from miai_graph.op import Array
 from miai_graph.types import DTYPE_CODES, BatchDim
 
 EVERY_ROW = slice(None)
-
-_greatest: Any = np.maximum.reduce
 
 
 class Table(list[Array]):
@@ -92,33 +88,6 @@ def check_inputs(graph: Graph, inputs: Sequence[Node]) -> None:
             )
 
 
-class BatchCheck:
-    """Checks batches against inputs. Of those that are rows of the same table the arrays are checked once."""
-
-    def __init__(self, inputs: Sequence[Node]) -> None:
-        self._inputs = tuple(inputs)
-        self._table: Callable[[], Table | None] = lambda: None
-        self._length = 0
-
-    def __call__(self, batch: Batch) -> CheckedBatch:
-        """See `check_batch`."""
-        if isinstance(batch, Rows):
-            if batch.arrays is not self._table():
-                return self._check(batch)
-            if len(batch.indices):
-                _check_indices(batch.indices, self._length)
-                return CheckedBatch(batch.arrays, len(batch.indices), batch.indices, batch.arrays)
-        return check_batch(self._inputs, batch)
-
-    def _check(self, batch: Rows) -> CheckedBatch:
-        checked = check_batch(self._inputs, batch)
-        table = batch.arrays
-        if isinstance(table, Table) and all(map(operator.is_, checked.arrays, table)):
-            lengths = (len(array) for node, array in zip(self._inputs, table, strict=True) if node.type.batch_axes)
-            self._table, self._length = ref(table), next(lengths, 1)
-        return checked
-
-
 def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
     """The arrays and the batch size.
 
@@ -148,7 +117,7 @@ def check_batch(inputs: Sequence[Node], batch: Batch) -> CheckedBatch:
             )
         size, witness = found, node
     if indices is not None:
-        _check_indices(indices, size)
+        check_indices(indices, size)
         size = len(indices)
     if size == 0:
         meant = "" if witness is None else f" for {describe(witness)}"
@@ -191,10 +160,7 @@ def _check_shape(node: Node, array: Array) -> int | None:
     return found[0] if has_batch else None
 
 
-def _check_indices(indices: Array, length: int) -> None:
-    # As a number without a sign a negative one is larger than any length.
-    is_usual = indices.dtype == np.int64 and indices.size
-    if is_usual and _greatest(indices.view(np.uint64)) < length:
-        return
+def check_indices(indices: Array, length: int) -> None:
+    """Raise FeedError if a number is not that of one of so many rows."""
     if indices.size and (indices.min() < 0 or indices.max() >= length):
         raise FeedError(f"expected row numbers from 0 to {length - 1}; found {indices.min()} to {indices.max()}")

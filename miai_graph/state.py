@@ -24,6 +24,9 @@ from miai_graph.types import TensorType, int_dims
 
 ALIGNMENT_BYTES = 64
 
+ONE = np.ones((), np.int64)
+"""NumPy adds arrays sooner than Python's numbers."""
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -110,7 +113,8 @@ class State:
 
     Attributes
     ----------
-    versions : how often each number was raised. It is replaced by a longer array at times: do not keep it.
+    versions : how often each number was raised, lowest byte first in memory. It is replaced by a longer array at times:
+        do not keep it.
     generation : grows whenever values move; arrays got before are stale then
     lock : held while a step runs or a value is set
     """
@@ -120,7 +124,7 @@ class State:
         self._away: WeakKeyDictionary[Variable, Keeper] = WeakKeyDictionary()
         self._guards: WeakKeyDictionary[Variable, Callable[[], None]] = WeakKeyDictionary()
         self._numbers = itertools.count()
-        self.versions = np.zeros(1024, np.int64)
+        self.versions = np.zeros(1024, "<i8")
         self.generation = 0
         self.lock = RLock()
 
@@ -244,7 +248,7 @@ class State:
 
         A signal, such as Ctrl-C, is handled between two instructions of Python. The last one here does it all.
         """
-        self.versions[numbers] += 1
+        self.versions[numbers] += ONE
 
     def place(self, variables: Iterable[Variable], updated: Iterable[Variable] = (), memory: Memory = PRIVATE) -> None:
         """See to it that variables lie together in memory of the kind wanted, in the order given.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,42 @@ def test_rows_of_one_table_after_another(shards: int | None) -> None:
         for numbers in (np.arange(5), np.array([6, 0, 6, 1]), np.array([3, 2], np.int32), np.arange(10)[1:7:2]):
             ((found,),) = step.executable.run([Rows(arrays, numbers)])
             np.testing.assert_array_equal(found, arrays[0][numbers].sum(axis=1) + arrays[1][numbers], str(seed))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "given"),
+    [
+        (dtype, given)
+        for dtype in ("float32", "float64", "int8", "int64", "bool")
+        for given in ("f4", "f8", "i4", "u1", ">f4", "?")
+        if np.can_cast(given, dtype, "same_kind")
+    ],
+)
+def test_rows_of_all_dtypes(dtype: str, given: str, threads: int) -> None:
+    x, whole, y = mg.input("x", (None, 3, 50), dtype), mg.input("whole", (2,), dtype), mg.input("y", (None,), dtype)
+    rng = np.random.default_rng(1)
+    arrays = Table([rng.integers(-99, 99, shape).astype(given) for shape in ((500, 3, 50), 2, 500)])
+    with Serial(threads=threads) as executor:
+        step = mg.function([x, whole, y], [x, whole, y], executor=executor)
+        for numbers in (np.arange(9), rng.integers(0, 500, 400), rng.integers(0, 500, 400), np.array([499])):
+            ((*found,),) = step.executable.run([Rows(arrays, numbers)])
+            expected = [arrays[0][numbers], arrays[1], arrays[2][numbers]]
+            for array, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(array, other.astype(dtype))
+
+
+def test_arrays_that_were_fed_are_let_go() -> None:
+    step, arrays = summed(Serial()), table(10, 1)
+    for _ in range(3):
+        list(step.executable.run([Rows(arrays, np.arange(3))]))
+    gone = [weakref.ref(array) for array in arrays]
+    del arrays
+    assert [reference() for reference in gone] == [None, None]
+    other = table(10, 2)
+    for _ in range(2):
+        ((found,),) = step.executable.run([Rows(other, np.arange(3))])
+        np.testing.assert_array_equal(found, other[0][:3].sum(axis=1) + other[1][:3])
 
 
 def test_each_batch_s_row_numbers_are_checked() -> None:

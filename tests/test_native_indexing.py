@@ -14,6 +14,7 @@ import miai_graph as mg
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
+from miai_graph.kernels.rows.indexing import copy_of_rows, search_for_others
 from miai_graph.op import as_node
 from miai_graph.ops.indexing import _scatter_add
 
@@ -51,6 +52,31 @@ def test_rows_picked_and_added_up(processor, dtype, index_dtype, shape, count):
         check(functools.partial(mg.take, axis=axis), x, indices, scale=0)
         rows = rng.standard_normal((*shape[:axis], count, 2, *shape[axis + 1 :])).astype(dtype)
         check(functools.partial(_scatter_add, length=length, axis=axis), indices, rows, scale=0)
+
+
+@pytest.mark.parametrize("row", [(), (1,), (7,), (5, 13), (0,)])
+def test_rows_of_batches(processor, row):
+    rng = np.random.default_rng(1)
+    for dtype in (np.float32, np.int64, np.uint32):
+        source = rng.integers(0, 2**31, (20, *row)).astype(dtype)
+        for count in (0, 1, 30):
+            numbers, target = rng.integers(0, 20, count), np.zeros((count, *row), dtype)
+            kernel = copy_of_rows(source, numbers, target)
+            assert kernel is not None
+            kernel()
+            np.testing.assert_array_equal(target, source[numbers])
+
+
+def test_numbers_of_no_row_are_found(processor):
+    numbers, found = np.zeros(20, np.int64), np.zeros(1, np.int64)
+    search = search_for_others(numbers, 20, found)
+    assert search is not None
+    for number, is_other in ((0, 0), (19, 0), (20, 1), (-1, 1), (2**62, 1), (-(2**63), 1)):
+        for place in (0, 7, 19):
+            numbers[...], found[...] = 3, 0
+            numbers[place] = number
+            search()
+            assert found[0] == is_other
 
 
 @pytest.mark.parametrize("depth", [0, 1, 10, 65])

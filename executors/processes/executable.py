@@ -217,7 +217,7 @@ class ProcessesExecutable(PlannedExecutable):
         pool.ask(AreYouReady())
         return plan
 
-    def _bind(self, plan: BoundPlan, turns: bytes) -> Binding:
+    def _bind(self, plan: BoundPlan, turns: int) -> Binding:
         shared = self._shared.get(plan)
         if shared is not None and self._pool is not None:
             # The others do the same meanwhile.

@@ -37,13 +37,13 @@ from executors.processes.messages import (
 from miai_graph.errors import ExecutionError
 from miai_graph.garbage import no_search_for_garbage
 from miai_graph.graph_data import graph_from_data
-from miai_graph.node import Node
 from miai_graph.op import Array
 from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
 from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
+from miai_graph.plan.row_feed import RowFeed
 from miai_graph.plan.worker_programs import WorkerPrograms
 from miai_graph.state import State
 from miai_graph.timing.recorder import Recorder, Timed, timed_by
@@ -107,7 +107,8 @@ class _Plan:
         self.recorder = executable.recorders.setdefault(key, self.bound.recorder)
         executable.peak_bytes = max(executable.peak_bytes, self.bound.buffer_bytes + self.bound.scratch_bytes)
         inputs = {node.name: node for node in program.graph.inputs}
-        self._inputs = [(place, inputs[name]) for place, name in enumerate(executable.inputs) if name in inputs]
+        self._inputs = [inputs.get(name) for name in executable.inputs]
+        self._feed_rows = RowFeed(self.bound, self._inputs, self._indices)
 
     def prepared(self, versions: Array) -> Binding:
         """What is ready to be run with these versions of the graph's variables."""
@@ -125,21 +126,23 @@ class _Plan:
         """
         began_ns = perf_counter_ns()
         bound, binding = self.bound, self.prepared(self._turns)
-        for place, node in self._inputs:
-            self._feed(node, batch[place], is_table=is_table)
+        if is_table:
+            self._feed_rows(batch)
+        else:
+            self._feed(batch)
         bound.run(step, binding)
         waited_ns = began_ns - ordered_ns
         self.recorder.add(ordered_ns, bound.stamps, perf_counter_ns(), waited_ns, 0, number, is_traced)
 
-    def _feed(self, node: Node, source: Array, *, is_table: bool) -> None:
-        whole = self.bound.feeds.get(node)
-        if whole is not None:
-            np.copyto(whole, source)
-            return
-        for part, feeds in zip(self.bound.parts, self.bound.part_feeds, strict=True):
-            if is_table:
-                source.take(self._indices[part.rows], 0, feeds[node], "clip")
-            else:
+    def _feed(self, batch: list[Array]) -> None:
+        for node, source in zip(self._inputs, batch, strict=True):
+            if node is None:
+                continue
+            whole = self.bound.feeds.get(node)
+            if whole is not None:
+                np.copyto(whole, source)
+                continue
+            for part, feeds in zip(self.bound.parts, self.bound.part_feeds, strict=True):
                 np.copyto(feeds[node], source[part.rows])
 
 

@@ -99,6 +99,7 @@ class BoundPlan:
         self._is_in_order = order is None and len(self.parts) == 1
         self.nodes = tuple(node for node, _ in self._positions)
         self._numbers = state.numbers(variable_of(node) for node in program.graph.variables)
+        self._lowest_bits = sum(1 << 64 * place for place in range(len(self._numbers)))
         self._step = np.zeros((), np.int64)
         self.scratch_bytes = 0
         self.threads = threads
@@ -106,7 +107,7 @@ class BoundPlan:
         self._flushed_denormals = FlushedDenormals()
         self._arrays = self._lay_out()
         self._kernels: dict[Position, Kernel] = {}
-        self.bindings: dict[bytes, Binding] = {}
+        self.bindings: dict[int, Binding] = {}
         inputs = program.graph.inputs
         self.feeds = {node: self._arrays[0][node] for node in inputs if node not in program.per_part}
         self.part_feeds = [
@@ -127,10 +128,9 @@ class BoundPlan:
         self._stamps = memoryview(stamps.data)
         self._stamps_place[0] = stamps.ctypes.data
 
-    def turns(self) -> bytes:
-        """Which of its two arrays holds the value now, for each of the graph's variables."""
-        turns: bytes = (self._state.versions[self._numbers] & 1).tobytes()
-        return turns
+    def turns(self) -> int:
+        """Which of its two arrays holds the value now, for each of the graph's variables: bit 0 of each 64."""
+        return int.from_bytes(self._state.versions[self._numbers].tobytes(), "little") & self._lowest_bits
 
     def _type(self, node: Node, part: int) -> TensorType:
         key = node, self._places[part].size if node in self.program.per_part else self.batch_size
@@ -252,18 +252,16 @@ class BoundPlan:
             for node, offset in layout.offsets.items()
         }
 
-    def bind(self, turns: bytes) -> Binding:
+    def bind(self, turns: int) -> Binding:
         """Prepare for values that lie where `turns` says; what is prepared is found in `bindings`."""
         if len(self.bindings) >= BINDINGS_LIMIT:
             self.bindings.clear()
         self.bindings[turns] = self._bind(turns)
         return self.bindings[turns]
 
-    def _bind(self, turns: bytes) -> Binding:
+    def _bind(self, turns: int) -> Binding:
         program, state = self.program, self._state
-        held = dict(
-            zip(map(variable_of, program.graph.variables), np.frombuffer(turns, np.int64).tolist(), strict=True)
-        )
+        held = {variable_of(node): turns >> 64 * place & 1 for place, node in enumerate(program.graph.variables)}
 
         def prepared(update: Update, node: Node) -> Array:
             variable = variable_of(update.target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -58,3 +59,34 @@ def _kernel(
     matrices, length, elements = size
     words: list[Array | int] = [indices, source, output, failed, matrices, indices.size, length, elements]
     return call(module_text(variant, processor), words, f"{request.node.op.name} {request.node.name}")
+
+
+WORD = np.dtype(np.float32)
+"""What rows are copied in; their elements are as long as some of these."""
+
+
+def copy_of_rows(source: Array, numbers: Array, target: Array) -> Kernel | None:
+    """Copies the rows of an array that have these numbers, none of which may be outside. None: native code cannot.
+
+    Neither the source nor its address is known to anybody else: the caller sees to it that it lives.
+    """
+    if native.processor() is None or source.dtype != target.dtype or source.itemsize % WORD.itemsize:
+        return None
+    if not all(array.flags.c_contiguous and array.flags.aligned for array in (source, target)):
+        return None
+    words = math.prod(source.shape[1:]) * source.itemsize // WORD.itemsize
+    return _rows(numbers, [source.ctypes.data, target], np.zeros(1, np.int64), len(source), words)
+
+
+def search_for_others(numbers: Array, length: int, found: Array) -> Kernel | None:
+    """Sets a flag, one number, to 1 if any of these is not that of one of so many rows. None: native code cannot."""
+    return None if native.processor() is None else _rows(numbers, [0, 0], found, length, 0)
+
+
+def _rows(numbers: Array, arrays: Sequence[Array | int], failed: Array, length: int, words: int) -> Kernel:
+    processor = native.processor()
+    assert processor is not None
+    variant = Variant("rows", WORD, 8 * numbers.itemsize)
+    return call(
+        module_text(variant, processor), [numbers, *arrays, failed, 1, len(numbers), length, words], "rows of a batch"
+    )

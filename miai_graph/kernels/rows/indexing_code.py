@@ -20,7 +20,7 @@ class Variant:
 
     Attributes
     ----------
-    operation : the name of an op
+    operation : the name of an op, or "rows": take, but no number is counted from the end
     index_bits : the width of the integers that number rows
     """
 
@@ -31,8 +31,8 @@ class Variant:
 
 @functools.cache
 def module_text(variant: Variant, processor: Processor) -> str:
-    """The module with the function `run`, for arrays that lie contiguous. Take and scatter_add go over matrices, and
-    in each over the indices; one_hot over the indices only. In the table:
+    """The module with the function `run`, for arrays that lie contiguous. Take, rows and scatter_add go over matrices,
+    and in each over the indices; one_hot over the indices only. In the table:
 
     - the addresses of the indices, of what is read (nothing by one_hot) and of the result; of a number that becomes 1
       for an index that is outside, of which nothing is read or written
@@ -57,7 +57,7 @@ class _Writer:
             return code.module()
         self._span = code.span(elements)
         row_bytes = code.times(elements, self._dtype.itemsize)
-        gathers = self._variant.operation == "take"
+        gathers = self._variant.operation != "scatter_add"
         long, short = code.times(self._length, row_bytes), code.times(self._count, row_bytes)
         whole = code.span(code.times(self._length, elements))
         with code.loop(0, matrices) as matrix:
@@ -66,7 +66,7 @@ class _Writer:
             if not gathers:
                 code.fill(own_target, whole, code.constant(0.0, self._dtype))
             with code.loop(0, self._count) as place:
-                index, is_inside = self._index(place.index, from_the_end=True)
+                index, is_inside = self._index(place.index, from_the_end=self._variant.operation != "rows")
                 with code.when(is_inside):
                     chosen, counted = code.times(index, row_bytes), code.times(place.index, row_bytes)
                     row = code.at(own_source, chosen if gathers else counted)
