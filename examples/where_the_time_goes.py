@@ -18,7 +18,7 @@ BATCH_SIZE = 128
 SAMPLES = 10 * BATCH_SIZE  # whole batches, so that all steps are alike
 EXECUTORS = {
     "serial": {"threads": 1},
-    "processes": {"workers": 2},
+    "processes": {"workers": 2, "wait_for_workers": True},  # so that both are in each step
     "hosts": {"stages": 2, "micro_batches": 4},  # two more processes of this machine, one stage each
 }
 

@@ -262,6 +262,7 @@ def _compare(
 def _measure(spec: SideSpec, digits: Digits, seed: int) -> _Measured:
     with executor(spec.name, **spec.options) as chosen:
         model = _make_compiled(chosen, seed)
+        model.warmup(BATCH_SIZE)
         clock = _Clock()
         history = _fit(model, digits, epochs=1, verbose=0, callbacks=[clock])
         _, accuracy = model.evaluate(digits.test_images, digits.test_labels, verbose=0)

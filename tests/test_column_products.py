@@ -193,5 +193,7 @@ def test_training_is_that_of_one_process(make, workers: int, is_table: bool, rec
                 model.fit(iter(batches * 3), verbose=0, executor=executor)
             return [*model.get_weights(), model.predict(x, batch_size=8, executor=executor)]
 
-    for found, expected in zip(results(Processes(workers)), results(Serial(threads=1)), strict=True):
+    for found, expected in zip(
+        results(Processes(workers, wait_for_workers=True)), results(Serial(threads=1)), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)

@@ -72,7 +72,7 @@ def text_losses(executor: Executor) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("make", [Serial, lambda: Processes(2)], ids=["serial", "processes"])
+@pytest.mark.parametrize("make", [Serial, lambda: Processes(2, wait_for_workers=True)], ids=["serial", "processes"])
 @pytest.mark.parametrize("losses_of", [digits_losses, text_losses])
 def test_losses_fall_as_the_interpreter_s_do(
     losses_of: Callable[[Executor], list[float]], make: Callable[[], Executor]

@@ -257,7 +257,13 @@ def test_what_the_backward_pass_reads_is_stored() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Serial(1), lambda: Serial(2), lambda: Serial(reproducible=True), lambda: Processes(2)]
+    "make",
+    [
+        lambda: Serial(1),
+        lambda: Serial(2),
+        lambda: Serial(reproducible=True),
+        lambda: Processes(2, wait_for_workers=True),
+    ],
 )
 def test_training_agrees_with_the_interpreter(make: Callable[[], Executor], rng: np.random.Generator) -> None:
     def parameter(name: str, *shape: int) -> Node:

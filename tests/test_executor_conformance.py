@@ -39,8 +39,9 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "serial": Serial,
     "serial, one thread": lambda: Serial(threads=1),
     "serial, reproducible": lambda: Serial(reproducible=True, shards=4),
-    **{f"processes, {count} workers": partial(Processes, count) for count in (1, 2, 3)},
-    "processes, reproducible": lambda: Processes(2, reproducible=True, shards=4),
+    **{f"processes, {count} workers": partial(Processes, count, wait_for_workers=True) for count in (1, 2, 3)},
+    "processes, beginning alone": lambda: Processes(2),
+    "processes, reproducible": lambda: Processes(2, reproducible=True, shards=4, wait_for_workers=True),
     **{
         f"hosts, {stages} stages, {replicas} replicas, {micro_batches} micro-batches": partial(
             hosts_here, stages, replicas, micro_batches=micro_batches

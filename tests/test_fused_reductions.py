@@ -77,7 +77,7 @@ def test_training_is_that_of_one_process(optimizer, workers: int, dtype: str, rn
         return model.get_weights()
 
     tolerance = 1e-4 if dtype == "float32" else 1e-11
-    for found, expected in zip(trained(Processes(workers)), trained(Serial()), strict=True):
+    for found, expected in zip(trained(Processes(workers, wait_for_workers=True)), trained(Serial()), strict=True):
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -85,7 +85,7 @@ def test_reducing_is_booked_as_communication(rng: np.random.Generator) -> None:
     model = mg.Sequential([layers.Input((300,)), layers.Dense(200, "relu"), layers.Dense(3)])
     model.compile(optimizers.SGD(0.1), losses.MeanSquaredError())
     x, y = (rng.standard_normal((BATCH, width)).astype("f4") for width in (300, 3))
-    with Processes(2) as two:
+    with Processes(2, wait_for_workers=True) as two:
         history = model.fit(x, y, BATCH, epochs=3, verbose=0, executor=two)
     reduced = [
         record for record in history.timing.records if record.op in {op.name for op in REDUCING} and record.kernel

@@ -292,7 +292,7 @@ def by_rows(x: Node, weights: Sequence[Node]) -> Node:
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "one thread": lambda: Serial(threads=1),
     "two threads": lambda: Serial(threads=2),
-    "processes": lambda: Processes(2),
+    "processes": lambda: Processes(2, wait_for_workers=True),
     "shards": lambda: Serial(reproducible=True, shards=3),
 }
 

@@ -295,7 +295,7 @@ def test_a_training_step_is_the_interpreter_s(threads: int, rng: np.random.Gener
         np.testing.assert_allclose(parameter.value, value, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("make", [Serial, lambda: Processes(2)], ids=["serial", "processes"])
+@pytest.mark.parametrize("make", [Serial, lambda: Processes(2, wait_for_workers=True)], ids=["serial", "processes"])
 def test_the_text_of_kernels_shows_what_is_computed_at_once(make: Callable[[], Executor]) -> None:
     x, w = mg.input("x", (None, 3)), mg.parameter(np.eye(3, dtype="f4"), "w")
     with make() as executor:

@@ -49,7 +49,7 @@ def test_a_small_gradient_lies_where_the_next_value_will() -> None:
     assert plan.program.storage[gradient] is Storage.NEXT
     first, second = state.arrays(variable_of(w))
     for held, spare in ((0, second), (1, first)):
-        (arrays,) = plan.bind(np.array([held], np.int64).tobytes()).arrays
+        (arrays,) = plan.bind(held).arrays
         assert np.shares_memory(arrays[gradient], spare)
         assert arrays[gradient].shape == spare.shape
     assert plan.buffer_bytes < 30 * 20 * 4

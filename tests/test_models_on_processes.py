@@ -24,7 +24,7 @@ SIZE = 14
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    with Processes(request.param) as made:
+    with Processes(request.param, wait_for_workers=True) as made:
         yield made
 
 
@@ -212,7 +212,7 @@ def test_executors_take_turns_on_one_model(pool: Executor) -> None:
 def test_where_memory_has_names_and_there_are_no_bells(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS and Windows."""
     monkeypatch.setattr(executor_module, "Pool", partial(Pool, kind="named", has_bells=False))
-    with Processes(2) as made:
+    with Processes(2, wait_for_workers=True) as made:
         assert_same(classifier, X, LABELS, made)
 
 
@@ -243,7 +243,7 @@ def test_nothing_is_tried_where_nobody_waits_in_a_long_step() -> None:
 
 def test_a_run_tells_that_fewer_workers_were_used() -> None:
     x, w = mg.input("x", (None, 2)), mg.parameter(np.ones(2, "f4"), "w")
-    with Processes(2) as pool:
+    with Processes(2, wait_for_workers=True) as pool:
         step = mg.function([x], [mg.mean(x * w)], {w: w * 0.5}, pool)
         for _ in range(3 * TRIAL_STEPS + 3):
             step(np.ones((8, 2), "f4"))

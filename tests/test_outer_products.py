@@ -173,5 +173,7 @@ def test_training_is_that_of_one_process(name: str, optimizer: str, workers: int
                 model.fit(iter(batches * 3), verbose=0, executor=executor)
         return model.get_weights()
 
-    for found, expected in zip(trained(Processes(workers)), trained(Serial(threads=1)), strict=True):
+    for found, expected in zip(
+        trained(Processes(workers, wait_for_workers=True)), trained(Serial(threads=1)), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)

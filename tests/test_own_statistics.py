@@ -158,8 +158,8 @@ EXECUTORS: dict[str, tuple[Callable[[], Executor], int]] = {
     "logical workers": (lambda: ByWorkers(3), 3),
     "logical stages": (lambda: ByStages((0.3, 0.6), 4), 4),
     "logical stages and replicas": (lambda: ByStages((0.5,), 4, replicas=2), 4),
-    "two workers": (lambda: Processes(2), 2),
-    "two workers, reproducible": (lambda: Processes(2, reproducible=True, shards=4), 4),
+    "two workers": (lambda: Processes(2, wait_for_workers=True), 2),
+    "two workers, reproducible": (lambda: Processes(2, reproducible=True, shards=4, wait_for_workers=True), 4),
     "four micro-batches": (lambda: Hosts(InProcessCluster(2), micro_batches=4), 4),
     "gpipe": (lambda: hosts_here(3, 1, micro_batches=3, schedule="gpipe"), 3),
     "replicas, reproducible": (lambda: hosts_here(2, 2, reproducible=True, shards=4), 4),
@@ -296,7 +296,7 @@ def test_a_pipeline_learns_as_one_process_does_in_as_many_parts() -> None:
 def test_reproducible_bits_are_the_same_everywhere() -> None:
     expected = trained(classifier, reproducible())
     for executor in (
-        Processes(2, reproducible=True),
+        Processes(2, reproducible=True, wait_for_workers=True),
         hosts_here(2, 1, reproducible=True),
         hosts_here(3, 2, reproducible=True, schedule="gpipe"),
     ):
@@ -363,7 +363,7 @@ def test_the_sum_over_parts_of_a_constant_counts_the_parts() -> None:
     x = mg.input("x", (None,), "float64")
     graph = simplify(mg.Graph([x + _sum_over_parts(mg.cast(1, "float64"))]))
     assert_close(evaluate_split(graph, {x: np.zeros(6)}, [1, 2, 3])[0][0], np.full(6, 3.0))
-    with Hosts(InProcessCluster(2), micro_batches=3) as hosts, Processes(2) as processes:
+    with Hosts(InProcessCluster(2), micro_batches=3) as hosts, Processes(2, wait_for_workers=True) as processes:
         for executor, parts in ((hosts, 3), (processes, 2)):
             (found,) = mg.function([x], graph.outputs, executor=executor)(np.zeros(6))
             assert_close(found, np.full(6, float(parts)))
@@ -378,7 +378,7 @@ def test_sizes_of_parts() -> None:
         average_over_parts(mean_of_part(x, [0])),
     ]
     value = numbers(7)
-    for executor, parts in ((Hosts(InProcessCluster(2), micro_batches=3), 3), (Processes(2), 2)):
+    for executor, parts in ((Hosts(InProcessCluster(2), micro_batches=3), 3), (Processes(2, wait_for_workers=True), 2)):
         with executor:
             found = mg.function([x], outputs, executor=executor)(value)
         sizes = sizes_of(7, parts)

@@ -44,13 +44,13 @@ def training(tmp_path: Path) -> Training:
 
 @pytest.fixture(params=[False, True], ids=["fast", "reproducible"])
 def executor(request: pytest.FixtureRequest) -> Iterator[Processes]:
-    with Processes(2, reproducible=request.param) as made:
+    with Processes(2, reproducible=request.param, wait_for_workers=True) as made:
         yield made
 
 
 @pytest.fixture
 def fast_executor() -> Iterator[Processes]:
-    with Processes(2) as made:
+    with Processes(2, wait_for_workers=True) as made:
         yield made
 
 
@@ -226,7 +226,7 @@ def test_kills_at_random_moments_leave_nothing(training: Training, fast_executor
 
 def test_opening_and_closing_leaves_nothing(training: Training) -> None:
     for repetition in range(REPETITIONS):
-        with Processes(2) as executor:
+        with Processes(2, wait_for_workers=True) as executor:
             training.function(executor)(*batch(repetition))
             if repetition % 2:
                 os.kill(worker_pid(executor), signal.SIGKILL)

@@ -58,7 +58,7 @@ def training(tmp_path: Path) -> Training:
 
 @pytest.fixture
 def executor() -> Iterator[Processes]:
-    with Processes(2) as made:
+    with Processes(2, wait_for_workers=True) as made:
         yield made
 
 
@@ -106,7 +106,7 @@ def assert_end(pids: list[int]) -> None:
 
 def test_control_c_stops_at_once_and_training_goes_on(tmp_path: Path) -> None:
     process = start(f"""
-        executor, training = Processes(2), Training({str(tmp_path)!r})
+        executor, training = Processes(2, wait_for_workers=True), Training({str(tmp_path)!r})
         expected = training.history(executor, 1000)
         step = training.function(executor)
         print("ready", flush=True)
@@ -151,7 +151,7 @@ def test_control_c_stops_at_once_and_training_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("who", ["worker", "main"])
 def test_control_c_while_one_computes_and_the_other_waits(tmp_path: Path, who: str) -> None:
     process = start(f"""
-        executor, training = Processes(2), Training({str(tmp_path)!r})
+        executor, training = Processes(2, wait_for_workers=True), Training({str(tmp_path)!r})
         step = training.function(executor)
         step(*batch(0))
         before = training.values()
@@ -180,7 +180,7 @@ def test_control_c_while_one_computes_and_the_other_waits(tmp_path: Path, who: s
 def test_workers_end_with_their_parent(tmp_path: Path, moment: str) -> None:
     process = start(
         f"""
-        executor, training = Processes(3), Training({str(tmp_path)!r})
+        executor, training = Processes(3, wait_for_workers=True), Training({str(tmp_path)!r})
         step = training.function(executor)
         step(*batch(0))
         pids = [worker.pid for worker in executor.workers]
@@ -207,7 +207,7 @@ SCRIPT = (
     PRELUDE
     + """
 training = Training(".")
-executor = Processes(2)
+executor = Processes(2, wait_for_workers=True)
 step = training.function(executor)
 before = step(*batch(0))[0]
 for number in range(20):
@@ -248,7 +248,7 @@ def test_an_op_of_the_script_is_named_and_computed_by_one_worker(tmp_path: Path)
 
         x = mg.input("x", (None,))
         w = mg.parameter(1.0, "w")
-        step = mg.function([x], [mg.sum(doubled(x)) * w], {w: w + 1}, Processes(2))
+        step = mg.function([x], [mg.sum(doubled(x)) * w], {w: w + 1}, Processes(2, wait_for_workers=True))
         print(*[float(step(np.ones(4, "f4"))[0]) for _ in range(2)], float(w.value))
     """)
     )
@@ -271,7 +271,7 @@ def test_a_graph_that_cannot_be_split_is_computed_by_one_worker(executor: Proces
 
 
 def test_an_executor_that_nobody_has_any_more_ends_its_workers(training: Training) -> None:
-    executor = Processes(2)
+    executor = Processes(2, wait_for_workers=True)
     pid = executor.workers[1].pid
     step = training.function(executor)
     step(*batch(0))
@@ -298,7 +298,10 @@ def test_closing_twice_ends_workers_and_keeps_values(training: Training, executo
 
 
 def test_two_pools_train_one_model_in_turn(training: Training) -> None:
-    with Processes(2, reproducible=True) as one, Processes(3, reproducible=True) as other:
+    with (
+        Processes(2, reproducible=True, wait_for_workers=True) as one,
+        Processes(3, reproducible=True, wait_for_workers=True) as other,
+    ):
         expected = training.history(one, 12)
         steps = [training.function(one), training.function(other)]
         for number in range(12):
@@ -393,7 +396,7 @@ def test_a_fork_while_another_thread_trains(tmp_path: Path) -> None:
         import warnings
         from threading import Event, Thread
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is what is tried here
-        executor, training = Processes(2), Training({str(tmp_path)!r})
+        executor, training = Processes(2, wait_for_workers=True), Training({str(tmp_path)!r})
         step, serial, is_over = training.function(executor), training.function("serial"), Event()
 
         def train():
@@ -416,7 +419,7 @@ def test_a_fork_while_another_thread_trains(tmp_path: Path) -> None:
 
 def test_after_a_fork_both_go_on(tmp_path: Path) -> None:
     output = run(f"""
-        executor, training = Processes(2), Training({str(tmp_path)!r})
+        executor, training = Processes(2, wait_for_workers=True), Training({str(tmp_path)!r})
         expected = training.history(executor, 6)
         step, serial = training.function(executor), training.function("serial")
         step(*batch(0))

@@ -42,7 +42,7 @@ DEPTH, WIDTH, BATCH = 36, 64, 512
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "serial": lambda: Serial(threads=1),
     "reproducible": lambda: Serial(reproducible=True, shards=2),
-    "processes": lambda: Processes(2),
+    "processes": lambda: Processes(2, wait_for_workers=True),
     "stages": lambda: hosts_here(2, 1, micro_batches=2),
     "stages and replicas": lambda: hosts_here(2, 2, micro_batches=2, schedule="gpipe"),
 }

@@ -223,7 +223,7 @@ def test_fifty_steps_in_processes_give_the_same_bits(make: Callable[[], mg.Model
 
     expected = fifty_steps(reproducible())
     for workers in (1, 2, 3, 4):
-        with Processes(workers, reproducible=True) as pool:
+        with Processes(workers, reproducible=True, wait_for_workers=True) as pool:
             assert_equal_bits(fifty_steps(pool), expected)
 
 

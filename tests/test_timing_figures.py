@@ -30,7 +30,7 @@ MOST_STOOD = 0.2
 
 MAKERS: dict[str, Callable[[], Executor]] = {
     "serial": Serial,
-    "processes": lambda: Processes(2),
+    "processes": lambda: Processes(2, wait_for_workers=True),
     "hosts in this process": lambda: Hosts(InProcessCluster(2), stages=2, micro_batches=MICRO_BATCHES),
     "hosts": lambda: Hosts(stages=2, micro_batches=MICRO_BATCHES),
 }

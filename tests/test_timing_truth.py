@@ -31,7 +31,7 @@ ROWS = 24
 
 MAKERS: dict[str, Callable[[], Executor]] = {
     "serial": Serial,
-    "processes": lambda: Processes(2),
+    "processes": lambda: Processes(2, wait_for_workers=True),
     "hosts": lambda: Hosts(InProcessCluster(2), stages=2, micro_batches=2),
 }
 
@@ -113,7 +113,7 @@ class TestFigures:
     def test_waiting_at_a_barrier_is_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("executors.processes.executable.candidates", lambda most: [most])
         x, w = mg.input("x", (None, 8)), mg.parameter(np.ones((8, 8), "f4"), "w")
-        with Processes(2) as executor:
+        with Processes(2, wait_for_workers=True) as executor:
             for slow, quick in ((0, 1), (1, 0)):
                 y = slowed(mg.tanh(x @ w), pid=executor.workers[slow].pid)
                 (g,) = mg.grad(mg.mean(y * y), [w])

@@ -2,8 +2,8 @@
 
 Worker 0, the user's process, orders a step by raising each worker's ``go``. At a barrier each worker raises its
 ``arrived``; when all have, worker 0 raises ``released``. Whoever waits spins for a moment and then sleeps, which it
-says first (``asleep``): a bell wakes it, or a message, or that the other process is gone. Each word has a cache line to
-itself.
+says first (``asleep``): a bell wakes it, or a message, or that the other process is gone. Before all else a worker says
+that it has ``started``. Each word has a cache line to itself.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class Words:
         self.go = lines(2)
         self.arrived = lines(2 + workers)
         self.asleep = lines(2 + 2 * workers)
+        self.started = lines(2 + 3 * workers)
 
     @staticmethod
     def size_bytes(workers: int) -> int:
         """The memory that they need."""
-        return LINE_BYTES * (2 + 3 * workers)
+        return LINE_BYTES * (2 + 4 * workers)
 
 
 class Follower:
@@ -75,6 +76,7 @@ class Follower:
         self._spins = 0 if is_crowded else spins_for(SPIN_SECONDS)
         self._orders = 0
         self.barriers = 0
+        self._atomics.store(words.started[index], 1)
 
     def wait_for_order(self) -> None:
         """Return when the next step is ordered; messages are handled meanwhile."""
@@ -137,6 +139,10 @@ class Leader:
         self.barriers = 0
         self.active = 0
         """How many workers besides this one take part in the current step."""
+
+    def has_started(self, worker: int) -> bool:
+        """Whether a worker listens."""
+        return bool(self._atomics.load(self._words.started[worker]))
 
     def order(self, active: int) -> None:
         """Let the first so many workers besides this one begin a step."""

@@ -71,6 +71,7 @@ class ProcessesExecutable(PlannedExecutable):
             self._is_shared = self._analysis is not None
             self._kernel_threads = self._threads_of_kernels()
             self._choices: dict[int, WorkerChoice] = {}
+            self._steps_alone = 0
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
             self._whole_program: Program | None = None
@@ -126,14 +127,17 @@ class ProcessesExecutable(PlannedExecutable):
             pool.send(
                 NewGraph(self._number, graph_to_data(self.graph), names, pool.workers, batch_size, is_reproducible)
             )
-            pool.add_user(self)
             self._pool = pool
             self._tables = Tables(pool, self._inputs)
             self._finish = finalize(self, _tell_dropped, pool, self._number)
         return pool
 
+    def _is_starting(self) -> bool:
+        """Whether this process computes alone, for the others have not started yet."""
+        return self._is_shared and self._pool is None and self._owner.is_starting()
+
     def _workers_for(self, batch_size: int) -> int:
-        if not self._is_shared:
+        if not self._is_shared or self._is_starting():
             return 1
         choice = self._choices.get(batch_size)
         if choice is None:
@@ -162,8 +166,10 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         variables, updated = (list(map(variable_of, nodes)) for nodes in (self.variables, self.updated))
-        if self._is_shared and self._owner.size > 1:
-            pool = self._ready_pool(batch_size)
+        pool = self._owner.pool() if self._is_shared and self._owner.size > 1 else None
+        if pool is not None and (workers > 1 or pool.gives_memory_at_once):
+            pool.require_idle()
+            pool.add_user(self)
             pool.place(variables, updated)
         else:
             state.place(variables, updated)
@@ -235,6 +241,7 @@ class ProcessesExecutable(PlannedExecutable):
     ) -> int:
         shared = self._shared.get(plan)
         if shared is None:
+            self._steps_alone += self._is_starting()
             return super()._execute(plan, binding, batch, step, number, is_traced)
         pool = self._pool
         assert pool is not None
@@ -296,6 +303,11 @@ class ProcessesExecutable(PlannedExecutable):
         shared.fill(slot, self._inputs, checked)
         return Staged(checked.source, plan)
 
+    def warmup(self, batch_size: int) -> None:
+        if self._is_starting():
+            self._owner.pool().ask(AreYouReady())
+        super().warmup(batch_size)
+
     def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
         choice = self._choices.get(plan.batch_size)
         if choice is not None:
@@ -325,6 +337,9 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _notes(self) -> list[str]:
         notes = [self._owner.summary if self._is_shared else "computed by one worker, as a whole"]
+        if self._steps_alone:
+            steps = "one step was" if self._steps_alone == 1 else f"{self._steps_alone} steps were"
+            notes.append(f"{steps} computed by one worker, while the others started")
         return notes + [
             f"at batch size {size}: {note}" for size, choice in self._choices.items() if (note := choice.describe())
         ]
@@ -332,6 +347,7 @@ class ProcessesExecutable(PlannedExecutable):
     def reset_timing(self, trace_steps: Collection[int] = ()) -> None:
         with state.lock:
             super().reset_timing(trace_steps)
+            self._steps_alone = 0
             pool = self._usable_pool()
             if pool is not None:
                 with suppress(WorkerLostError):

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class Processes(Executor):
     """Runs graphs in several processes of this machine, each with its share of the batch; this process is one of them.
 
-    The workers are started at once and stay until the executor is closed. If one of them dies, the call in which that
-    is noticed raises, nothing of its step is applied, and the next call starts others.
+    The workers are started at once and stay until the executor is closed. Steps do not wait for that: this process
+    computes them alone until all workers are there. If one of them dies, the call in which that is noticed raises,
+    nothing of its step is applied, and the next call starts others.
 
     Parameters
     ----------
@@ -36,6 +37,7 @@ class Processes(Executor):
     reproducible : compute each batch in `shards` parts, which results depend on to the last bit, but not on the number
         of workers: they are those of `Serial` with the same arguments.
     shards : the number of parts
+    wait_for_workers : let all workers take part in the first step already, which waits until they have started
 
     Raises
     ------
@@ -47,10 +49,17 @@ class Processes(Executor):
 
     name = "processes"
 
-    def __init__(self, workers: int | None = None, reproducible: bool = False, shards: int = 8) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        reproducible: bool = False,
+        shards: int = 8,
+        wait_for_workers: bool = False,
+    ) -> None:
         check_positive("workers", workers, none="one a physical core")
         check_positive("shards", shards)
         check_flag("reproducible", reproducible)
+        check_flag("wait_for_workers", wait_for_workers)
         require_no_worker()
         self.size = workers if workers is not None else physical_cores()
         if reproducible and workers is None:
@@ -61,6 +70,7 @@ class Processes(Executor):
                 f"shards. Use shards={self.size} everywhere where results shall be the same"
             )
         self.shards = shards if reproducible else None
+        self._waits_for_workers = wait_for_workers
         self.threads = 1 if reproducible else max(1, usable_cores() // self.size)
         self._pools: list[Pool] = []
         self._finish = finalize(self, _stop_all, self._pools)
@@ -78,6 +88,10 @@ class Processes(Executor):
         if not self._pools or not self.has(self._pools[-1]):
             self._pools[:] = [Pool(self.size, self.threads)]
         return self._pools[-1]
+
+    def is_starting(self) -> bool:
+        """Whether steps are to be computed by this process alone, for the others have not started yet."""
+        return self.size > 1 and not self._waits_for_workers and not self.pool().has_started()
 
     def check(self) -> None:
         """Between steps: end a pool of which a worker is gone, so that the next one is made."""

@@ -21,7 +21,7 @@ from miai_graph.errors import ExecutionError, ExecutorError, MiaiGraphError, Wor
 from miai_graph.op import Array
 from miai_graph.state import PRIVATE, Variable, block_of, state
 
-IDLE, PREPARING = "between two steps", "while it prepared its part of the graph"
+STARTING, IDLE, PREPARING = "while it started", "between two steps", "while it prepared its part of the graph"
 """What a worker does apart from steps, for messages."""
 
 STOP_PATIENCE_SECONDS = 1.0
@@ -59,7 +59,7 @@ class Pool:
         self.workers = workers
         self.processes: list[WorkerProcess] = []
         self.describe_work: Callable[[int], str] | None = None
-        self._task = IDLE
+        self._task = STARTING
         self._pid = os.getpid()
         self._kind: Kind = kind
         self._segments: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
@@ -100,6 +100,28 @@ class Pool:
             for place in range(len(self.processes)):
                 self._answer(place + 1)
         segment.settle()
+
+    def has_started(self) -> bool:
+        """Whether all workers listen. It need not be known to use them: they find what was said to them.
+
+        Raises
+        ------
+        WorkerLostError
+            if one ended before.
+        """
+        for worker, process in enumerate(self.processes, 1) if self._task == STARTING else ():
+            if not self.leader.has_started(worker):
+                if not process.is_alive():
+                    self._lost(worker)
+                return False
+        if self._task == STARTING:
+            self._task = IDLE
+        return True
+
+    @property
+    def gives_memory_at_once(self) -> bool:
+        """Whether memory can be allocated without waiting for the workers to take it."""
+        return self._kind != "named" or self.has_started()
 
     def check(self) -> None:
         """Between steps: end the pool if a worker is gone, so that another one is made."""
@@ -273,7 +295,9 @@ class Pool:
         )
 
     def stop(self) -> None:
-        """End the workers, and move values to where they need no pool."""
+        """End the workers, at once if they have not all started, and move values to where they need no pool."""
+        if self._task == STARTING:
+            self.kill()
         self._end(lambda process: process.stop(STOP_PATIENCE_SECONDS))
 
     def kill(self) -> None:

@@ -71,6 +71,8 @@ class OwnSide:
         source = model._source(x, y, None, batch)
         step = model._step_cache.train(model.compiled_arguments, source.targets, source.weights, who)
         self._model, self._executable = model, step.executable
+        # Workers may have started meanwhile: from the next step on all shall take part.
+        step.executable.warmup(batch)
         table = Table([x, y])
         self._batches = itertools.cycle([Rows(table, rows) for rows in self.problem.rows])
         next(self._batches)
@@ -179,6 +181,7 @@ def _other_processes(who: Executor) -> list[int]:
 def _run_empty(who: Executor, count: int) -> Answer:
     x, w = input_node("x", (None, 1)), parameter(np.ones((), np.float32), "w")
     made = function([x], [mean(x)], {w: 0.5 * w}, who)
+    made.executable.warmup(EMPTY_BATCH)
     rows = Rows(Table([np.ones((EMPTY_BATCH, 1), np.float32)]), np.arange(EMPTY_BATCH))
     return timed(made.executable, itertools.repeat(rows, count))
 

@@ -21,7 +21,7 @@ from miai_graph.types import as_dtype, as_shape, user_shape
 
 Rule = Callable[[Node], Node]
 
-_NO_PARTS = (str, int, float, type(None))
+_NO_PARTS = frozenset((str, bool, int, float, type(None)))
 """Of values of these types nothing is owned."""
 
 _weight_scope: ContextVar[str | None] = ContextVar("miai_graph_weight_scope", default=None)
@@ -110,10 +110,8 @@ class WeightOwner(Configurable):
 
     def _owned_parts(self) -> Iterator[Any]:
         for value in vars(self).values():
-            if isinstance(value, WeightOwner | Node):
-                yield value
-            elif not isinstance(value, _NO_PARTS):
-                yield from flat(value)
+            if type(value) not in _NO_PARTS:
+                yield from (part for part in flat(value) if type(part) not in _NO_PARTS)
 
     @property
     def sublayers(self) -> list[Any]:
