@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import miai_graph as mg
+from executors import Processes
 
 settings.register_profile(
     "reproducible", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -31,6 +32,13 @@ def _seed() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Mapping[int, Processes]]:
+    """Two workers and three, for all tests of a module."""
+    with Processes(2, wait_for_workers=True) as two, Processes(3, wait_for_workers=True) as three:
+        yield {2: two, 3: three}
 
 
 @pytest.fixture(autouse=True)

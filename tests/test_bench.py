@@ -29,8 +29,8 @@ from miai_graph.errors import ArgumentError, ExecutorError
 
 SERIAL = "serial:threads=1"
 HAS_TORCH, HAS_JAX = (importlib.util.find_spec(name) is not None for name in ("torch", "jax"))
-with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install -e .[bench]")
-with_jax = pytest.mark.skipif(not HAS_JAX, reason="JAX is not installed: pip install -e .[bench]")
+BENCH_EXTRA = "pip install -e .[bench]"
+with_torch = pytest.mark.skipif(not HAS_TORCH, reason=f"PyTorch is not installed: {BENCH_EXTRA}")
 GROWN = ("mlp_3x8", "chain_7")
 of_each_workload = pytest.mark.parametrize("name", [*ALL_WORKLOADS, *GROWN])
 
@@ -322,26 +322,20 @@ def test_the_chart_has_axes_for_each_workload() -> None:
     assert all(len(axes.lines) == 2 for axes in figure.axes)
 
 
-@with_torch
+@pytest.mark.peers
+@pytest.mark.skipif(not HAS_TORCH and not HAS_JAX, reason=f"Neither PyTorch nor JAX is installed: {BENCH_EXTRA}")
 @of_each_workload
-def test_pytorch_trains_the_same(name: str) -> None:
-    row = measured(name, 8, SERIAL, "torch:threads=1")
-    assert [side.problem for side in row.sides] == [None, None]
-    assert row.sides[1].is_comparable, row.sides[1]
-    assert (row.sides[1].values_bytes or 0) > 0
-    assert row.share_of_limit(1) is not None
+def test_others_train_the_same(name: str) -> None:
+    others = ["torch:threads=1"] * HAS_TORCH + ["jax:threads=1"] * HAS_JAX
+    row = measured(name, 8, SERIAL, ",".join(others))
+    assert [side.problem for side in row.sides] == [None] * (1 + len(others))
+    for place, side in enumerate(row.sides[1:], 1):
+        assert side.is_comparable, side
+        assert (side.values_bytes or 0) > 0
+        assert row.share_of_limit(place) is not None
 
 
-@with_jax
-@of_each_workload
-def test_jax_trains_the_same(name: str) -> None:
-    row = measured(name, 8, SERIAL, "jax:threads=1")
-    assert [side.problem for side in row.sides] == [None, None]
-    assert row.sides[1].is_comparable, row.sides[1]
-    assert (row.sides[1].values_bytes or 0) > 0
-    assert row.share_of_limit(1) is not None
-
-
+@pytest.mark.peers
 @with_torch
 @pytest.mark.timeout(300)
 def test_compiled_pytorch_trains_the_same() -> None:
@@ -350,6 +344,7 @@ def test_compiled_pytorch_trains_the_same() -> None:
     assert row.sides[1].is_comparable, row.sides[1]
 
 
+@pytest.mark.peers
 @with_torch
 def test_pytorch_in_two_processes_trains_the_same() -> None:
     row = measured("digits_mlp", 4, SERIAL, "torch-ddp")
@@ -357,6 +352,7 @@ def test_pytorch_in_two_processes_trains_the_same() -> None:
     assert row.sides[1].is_comparable, row.sides[1]
 
 
+@pytest.mark.peers
 @with_torch
 def test_a_batch_that_processes_cannot_share_is_told_of() -> None:
     row = measured("digits_mlp", 3, SERIAL, "torch-ddp")

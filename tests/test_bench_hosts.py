@@ -181,6 +181,7 @@ def test_a_process_that_ends_is_told_of(tmp_path: Path) -> None:
 
 
 @on_hosts
+@pytest.mark.peers
 @with_torch
 def test_pytorch_in_stages_trains_as_one_process_does(tmp_path: Path) -> None:
     path = tmp_path / "problem.npz"
@@ -201,6 +202,7 @@ def test_pytorch_in_stages_trains_as_one_process_does(tmp_path: Path) -> None:
 
 
 @on_hosts
+@pytest.mark.peers
 @with_torch
 def test_both_sides_do_the_same_as_pipelines_in_turns() -> None:
     told: list[str] = []
@@ -216,6 +218,7 @@ def test_both_sides_do_the_same_as_pipelines_in_turns() -> None:
 
 
 @on_hosts
+@pytest.mark.peers
 @with_torch
 def test_both_sides_do_the_same_as_replicas() -> None:
     with EmulatedNetwork(2) as network:

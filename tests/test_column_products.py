@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from drawn_graphs import DrawnGraph, drawn_graphs
@@ -177,7 +179,9 @@ def test_sums_that_are_taken_early_wait_for_what_others_write(any_matrix: None) 
 @pytest.mark.parametrize("is_table", [True, False], ids=["arrays", "generator"])
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("make", [network, normalized, linear])
-def test_training_is_that_of_one_process(make, workers: int, is_table: bool, recompute: str | None) -> None:
+def test_training_is_that_of_one_process(
+    make, workers: int, is_table: bool, recompute: str | None, pools: Mapping[int, Processes]
+) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(21, WIDTH)), rng.normal(size=(21, 3))
 
@@ -185,15 +189,12 @@ def test_training_is_that_of_one_process(make, workers: int, is_table: bool, rec
         mg.set_seed(5)
         model = make()
         model.compile(optimizers.SGD(0.01, momentum=0.9), losses.MeanSquaredError(), recompute=recompute)
-        with executor:
-            if is_table:
-                model.fit(x, y, batch_size=8, epochs=3, verbose=0, executor=executor)
-            else:
-                batches = [(x[row : row + 8], y[row : row + 8]) for row in range(0, 21, 8)]
-                model.fit(iter(batches * 3), verbose=0, executor=executor)
-            return [*model.get_weights(), model.predict(x, batch_size=8, executor=executor)]
+        if is_table:
+            model.fit(x, y, batch_size=8, epochs=3, verbose=0, executor=executor)
+        else:
+            batches = [(x[row : row + 8], y[row : row + 8]) for row in range(0, 21, 8)]
+            model.fit(iter(batches * 3), verbose=0, executor=executor)
+        return [*model.get_weights(), model.predict(x, batch_size=8, executor=executor)]
 
-    for found, expected in zip(
-        results(Processes(workers, wait_for_workers=True)), results(Serial(threads=1)), strict=True
-    ):
+    for found, expected in zip(results(pools[workers]), results(Serial(threads=1)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)

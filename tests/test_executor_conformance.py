@@ -57,8 +57,15 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
 }
 
 
-@pytest.fixture(params=EXECUTORS.values(), ids=EXECUTORS)
+@pytest.fixture(scope="module", params=EXECUTORS.values(), ids=EXECUTORS)
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """One for all tests that leave it open, and its workers alive."""
+    with request.param() as made:
+        yield made
+
+
+@pytest.fixture(params=EXECUTORS.values(), ids=EXECUTORS)
+def own_executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with request.param() as made:
         yield made
 
@@ -198,9 +205,9 @@ def test_nothing_but_updates(executor: Executor) -> None:
     assert a.value == 4
 
 
-def test_a_failing_node_changes_nothing(executor: Executor) -> None:
+def test_a_failing_node_changes_nothing(own_executor: Executor) -> None:
     model = Classifier()
-    step = model.function(executor)
+    step = model.function(own_executor)
     good, bad = batches(4, 4)
     bad[1][2] = 3
     step(*good)
@@ -213,7 +220,7 @@ def test_a_failing_node_changes_nothing(executor: Executor) -> None:
     assert model.count.value == 2
 
 
-def test_a_users_op_runs_and_its_failure_is_named(executor: Executor) -> None:
+def test_a_users_op_runs_and_its_failure_is_named(own_executor: Executor) -> None:
     @mg.op
     class picky:
         def infer(x, *, limit):
@@ -229,7 +236,7 @@ def test_a_users_op_runs_and_its_failure_is_named(executor: Executor) -> None:
         with warnings.catch_warnings():
             # Other processes cannot get an op that is defined here, and say that they do without them.
             warnings.filterwarnings("ignore", message="expected a graph that workers can compute parts of")
-            step = mg.function([x], [mg.exp(picky(x, limit=3.0))], executor=executor)
+            step = mg.function([x], [mg.exp(picky(x, limit=3.0))], executor=own_executor)
         np.testing.assert_allclose(step([1.0, 2.0])[0], np.exp([2.0, 4.0]))
         with pytest.raises(ExecutionError, match=r"picky failed: ValueError: too large\n  node: f64\[B\] picky"):
             step([4.0])
@@ -289,28 +296,28 @@ def test_functions_and_executors_share_values(executor: Executor) -> None:
     assert count.value == 112
 
 
-def test_a_closed_executor_refuses_and_values_stay(executor: Executor) -> None:
+def test_a_closed_executor_refuses_and_values_stay(own_executor: Executor) -> None:
     model = Classifier()
-    step = model.function(executor)
+    step = model.function(own_executor)
     step(*batches(4)[0])
     before = model.values()
-    executor.close()
-    executor.close()
+    own_executor.close()
+    own_executor.close()
     for use in (
         lambda: step(*batches(4)[0]),
-        lambda: model.function(executor),
+        lambda: model.function(own_executor),
         lambda: next(step.executable.run(batches(4))),
-        executor.__enter__,
+        own_executor.__enter__,
     ):
         with pytest.raises(ExecutorError, match="expected an executor that is open"):
             use()
     assert_same(model.values(), before)
 
 
-def test_a_with_statement_closes_also_on_errors(executor: Executor) -> None:
-    with pytest.raises(ZeroDivisionError), executor:
+def test_a_with_statement_closes_also_on_errors(own_executor: Executor) -> None:
+    with pytest.raises(ZeroDivisionError), own_executor:
         raise ZeroDivisionError
-    assert executor.closed
+    assert own_executor.closed
 
 
 def test_timing_counts_and_names(executor: Executor) -> None:

@@ -27,6 +27,8 @@ GRIDS = {
     "2 stages, 2 replicas, gpipe": (2, 2, "gpipe"),
 }
 of_each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+LARGE_GRIDS = {name: GRIDS[name] for name in ("3 stages, 2 replicas", "2 stages, 2 replicas, gpipe")}
+of_large_grids = pytest.mark.parametrize("grid", LARGE_GRIDS.values(), ids=LARGE_GRIDS)
 
 
 def alike(grid: tuple[int, int, str], shards: int = 8) -> Executor:
@@ -62,7 +64,7 @@ def test_bits_are_those_of_one_process(grid, make: Callable[[], mg.Model], known
     assert_equal_bits(trained(make, alike(grid)), known[make])
 
 
-@of_each_grid
+@of_large_grids
 @pytest.mark.parametrize("shards", [1, 4, 5])
 def test_bits_with_other_shards(grid, shards: int, known: dict) -> None:
     if shards not in known:
@@ -70,7 +72,7 @@ def test_bits_with_other_shards(grid, shards: int, known: dict) -> None:
     assert_equal_bits(trained(cnn, alike(grid, shards)), known[shards])
 
 
-@of_each_grid
+@of_large_grids
 @pytest.mark.parametrize(("shards", "batch_size"), [(8, 3), (8, 1), (5, 2), (3, 53)])
 def test_batches_smaller_than_the_shards_are_many(grid, shards: int, batch_size: int, known: dict) -> None:
     key = shards, batch_size
@@ -91,14 +93,18 @@ def thirty_steps(make: Callable[[], mg.Model], executor: Executor, **options: An
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
     "averages, clipped values, decay": {"use_ema": True, "clipvalue": 0.01, "weight_decay": 0.1},
     "accumulation, clipped norms": {"gradient_accumulation_steps": 3, "clipnorm": 0.5},
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("make", [cnn, transformer, tied])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        *(pytest.param(make, {}, id=f"{make.__name__}, plain") for make in (cnn, transformer, tied)),
+        *(pytest.param(cnn, options, id=f"cnn, {name}") for name, options in OPTIONS.items()),
+    ],
+)
 def test_thirty_steps(make: Callable[[], mg.Model], options: dict[str, Any]) -> None:
     expected = thirty_steps(make, reproducible(), **options)
     for name in ("2 stages", "3 stages, 2 replicas"):

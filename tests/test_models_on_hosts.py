@@ -42,6 +42,10 @@ GRIDS = {
 }
 """Stages, replicas, micro-batches, schedule. A last batch of 2 has fewer rows than there are micro-batches."""
 
+TWO_GRIDS = "2 stages, 4 micro-batches", "3 stages, 2 replicas, 4 micro-batches"
+of_two_grids = pytest.mark.parametrize("grid", [GRIDS[name] for name in TWO_GRIDS], ids=TWO_GRIDS, indirect=True)
+"""For what grids differ little in."""
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -62,6 +66,7 @@ def pipeline() -> Iterator[Executor]:
         yield made
 
 
+@of_two_grids
 @pytest.mark.parametrize("sample", trainable_samples(), ids=lambda sample: sample.title)
 def test_layers(sample: LayerSample, grid: Executor) -> None:
     def make() -> mg.Model:
@@ -81,11 +86,13 @@ MORE_OPTIMIZERS: dict[str, Callable[[], Any]] = OPTIMIZERS | {
 }
 
 
+@of_two_grids
 @pytest.mark.parametrize("name", MORE_OPTIMIZERS)
 def test_optimizers(name: str, grid: Executor) -> None:
     assert_same(lambda: classifier(optimizer=MORE_OPTIMIZERS[name]()), X, LABELS, grid)
 
 
+@of_two_grids
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name: str, grid: Executor) -> None:
     loss, y = LOSSES[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -155,7 +155,9 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", MODELS)
-def test_training_is_that_of_one_process(name: str, optimizer: str, workers: int, is_table: bool) -> None:
+def test_training_is_that_of_one_process(
+    name: str, optimizer: str, workers: int, is_table: bool, pools: Mapping[int, Processes]
+) -> None:
     """With an uneven last batch, and one of fewer samples than there are workers."""
     rng = np.random.default_rng(0)
     shape = MODELS[name]().inputs[0].shape[1:]
@@ -165,15 +167,12 @@ def test_training_is_that_of_one_process(name: str, optimizer: str, workers: int
         mg.set_seed(5)
         model = MODELS[name]()
         model.compile(OPTIMIZERS[optimizer](), losses.MeanSquaredError())
-        with executor:
-            if is_table:
-                model.fit(x, y, batch_size=9, epochs=3, shuffle=True, verbose=0, executor=executor)
-            else:
-                batches = [(x[row : row + 9], y[row : row + 9]) for row in range(0, 29, 9)]
-                model.fit(iter(batches * 3), verbose=0, executor=executor)
+        if is_table:
+            model.fit(x, y, batch_size=9, epochs=3, shuffle=True, verbose=0, executor=executor)
+        else:
+            batches = [(x[row : row + 9], y[row : row + 9]) for row in range(0, 29, 9)]
+            model.fit(iter(batches * 3), verbose=0, executor=executor)
         return model.get_weights()
 
-    for found, expected in zip(
-        trained(Processes(workers, wait_for_workers=True)), trained(Serial(threads=1)), strict=True
-    ):
+    for found, expected in zip(trained(pools[workers]), trained(Serial(threads=1)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)

@@ -28,7 +28,7 @@ from miai_graph.errors import ExecutionError, ExecutorError, WorkerLostError
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks into /proc")
 
 REACTION_SECONDS = 5.0
-REPETITIONS = 50
+REPETITIONS = 30
 
 
 @pytest.fixture(autouse=True)
