@@ -10,9 +10,13 @@ import numpy as np
 from guarded_memory import is_guarded
 
 from miai_graph.kernels.compiler.native import Processor
-from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS, Request
+from miai_graph.kernels.numpy_kernels import FILES, NATIVE_KERNELS, Request, load_kernels
 from miai_graph.node import Node
 from miai_graph.op import as_node
+
+for op_names in FILES.values():
+    for op_name in op_names:
+        load_kernels(op_name)
 
 PROCESSORS = (Processor(16, 32), Processor(32, 16), Processor(64, 32))
 SENTINEL = 7

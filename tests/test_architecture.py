@@ -33,6 +33,7 @@ LAZY_PACKAGES = {
 LAZY_MODULES = {
     "importlib.metadata",
     "resource",
+    "tempfile",
     "executors.processes.executable",
     "miai_graph.kernels.compiler.native",
     "miai_graph.kernels.compiler.pauses",

@@ -13,7 +13,7 @@ from native_samples import GUARD, PROCESSORS, SENTINEL, beside_others, check, na
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.native import Processor
 from miai_graph.kernels.numpy_kernels import NATIVE_KERNELS
-from miai_graph.kernels.rows.pooling import shares_memory
+from miai_graph.kernels.rows.pooling_memory import shares_memory
 from miai_graph.op import as_node, ops
 
 WINDOWS = [

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -71,8 +72,28 @@ def works_in_place(node: Node) -> bool:
     return isinstance(node.op, ElementwiseOp) and node.op.name not in _NOT_IN_PLACE
 
 
+POOLING = "max_pool2d", "max_pool2d_gradient", "average_pool2d", "average_pool2d_gradient"
+FILES: Mapping[str, Sequence[str]] = {
+    "convolution.kernels": ("conv2d", "conv2d_input_gradient", "conv2d_kernel_gradient"),
+    "rows.pooling": POOLING,
+    "rows.numpy_pooling": POOLING,
+    "rows.random": ("random_uniform", "random_normal", "random_bernoulli"),
+    "rows.softmax": ("softmax", "log_softmax", "logsumexp", "softmax_cross_entropy", "sparse_softmax_cross_entropy"),
+}
+"""The files with kernels for ops that many graphs do without. They are loaded when the first of these is needed."""
+
+
+@cache
+def load_kernels(op_name: str) -> None:
+    """See to it that the kernels for an op are known."""
+    for file, op_names in FILES.items():
+        if op_name in op_names:
+            import_module(f"miai_graph.kernels.{file}")
+
+
 def prepare(request: Request) -> Kernel:
     """The kernel for a node."""
+    load_kernels(request.node.op.name)
     native = NATIVE_KERNELS.get(request.node.op.name)
     kernel = None if native is None else native(request)
     if kernel is not None:

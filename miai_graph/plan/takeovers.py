@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from miai_graph.kernels.numpy_kernels import works_in_place
-from miai_graph.kernels.rows.pooling import shares_memory
+from miai_graph.kernels.rows.pooling_memory import shares_memory
 from miai_graph.node import Node
 from miai_graph.ops.again import _again
 from miai_graph.ops.pooling import _max_pool2d_gradient

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 from miai_graph.kernels.compiler import native
 from miai_graph.kernels.compiler.loops import are_floats, call
-from miai_graph.kernels.compiler.vectors import FLOAT32, FLOAT64
 from miai_graph.kernels.kernel import Kernel
 from miai_graph.kernels.numpy_kernels import Request, native_for
 from miai_graph.kernels.rows.pooling_code import Variant, module_text
-from miai_graph.node import Node
 from miai_graph.op import Array
 
 MOST_UNROLLED = 9
@@ -31,18 +29,6 @@ def _max_pool2d_gradient(request: Request) -> Kernel | None:
 @native_for("average_pool2d_gradient")
 def _average_pool2d_gradient(request: Request) -> Kernel | None:
     return _kernel(request, request.inputs[0], request.output, request.output)
-
-
-def shares_memory(node: Node) -> bool:
-    """Whether the gradient of max-pooling may be written over the image: each window, once it was read, by itself."""
-    g, x = node.inputs
-    if native.processor() is None or x.dtype not in (FLOAT32, FLOAT64) or g.op.is_view:
-        return False
-    size, steps, padding = (node.attributes[name] for name in ("pool_size", "strides", "padding"))
-    return steps == size and all(
-        isinstance(count, int) and isinstance(pixels, int) and count * length >= pixels + before
-        for count, length, pixels, (before, _) in zip(g.type.shape[1:3], size, x.type.shape[1:3], padding, strict=True)
-    )
 
 
 def _kernel(request: Request, pooled: Array, source: Array, target: Array) -> Kernel | None:
