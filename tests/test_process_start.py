@@ -12,6 +12,7 @@ import pytest
 
 import miai_graph as mg
 from executors import Processes, Serial
+from executors.processes.executable import MOST_NODES_ALONE
 from executors.processes.messages import AreYouReady
 from miai_graph.errors import WorkerLostError
 from miai_graph.executor import Executor
@@ -121,3 +122,15 @@ def test_they_wait_if_they_are_told_to() -> None:
         losses(step, range(1))
         assert workers_used(step) == 2
         assert len(step.timing.notes) == 1
+
+
+def test_a_large_graph_is_not_prepared_twice() -> None:
+    with Processes(2) as executor:
+        x, w = mg.input("x", (None, 3)), mg.parameter(np.ones((3, 3), "f4"), "w")
+        y = x @ w
+        for number in range(MOST_NODES_ALONE):
+            y = mg.tanh(y) + number / 1000
+        step = mg.function([x], [mg.sum(y)], {w: 0.5 * w}, executor)
+        for _ in range(2):
+            step(np.ones((4, 3), "f4"))
+        assert workers_used(step) == 2

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     from executors.processes.executor import Processes
 
 
+MOST_NODES_ALONE = 400
+"""A larger graph takes longer to prepare than workers take to start, and would be prepared twice: for this process
+alone, and for all."""
+
+
 class ProcessesExecutable(PlannedExecutable):
     """Plans for each size of batch and number of workers.
 
@@ -134,7 +139,8 @@ class ProcessesExecutable(PlannedExecutable):
 
     def _is_starting(self) -> bool:
         """Whether this process computes alone, for the others have not started yet."""
-        return self._is_shared and self._pool is None and self._owner.is_starting()
+        is_soon_ready = self._is_shared and len(self.graph) <= MOST_NODES_ALONE
+        return is_soon_ready and self._pool is None and self._owner.is_starting()
 
     def _workers_for(self, batch_size: int) -> int:
         if not self._is_shared or self._is_starting():

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Processes(Executor):
     """Runs graphs in several processes of this machine, each with its share of the batch; this process is one of them.
 
-    The workers are started at once and stay until the executor is closed. Steps do not wait for that: this process
-    computes them alone until all workers are there. If one of them dies, the call in which that is noticed raises,
-    nothing of its step is applied, and the next call starts others.
+    The workers are started at once and stay until the executor is closed. Steps of small graphs do not wait for that:
+    this process computes them alone until all workers are there. If one of them dies, the call in which that is noticed
+    raises, nothing of its step is applied, and the next call starts others.
 
     Parameters
     ----------
