@@ -11,6 +11,10 @@ import miai_graph as mg
 from executors import Serial
 from miai_graph.errors import FeedError
 from miai_graph.feeding import Rows, Table
+from miai_graph.kernels.compiler import native
+from miai_graph.plan.row_feed import RowFeed
+
+needs_native_code = pytest.mark.skipif(native.processor() is None, reason="no native code on this machine")
 
 X = {"shape": (None, 3), "dtype": "float32"}
 
@@ -137,6 +141,37 @@ def test_arrays_that_were_fed_are_let_go() -> None:
     for _ in range(2):
         ((found,),) = step.executable.run([Rows(other, np.arange(3))])
         np.testing.assert_array_equal(found, other[0][:3].sum(axis=1) + other[1][:3])
+
+
+def test_what_was_prepared_serves_batches_of_several_sizes_in_turn() -> None:
+    step, arrays = summed(Serial()), table(10, 1)
+    for size in (4, 3, 4):
+        list(step.executable.run([Rows(arrays, np.arange(size))]))
+    before = list(step.executable._row_feeds.values())
+    for size in (3, 4, 3):
+        ((found,),) = step.executable.run([Rows(arrays, np.arange(size))])
+        np.testing.assert_array_equal(found, arrays[0][:size].sum(axis=1) + arrays[1][:size])
+    assert list(step.executable._row_feeds.values()) == before
+
+
+class Interrupting(np.ndarray):
+    @property
+    def ctypes(self):
+        raise KeyboardInterrupt
+
+
+@needs_native_code
+def test_what_is_interrupted_while_it_prepares_is_prepared_again() -> None:
+    step, arrays, numbers = summed(Serial()), table(10, 1), np.arange(3)
+    list(step.executable.run([arrays[0][:3], arrays[1][:3]] for _ in range(1)))
+    (plan,) = step.executable._plans.values()
+    feed = RowFeed(plan, step.executable._inputs, numbers)
+    feed(arrays)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            feed([table(10, 2)[0].view(Interrupting), arrays[1]])
+    feed(arrays)
+    np.testing.assert_array_equal(next(iter({**plan.feeds, **plan.part_feeds[0]}.values())), arrays[0][:3])
 
 
 def test_each_batch_s_row_numbers_are_checked() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,9 +91,10 @@ def test_workers_join_in_the_middle_of_a_run(executor: Processes) -> None:
     np.testing.assert_allclose(found, expected, rtol=0 if executor.shards else 1e-5)
 
 
-def test_a_worker_that_ends_before_it_has_started(executor: Processes) -> None:
+@pytest.mark.parametrize("is_run", [True, False], ids=["run", "calls"])
+def test_a_worker_that_ends_before_it_has_started(executor: Processes, is_run: bool) -> None:
     step = training(executor)
-    run = step.executable.run(batch(number) for number in range(8))
+    run = step.executable.run(batch(number) for number in range(8)) if is_run else iter(lambda: step(*batch(0)), None)
     next(run)
     lost = executor.workers[1].pid
     os.kill(lost, signal.SIGKILL)
@@ -114,6 +116,24 @@ def test_an_executor_that_is_closed_before_workers_have_started(executor: Proces
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     np.testing.assert_array_equal(*step.executable.state.values(), before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process maps is told by Linux")
+def test_workers_let_memory_go_that_they_never_used() -> None:
+    with Processes(2) as executor:
+
+        def mapped_by_worker() -> int:
+            executor.pool().ask(AreYouReady())
+            return Path(f"/proc/{executor.workers[1].pid}/maps").read_text().count("memfd")
+
+        counts = []
+        for _ in range(20):
+            # Of one row at a time, which one worker computes.
+            step = training(executor)
+            step(*(array[:1] for array in batch(0)))
+            del step
+            counts.append(mapped_by_worker())
+        assert counts[-1] <= counts[2] + 1
 
 
 def test_they_wait_if_they_are_told_to() -> None:

@@ -76,6 +76,7 @@ class ProcessesExecutable(PlannedExecutable):
             self._is_shared = self._analysis is not None
             self._kernel_threads = self._threads_of_kernels()
             self._choices: dict[int, WorkerChoice] = {}
+            self._is_alone = False
             self._steps_alone = 0
             self._shared: dict[BoundPlan, SharedPlan] = {}
             self._unused_numbers: list[int] = []
@@ -143,7 +144,8 @@ class ProcessesExecutable(PlannedExecutable):
         return is_soon_ready and self._pool is None and self._owner.is_starting()
 
     def _workers_for(self, batch_size: int) -> int:
-        if not self._is_shared or self._is_starting():
+        self._is_alone = self._is_starting()
+        if not self._is_shared or self._is_alone:
             return 1
         choice = self._choices.get(batch_size)
         if choice is None:
@@ -173,7 +175,7 @@ class ProcessesExecutable(PlannedExecutable):
     def _make_plan(self, batch_size: int, workers: int) -> BoundPlan:
         variables, updated = (list(map(variable_of, nodes)) for nodes in (self.variables, self.updated))
         pool = self._owner.pool() if self._is_shared and self._owner.size > 1 else None
-        if pool is not None and (workers > 1 or pool.gives_memory_at_once):
+        if pool is not None:
             pool.require_idle()
             pool.add_user(self)
             pool.place(variables, updated)
@@ -247,7 +249,7 @@ class ProcessesExecutable(PlannedExecutable):
     ) -> int:
         shared = self._shared.get(plan)
         if shared is None:
-            self._steps_alone += self._is_starting()
+            self._steps_alone += self._is_alone
             return super()._execute(plan, binding, batch, step, number, is_traced)
         pool = self._pool
         assert pool is not None
@@ -298,6 +300,8 @@ class ProcessesExecutable(PlannedExecutable):
     def _stage(self, batch: Batch, slot: int) -> Staged | None:
         """Copy a batch to shared memory while another one is computed. What is wrong with it is told when its turn
         comes."""
+        if self._pool is None:
+            return None
         try:
             checked = check_batch(self._inputs, batch)
         except MiaiGraphError:
@@ -310,13 +314,14 @@ class ProcessesExecutable(PlannedExecutable):
         return Staged(checked.source, plan)
 
     def warmup(self, batch_size: int) -> None:
-        if self._is_starting():
-            self._owner.pool().ask(AreYouReady())
+        with state.lock:
+            if self._is_starting():
+                self._owner.pool().ask(AreYouReady())
         super().warmup(batch_size)
 
     def _learn(self, plan: BoundPlan, step_ns: int, waited_ns: int) -> None:
         choice = self._choices.get(plan.batch_size)
-        if choice is not None:
+        if choice is not None and choice.workers == self._workers_of(plan):
             choice.add(step_ns / 1e9, 0.0 if choice.is_decided else _waiting(plan, waited_ns) / step_ns)
 
     def _workers_of(self, plan: BoundPlan) -> int:

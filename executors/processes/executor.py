@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class Processes(Executor):
     """Runs graphs in several processes of this machine, each with its share of the batch; this process is one of them.
 
-    The workers are started at once and stay until the executor is closed. Steps of small graphs do not wait for that:
-    this process computes them alone until all workers are there. If one of them dies, the call in which that is noticed
-    raises, nothing of its step is applied, and the next call starts others.
+    The workers are started at once and stay until the executor is closed. Where memory needs no name, as on Linux,
+    steps of small graphs do not wait for that: this process computes them alone until all workers are there. If one of
+    them dies, the call in which that is noticed raises, nothing of its step is applied, and the next call starts
+    others.
 
     Parameters
     ----------
@@ -37,7 +38,8 @@ class Processes(Executor):
     reproducible : compute each batch in `shards` parts, which results depend on to the last bit, but not on the number
         of workers: they are those of `Serial` with the same arguments.
     shards : the number of parts
-    wait_for_workers : let all workers take part in the first step already, which waits until they have started
+    wait_for_workers : let all workers take part in the first step already, which waits until they have started; so do
+        graphs of more than 400 nodes, which take longer to prepare than workers to start
 
     Raises
     ------
@@ -80,7 +82,8 @@ class Processes(Executor):
 
     def __repr__(self) -> str:
         reproducible = "" if self.shards is None else f", reproducible=True, shards={self.shards}"
-        return f"Processes(workers={self.size}{reproducible})"
+        waiting = ", wait_for_workers=True" if self._waits_for_workers else ""
+        return f"Processes(workers={self.size}{reproducible}{waiting})"
 
     def pool(self) -> Pool:
         """The workers, started if there are none."""
@@ -96,7 +99,9 @@ class Processes(Executor):
     def check(self) -> None:
         """Between steps: end a pool of which a worker is gone, so that the next one is made."""
         for pool in self._pools:
-            pool.check()
+            # Steps that go on while workers start tell of one that does not get so far: others might not, either.
+            if self._waits_for_workers or not pool.is_starting:
+                pool.check()
 
     def has(self, pool: Pool | None) -> bool:
         """Whether these are the workers, and they can be used."""

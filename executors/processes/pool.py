@@ -101,6 +101,11 @@ class Pool:
                 self._answer(place + 1)
         segment.settle()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is not known yet that all workers listen."""
+        return self._task == STARTING
+
     def has_started(self) -> bool:
         """Whether all workers listen. It need not be known to use them: they find what was said to them.
 
@@ -109,19 +114,14 @@ class Pool:
         WorkerLostError
             if one ended before.
         """
-        for worker, process in enumerate(self.processes, 1) if self._task == STARTING else ():
-            if not self.leader.has_started(worker):
-                if not process.is_alive():
-                    self._lost(worker)
-                return False
-        if self._task == STARTING:
+        if self.is_starting:
+            for worker, process in enumerate(self.processes, 1):
+                if not self.leader.has_started(worker):
+                    if not process.is_alive():
+                        self._lost(worker)
+                    return False
             self._task = IDLE
         return True
-
-    @property
-    def gives_memory_at_once(self) -> bool:
-        """Whether memory can be allocated without waiting for the workers to take it."""
-        return self._kind != "named" or self.has_started()
 
     def check(self) -> None:
         """Between steps: end the pool if a worker is gone, so that another one is made."""
@@ -169,6 +169,7 @@ class Pool:
         segment = Segment.create(max(size_bytes, 1), self._kind)
         array = segment.bytes
         with self._conversation():
+            self._flush()
             self._send(SegmentFollows())
             for place, process in enumerate(self.processes):
                 try:
@@ -296,7 +297,7 @@ class Pool:
 
     def stop(self) -> None:
         """End the workers, at once if they have not all started, and move values to where they need no pool."""
-        if self._task == STARTING:
+        if self.is_starting and not all(map(self.leader.has_started, range(1, self.workers))):
             self.kill()
         self._end(lambda process: process.stop(STOP_PATIENCE_SECONDS))
 

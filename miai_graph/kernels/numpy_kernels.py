@@ -1,7 +1,7 @@
 """Kernels made of NumPy calls that write into memory prepared beforehand.
 
 A kernel is a callable without arguments: everything it reads and writes is fixed when it is prepared. An op without an
-entry in `KERNELS` is computed by its definition and copied.
+entry in `KERNELS`, once `load_kernels` was called for it, is computed by its definition and copied.
 """
 
 from __future__ import annotations

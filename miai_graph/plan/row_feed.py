@@ -24,26 +24,32 @@ from miai_graph.plan.bound import BoundPlan
 
 INT64 = np.dtype(np.int64)
 
+SIZES_LIMIT = 64
+"""For how many sizes of batches is remembered where their row numbers are."""
+
 Source = Callable[[], Array | None]
 """A reference that does not keep an array alive."""
 
 
 class BatchCheck:
-    """Checks batches against inputs. Of those that are rows of the same table the arrays are checked once."""
+    """Checks batches against inputs. Of those that are rows of the same table the arrays are checked once.
+
+    Attributes
+    ----------
+    numbers : where the row numbers of the last batch are, if it is of a table met before: the same place for all of
+        one size
+    """
 
     def __init__(self, inputs: Sequence[Node]) -> None:
         self._inputs = tuple(inputs)
         self._table: Callable[[], Table | None] = lambda: None
-        self._numbers = _RowNumbers(0, 0)
         self._length = 0
-
-    @property
-    def numbers(self) -> Array:
-        """Where the row numbers of batches are that are rows of a table met before, until the next one is checked."""
-        return self._numbers.own
+        self._known: dict[int, _RowNumbers] = {}
+        self.numbers: Array | None = None
 
     def __call__(self, batch: Batch) -> CheckedBatch:
         """See `feeding.check_batch`."""
+        self.numbers = None
         if not isinstance(batch, Rows):
             return check_batch(self._inputs, batch)
         if batch.arrays is not self._table():
@@ -51,9 +57,13 @@ class BatchCheck:
         size = len(batch.indices)
         if not size or batch.indices.dtype is not INT64:
             return check_batch(self._inputs, batch)
-        if self._numbers.size != size or self._numbers.length != self._length:
-            self._numbers = _RowNumbers(size, self._length)
-        return CheckedBatch(batch.arrays, size, self._numbers.checked(batch.indices), batch.arrays)
+        known = self._known.get(size)
+        if known is None or known.length != self._length:
+            if len(self._known) >= SIZES_LIMIT:
+                self._known.clear()
+            known = self._known[size] = _RowNumbers(size, self._length)
+        numbers = self.numbers = known.checked(batch.indices)
+        return CheckedBatch(batch.arrays, size, numbers, batch.arrays)
 
     def _check(self, batch: Rows) -> CheckedBatch:
         checked = check_batch(self._inputs, batch)
@@ -68,7 +78,7 @@ class _RowNumbers:
     """The row numbers of batches of one size, which are checked where they lie."""
 
     def __init__(self, size: int, length: int) -> None:
-        self.size, self.length = size, length
+        self.length = length
         self.own = np.zeros(size, np.int64)
         found = np.zeros(1, np.int64)
         self._found = memoryview(found.data)
@@ -112,13 +122,15 @@ class RowFeed:
             kernel()
 
     def _prepare(self, arrays: Sequence[Array]) -> None:
-        self._sources = [ref(array) for array in arrays]
+        # If this is interrupted, nothing is left that would be taken for these arrays' kernels.
+        self._sources = ()
         kernels = [
             self._kernel(source, numbers, target)
             for source, targets in zip(arrays, self._targets, strict=True)
             for numbers, target in targets
         ]
         self._kernels = [run.kernel for run in joined(kernels, None)]
+        self._sources = [ref(array) for array in arrays]
 
     def _kernel(self, source: Array, numbers: Array | None, target: Array) -> Kernel:
         if numbers is None:
