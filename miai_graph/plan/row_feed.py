@@ -86,14 +86,14 @@ class _RowNumbers:
 
     def checked(self, indices: Array) -> Array:
         """A copy of the numbers, if each is that of a row."""
-        if self._search is None:
-            check_indices(indices, self.length)
-            return indices
         self.own[...] = indices
+        if self._search is None:
+            check_indices(self.own, self.length)
+            return self.own
         self._search()
         if self._found[0]:
             self._found[0] = 0
-            check_indices(indices, self.length)
+            check_indices(self.own, self.length)
         return self.own
 
 
