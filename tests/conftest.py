@@ -62,5 +62,5 @@ def running() -> set[object]:
         except FileNotFoundError:  # a thread that has just ended
             continue
     found.discard(getattr(resource_tracker._resource_tracker, "_pid", None))
-    # Threads of kernels, and the one that compiles, wait for what comes next, and end with the process.
-    return {*(thread for thread in threading.enumerate() if thread.name not in ("kernels", "compiler_0")), *found}
+    # Threads of kernels wait for what comes next, and end with the process.
+    return {*(thread for thread in threading.enumerate() if thread.name != "kernels"), *found}

@@ -8,6 +8,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
 from executors.processes.bells import HAS_BELLS, WAKE_UP, Bell
@@ -371,9 +372,10 @@ def _leave_pools_to_the_parent() -> None:
 def _finish_steps_before_forks() -> None:
     """A step of another thread is finished first, for in the child there is no such thread.
 
-    To be called when `concurrent.futures` is loaded: before a fork what was registered last is called first, and
-    whoever has its lock must not wait for a step, which may need that lock.
+    What was registered last is called first before a fork, so `concurrent.futures` has to be loaded: whoever has its
+    lock must not wait for a step, which may need that lock.
     """
+    import_module("concurrent.futures.thread")
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=_leave_pools_to_the_parent

@@ -7,18 +7,20 @@ source that it was made from. ``MIAI_GRAPH_NATIVE=0`` does without native code.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import os
+from _thread import start_new_thread
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import CFUNCTYPE, PYFUNCTYPE
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 CACHE_VARIABLE, SWITCH_VARIABLE = "MIAI_GRAPH_CACHE", "MIAI_GRAPH_NATIVE"
 SUFFIX = ".code"
@@ -123,9 +125,49 @@ _libraries: dict[str, Library] = {}
 _addresses: dict[int, int] = {}
 """Of the functions of all libraries, by `id`."""
 
-_compiler: ThreadPoolExecutor | None = None
-"""One thread, in which all that is LLVM's is done."""
 
+Outcomes = SimpleQueue[tuple[Any, BaseException | None]]
+"""What a function gave, or raised."""
+
+
+class _Compiler:
+    """A thread in which all that is LLVM's is done.
+
+    Who waits for it may be interrupted at any moment. Queues in C are whole after that; the locks that threads and
+    futures of the standard library wait with may not be, and then all would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[tuple[Any, BaseException | None]]]] = (
+            SimpleQueue()
+        )
+        self._is_busy = Lock()
+        start_new_thread(self._work, ())
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What a function gives, or raises."""
+        outcome: Outcomes = SimpleQueue()
+        self._calls.put((function, outcome))
+        result, error = outcome.get()
+        if error is not None:
+            raise error
+        return cast(T, result)
+
+    def _work(self) -> None:
+        while True:
+            function, outcome = self._calls.get()
+            with self._is_busy:
+                try:
+                    outcome.put((function(), None))
+                except BaseException as error:
+                    outcome.put((None, error))
+
+    def finish(self) -> None:
+        """Wait for what it does, and let it begin nothing more."""
+        self._is_busy.acquire()
+
+
+_compiler: _Compiler | None = None
 _lock = Lock()
 
 
@@ -138,9 +180,8 @@ def undisturbed(function: Callable[P, T], *arguments: P.args, **options: P.kwarg
     global _compiler
     with _lock:
         if _compiler is None:
-            _compiler = ThreadPoolExecutor(1, "compiler")
-        result = _compiler.submit(function, *arguments, **options)
-    return result.result()
+            _compiler = _Compiler()
+    return _compiler.call(functools.partial(function, *arguments, **options))
 
 
 def _begin_anew() -> None:
@@ -149,6 +190,13 @@ def _begin_anew() -> None:
     _compiler, _lock = None, Lock()
 
 
+def _finish() -> None:
+    """Python must not end while LLVM works."""
+    if _compiler is not None:
+        _compiler.finish()
+
+
+atexit.register(_finish)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
