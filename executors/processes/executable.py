@@ -39,6 +39,7 @@ from miai_graph.ops.leaves import variable_of
 from miai_graph.plan.binding import Binding
 from miai_graph.plan.bound import BoundPlan
 from miai_graph.plan.exchange import Exchange
+from miai_graph.plan.memory import Workspace
 from miai_graph.plan.parts import cut_batch, parts_of
 from miai_graph.plan.program import Program, make_program
 from miai_graph.plan.worker_programs import WorkerPrograms
@@ -128,6 +129,8 @@ class ProcessesExecutable(PlannedExecutable):
         pool.require_idle()
         if pool is not self._pool:
             self.forget_plans()
+            # That of a plan for this process alone is larger than what its share of a batch needs.
+            self._workspace, self._peak_bytes = Workspace(), 0
             names = tuple(node.name for node in self._inputs)
             is_reproducible = self._owner.shards is not None
             pool.send(
