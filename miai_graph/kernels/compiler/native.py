@@ -126,7 +126,7 @@ _addresses: dict[int, int] = {}
 """Of the functions of all libraries, by `id`."""
 
 
-Outcomes = SimpleQueue[tuple[Any, BaseException | None]]
+_Outcome = SimpleQueue[tuple[Any, BaseException | None]]
 """What a function gave, or raised."""
 
 
@@ -138,15 +138,13 @@ class _Compiler:
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[tuple[Any, BaseException | None]]]] = (
-            SimpleQueue()
-        )
+        self._calls: SimpleQueue[tuple[Callable[[], Any], _Outcome]] = SimpleQueue()
         self._is_busy = Lock()
         start_new_thread(self._work, ())
 
     def call(self, function: Callable[[], T]) -> T:
         """What a function gives, or raises."""
-        outcome: Outcomes = SimpleQueue()
+        outcome: _Outcome = SimpleQueue()
         self._calls.put((function, outcome))
         result, error = outcome.get()
         if error is not None:
